@@ -1,0 +1,49 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nox[uv]"]
+# ///
+"""The project's verbs: `uv run noxfile.py -s train`, or `nox -s train` where nox is installed. `-l` lists them."""
+
+import os
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "tests"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """The package itself and these groups of tools; in CI at the versions written down."""
+    pinned = ["--constraint", ".ci/constraints.txt"] if os.environ.get("CI") else []
+    session.install(*pinned, "--editable", ".", *nox.project.dependency_groups(PROJECT, *groups))
+
+
+@nox.session
+def train(session: nox.Session) -> None:
+    """Train a VAE (on scikit-learn's digits), evaluate it and draw its figures: nox -s train -- --help."""
+    install(session)
+    session.run("python", "-m", "pyrovae", "train", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests: nox -s tests -- -k resume."""
+    install(session, "test")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and types."""
+    install(session, "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+
+
+if __name__ == "__main__":
+    nox.main()

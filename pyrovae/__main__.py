@@ -1,0 +1,149 @@
+"""The command line: `pyrovae train`, `pyrovae evaluate RUN`, `pyrovae plot RUN`."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pyrovae import checks, recipe, runs
+from pyrovae.recipe import Recipe
+from pyrovae.train import TrainingError
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+class BadInput(Exception):
+    """What was asked for cannot be meant; the message says why, in one line."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, 1 (failed), 2 (bad input: one line on stderr) or 130 (interrupted)."""
+    try:
+        asked = vars(_parser().parse_args(arguments))
+        asked.pop("command")(**asked)
+    except BadInput as error:
+        print(f"pyrovae: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except TrainingError as error:
+        print(f"pyrovae: training stopped at {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("pyrovae: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return DONE
+
+
+def _train(path: Path | None, name: str, root: Path, resume: bool, **options: Any) -> None:
+    with _bad_input():
+        target, asked = _target(path, name, root, resume, options)
+    with runs.threads(target, asked):
+        with _bad_input():
+            training = runs.prepare(target, asked, resume)
+        print(f"{target}: {asked.data}, {len(training.train)} rows to train on", flush=True)
+        try:
+            runs.train(target, asked, training)
+        except KeyboardInterrupt:
+            print(f"\ngo on with: pyrovae train {target} --resume", file=sys.stderr)
+            raise
+        _report(runs.evaluate(target))
+        written = runs.plot(target)
+    print(f"\n{target} holds the run. Look at {written[0].parent}/ ({', '.join(each.stem for each in written)}),")
+    print(f"at its curves with `tensorboard --logdir {target}`, or load it: pyrovae.load({str(target)!r})")
+
+
+def _target(path: Path | None, name: str, root: Path, resume: bool, options: dict[str, Any]) -> tuple[Path, Recipe]:
+    """Where the run goes, and its recipe: that of `path` with the options given."""
+    start = recipe.read(path / "run.toml") if path else None
+    target = root / name if name else path
+    if resume and target is None:
+        raise ValueError("--resume: expected the run to go on with (pyrovae train RUN --resume), found none")
+    if resume and target is not None:
+        start = recipe.read(target / "run.toml")
+    asked = recipe.locate(recipe.from_options(options, start), Path.cwd())
+    return target or runs.free_name(root, Path(asked.data).stem), asked
+
+
+def _evaluate(path: Path, particles: int, split: str, seed: int) -> None:
+    with _bad_input():
+        checks.integer("particles", particles, 0)
+        results = runs.evaluate(path, particles, split, seed)
+    _report(results)
+
+
+def _plot(path: Path) -> None:
+    with _bad_input():
+        written = runs.plot(path)
+    print("\n".join(map(str, written)))
+
+
+def _report(results: dict[str, Any]) -> None:
+    """The numbers, one a line, with their standard errors over the data."""
+    print(f"\n{results['split']} data, {results['rows']} rows, nats per datum ({results['measure']}):")
+    for name, label in (
+        ("elbo", "ELBO"),
+        ("reconstruction", "reconstruction E_q[log p(x|z)]"),
+        ("kl", f"KL(q(z|x) || p(z)), {results['kl_estimator']}"),
+        ("log_likelihood", f"log p(x), {results['particles']} importance samples"),
+    ):
+        print(f"  {label:42} {results[name]['value']:9.3f} +- {results[name]['standard_error']:.3f}")
+    for site, active in results["active_units"].items():
+        print(f"  {f'active units of {site}':42} {active:5d} of {results['latents'][site]}")
+
+
+@contextmanager
+def _bad_input() -> Iterator[None]:
+    """Before any work is done, a ValueError or OSError is about what was asked for."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise BadInput(str(error).splitlines()[0]) from error
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with errors of one line and a guess at what was meant."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        try:
+            if unknown and unknown[0].startswith("--"):
+                known = {flag for action in self._actions for flag in action.option_strings if flag.startswith("--")}
+                checks.member("option", unknown[0].partition("=")[0], known)
+        except ValueError as error:
+            message = str(error).partition(" (known")[0]
+        raise BadInput(f"{message}; see {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser("pyrovae", description="Variational autoencoders as explicit Pyro programs.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    known: dict[str, Any] = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter, "allow_abbrev": False}
+
+    each = commands.add_parser("train", help="train a model, evaluate it and draw its figures", **known)
+    each.add_argument("path", nargs="?", type=Path, metavar="RUN", help="a directory with a run.toml to reproduce")
+    each.add_argument("--name", default="", help="of the run; empty: RUN itself, else the data's name and a number")
+    each.add_argument("--root", default=Path("runs"), type=Path, help="folder of the runs")
+    each.add_argument("--resume", action="store_true", help="go on with an interrupted run, to the same bits")
+    for option in fields(Recipe):
+        flag, text = "--" + option.name.replace("_", "-"), f"{option.metadata['help']} (default: {option.default!r})"
+        kind: Any = option.type
+        each.add_argument(flag, type=kind, default=argparse.SUPPRESS, metavar=kind.__name__.upper(), help=text)
+    each.set_defaults(command=_train)
+
+    each = commands.add_parser("evaluate", help="numbers of a run, with errors: evaluation.json", **known)
+    each.add_argument("path", type=Path, metavar="RUN", help="the run's directory")
+    each.add_argument("--particles", type=int, default=0, help="importance samples; 0: the recipe's number")
+    each.add_argument("--split", default="", help="test, valid or train; empty: the first that the data have")
+    each.add_argument("--seed", type=int, default=0, help="of the noise")
+    each.set_defaults(command=_evaluate)
+
+    each = commands.add_parser("plot", help="figures of a run: figures/*.png", **known)
+    each.add_argument("path", type=Path, metavar="RUN", help="the run's directory")
+    each.set_defaults(command=_plot)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

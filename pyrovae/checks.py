@@ -1,0 +1,85 @@
+"""What bad input is told: what was expected, and what was found."""
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+
+def integer(name: str, value: object, least: int = 1) -> int:
+    """An integer >= least, or a ValueError that names it."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}: expected an integer >= {least}, found {value!r}")
+    return int(value)
+
+
+def number(name: str, value: object, least: float = -math.inf) -> float:
+    """A finite number >= least, or a ValueError that names it."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value) or value < least:
+        bound = "" if least == -math.inf else f" >= {least:g}"
+        raise ValueError(f"{name}: expected a finite number{bound}, found {value!r}")
+    return float(value)
+
+
+def positive(name: str, value: object) -> float:
+    """A finite number > 0, or a ValueError that names it."""
+    if number(name, value) <= 0:
+        raise ValueError(f"{name}: expected a number > 0, found {value!r}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def shape(name: str, value: object, least: int = 1) -> tuple[int, ...]:
+    """At least so many positive integers; an integer d stands for (d,)."""
+    sizes = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    if len(sizes) < least:
+        raise ValueError(f"{name}: expected at least {least} size, found {value!r}")
+    return tuple(integer(name, size) for size in sizes)
+
+
+def member(kind: str, name: str, known: Iterable[str]) -> str:
+    """A known name, or a ValueError with the nearest ones."""
+    known = sorted(known)
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"unknown {kind} {name!r}{hint} (known: {', '.join(known)})")
+
+
+def event(x: Tensor, event_shape: tuple[int, ...]) -> None:
+    """Rows of the right shape, at least one."""
+    expected = ", ".join(["N", *map(str, event_shape)])
+    if not isinstance(x, Tensor):
+        raise ValueError(f"x: expected a tensor of shape ({expected}), found {type(x).__name__}")
+    if tuple(x.shape[1:]) != event_shape or x.ndim == 0:
+        raise ValueError(f"x: expected shape ({expected}), found {tuple(x.shape)}")
+    if len(x) == 0:
+        raise ValueError(f"x: expected at least one row of shape ({expected[3:]}), found none")
+
+
+def finite(name: str, x: Tensor) -> None:
+    """No NaN and no infinity."""
+    if x.is_floating_point() and not bool((bad := ~torch.isfinite(x)).any()):
+        return
+    if x.is_floating_point():
+        where = tuple(bad.nonzero()[0].tolist())
+        raise ValueError(f"{name}: expected finite values, found {x[where].item()} at {where}, {int(bad.sum())} in all")
+
+
+def support(x: Tensor, constraint: constraints.Constraint, advice: str = "") -> None:
+    """Every value inside a distribution's support."""
+    while isinstance(constraint, constraints.independent):
+        constraint = constraint.base_constraint
+    outside = ~constraint.check(x)
+    if not bool(outside.any()):
+        return
+    where = tuple(outside.nonzero()[0].tolist())
+    found = f"{x[where].item():.6g}" if outside.shape == x.shape else x[where].tolist()
+    raise ValueError(
+        f"x: expected values in the support {constraint}, found {found} at {where}, "
+        f"{int(outside.sum())} of {outside.numel()} in all{advice}"
+    )

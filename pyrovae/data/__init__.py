@@ -1,0 +1,6 @@
+"""Data in the likelihood's support: one function a dataset, and the splits that training and evaluation read."""
+
+from pyrovae.data.load import DATASETS, from_arrays, load
+from pyrovae.data.split import Split, Splits
+
+__all__ = ["DATASETS", "Split", "Splits", "from_arrays", "load"]

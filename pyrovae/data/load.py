@@ -1,0 +1,120 @@
+"""From a name, a folder or a file to splits."""
+
+import os
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae import checks
+from pyrovae.data import sources
+from pyrovae.data.split import Binarize, Lazy, Split, Splits, choose, split_rows
+
+DATASETS = {
+    source.__name__: source
+    for source in (sources.digits, sources.mnist, sources.fashion_mnist, sources.kmnist, sources.omniglot)
+}
+
+
+def load(
+    name: str | Path,
+    root: str | Path | None = None,
+    binarize: Binarize = "dynamic",
+    valid: float = 0.1,
+    test: float = 0.2,
+) -> Splits:
+    """A dataset by its name, a folder of images, or a .npy or .npz file.
+
+    The split has a seed of its own, so that every run sees the same rows. Data larger than 2 GiB stay on disk.
+
+    Args:
+        name: one of DATASETS, or a path.
+        root: the folder of the datasets' files; $PYROVAE_DATA, else ~/.cache/pyrovae. Missing files are downloaded.
+        binarize: of images (vectors stay as they are). "dynamic": a fresh draw x' ~ Bernoulli(x) every time in
+            training, one fixed draw for validation and test (Burda et al. 2016); "threshold": x' = [x > 1/2];
+            "none": grey values in [0, 1].
+        valid: rows held out of the training part, a share below 1 or a count; 0 keeps the full training set.
+        test: the same for a test part, where the dataset has none of its own.
+
+    Raises:
+        ValueError: an unknown name, files that are missing, cut short or altered, labels that do not fit.
+    """
+    checks.member("binarize", binarize, get_args(Binarize))
+    path = Path(name).expanduser()
+    if str(name) in DATASETS:
+        train, own_test = DATASETS[str(name)](Path(root or os.environ.get("PYROVAE_DATA", "~/.cache/pyrovae")).expanduser())
+    elif path.is_dir():
+        train, own_test = sources.folder(path)
+    elif path.suffix in (".npy", ".npz"):
+        train, own_test = sources.arrays(path)
+    else:
+        checks.member("dataset (or folder, .npy, .npz)", str(name), DATASETS)
+    return _splits(str(name) if str(name) in DATASETS else path.stem, train, own_test, binarize, valid, test)
+
+
+def from_arrays(
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray | None = None,
+    num_classes: int | None = None,
+    binarize: Binarize = "dynamic",
+    valid: float = 0.1,
+    test: float = 0.2,
+) -> Splits:
+    """Splits of your own rows: vectors (N, D) or images (N, C, H, W) with labels (N,), as in `load`."""
+    checks.member("binarize", binarize, get_args(Binarize))
+    labels = None if y is None else torch.as_tensor(y)
+    return _splits("arrays", (sources.tensor(np.asarray(x)), labels), None, binarize, valid, test, num_classes)
+
+
+def _splits(
+    name: str,
+    train: sources.Part,
+    own_test: sources.Part | None,
+    binarize: Binarize,
+    valid: float,
+    test: float,
+    num_classes: int | None = None,
+) -> Splits:
+    if len(train[0]) == 0:
+        raise ValueError(f"{name}: expected data, found 0 rows")
+    images = len(train[0].shape) == 4
+    _check_grey(name, train[0], binarize if images else "none")
+    rows = split_rows(len(train[0]), {"valid": valid} if own_test else {"test": test, "valid": valid})
+    parts = {part: (choose(train[0], index), _choose(train[1], index)) for part, index in rows.items() if len(index)}
+    if own_test:
+        parts["test"] = own_test
+    held_out = "fixed" if binarize == "dynamic" else binarize
+    splits = {
+        part: Split(x, y, ("none" if not images else binarize if part == "train" else held_out)).settled()
+        for part, (x, y) in parts.items()
+    }
+    return Splits(name, **splits, num_classes=_classes(name, num_classes, [y for _, y in parts.values()]))
+
+
+def _choose(y: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if y is None else y[rows]
+
+
+def _check_grey(name: str, x: Tensor | Lazy, binarize: str) -> None:
+    """Only grey values in [0, 1] are probabilities that a draw or a threshold can make binary."""
+    if not isinstance(x, Tensor):
+        return
+    checks.finite(name, x)
+    if binarize != "none" and x.is_floating_point() and not 0 <= float(x.min()) <= float(x.max()) <= 1:
+        raise ValueError(
+            f"{name}: binarize={binarize!r} expects bytes or grey values in [0, 1], found values from "
+            f"{x.min():.6g} to {x.max():.6g}; rescale them or choose binarize='none'"
+        )
+
+
+def _classes(name: str, num_classes: int | None, labels: list[Tensor | None]) -> int | None:
+    """The number of classes, where the labels are classes."""
+    known = [y for y in labels if y is not None and not y.is_floating_point() and y.numel()]
+    if not known:
+        return None
+    low, high = min(int(y.min()) for y in known), max(int(y.max()) for y in known)
+    if low < 0 or high >= (num_classes or high + 1):
+        raise ValueError(f"{name}: expected labels from 0 to {(num_classes or high + 1) - 1}, found {low} to {high}")
+    return num_classes or high + 1

@@ -1,0 +1,236 @@
+"""One function a dataset: (training x, y) and, where the dataset has its own, (test x, y)."""
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pyrovae import files
+from pyrovae.data.split import Lazy
+
+Part = tuple[Tensor | Lazy, Tensor | None]
+Parts = tuple[Part, Part | None]
+
+# What is larger is read when it is asked for instead of being kept in memory.
+RESIDENT_BYTES = 2**31
+
+# torchvision and scikit-learn take seconds to import: only those who use their datasets wait for them.
+
+
+def digits(root: Path) -> Parts:
+    """1797 handwritten digits, 8 x 8, 17 grey levels (scikit-learn's; no files needed)."""
+    from sklearn.datasets import load_digits
+
+    loaded = load_digits()
+    x = torch.from_numpy(loaded.images * (255 / 16)).round().to(torch.uint8).unsqueeze(1)
+    return (x, torch.from_numpy(loaded.target).long()), None
+
+
+def mnist(root: Path) -> Parts:
+    """70000 handwritten digits, 28 x 28 (LeCun et al. 1998)."""
+    return _idx("MNIST", root)
+
+
+def fashion_mnist(root: Path) -> Parts:
+    """70000 pieces of clothing, 28 x 28 (Xiao et al. 2017)."""
+    return _idx("FashionMNIST", root)
+
+
+def kmnist(root: Path) -> Parts:
+    """70000 cursive Japanese characters, 28 x 28 (Clanuwat et al. 2018)."""
+    return _idx("KMNIST", root)
+
+
+def omniglot(root: Path) -> Parts:
+    """32460 characters of 50 alphabets, brought to 28 x 28, white on black (Lake et al. 2015)."""
+    from torchvision import datasets
+
+    both = [
+        _offline_first(lambda download, b=background: datasets.Omniglot(root, background=b, download=download), root)
+        for background in (True, False)
+    ]
+    return tuple(_omniglot_part(part) for part in both)  # type: ignore[return-value]
+
+
+def _omniglot_part(dataset: Any) -> Part:
+    pictures, labels = zip(*(dataset[i] for i in range(len(dataset))), strict=True)
+    small = [np.asarray(picture.convert("L").resize((28, 28), Image.Resampling.BOX)) for picture in pictures]
+    return 255 - torch.from_numpy(np.stack(small)).unsqueeze(1), torch.tensor(labels)
+
+
+# torchvision checks neither: a file cut short or replaced would be trained on without a word.
+_LENGTHS = {
+    "train-images-idx3-ubyte": 47_040_016,
+    "train-labels-idx1-ubyte": 60_008,
+    "t10k-images-idx3-ubyte": 7_840_016,
+    "t10k-labels-idx1-ubyte": 10_008,
+}
+_MNIST_SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+
+
+def _idx(name: str, root: Path) -> Parts:
+    from torchvision import datasets
+
+    kind = getattr(datasets, name)
+    _check_files(root / name / "raw", _MNIST_SHA256 if name == "MNIST" else {})
+    parts = [_offline_first(lambda download, t=train: kind(root, train=t, download=download), root) for train in (1, 0)]
+    _check_files(root / name / "raw", _MNIST_SHA256 if name == "MNIST" else {})
+    return tuple((part.data.unsqueeze(1), part.targets) for part in parts)  # type: ignore[return-value]
+
+
+def _check_files(folder: Path, digests: dict[str, str]) -> None:
+    for name, length in _LENGTHS.items():
+        path = folder / name
+        if path.exists() and path.stat().st_size != length:
+            raise ValueError(f"{path}: expected {length} bytes, found {path.stat().st_size}")
+        if path.exists() and name in digests and files.sha256(path) != digests[name]:
+            raise ValueError(f"{path}: its content is not MNIST's (expected sha256 {digests[name]})")
+
+
+def _offline_first(dataset: Callable[[bool], Any], root: Path) -> Any:
+    """The dataset from files in place, else downloaded, else a ValueError that says where it was looked for."""
+    try:
+        return dataset(False)
+    except RuntimeError:
+        pass
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            return dataset(True)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{root}: expected the dataset's files here, found none, and the download failed ({reason}); "
+            "give their folder with --data-root (root=...) or PYROVAE_DATA"
+        ) from None
+
+
+IMAGE_ENDINGS = frozenset(Image.registered_extensions()) - {".pdf", ".mpo"}
+
+
+def folder(path: Path, resident_bytes: int = RESIDENT_BYTES) -> Parts:
+    """Images of one size; train/ and test/ are the parts if they exist, and other sub-folders the classes."""
+    if (path / "train").is_dir():
+        test = path / "test"
+        classes = _classes(path / "train")
+        return _folder_part(path / "train", classes, resident_bytes), (
+            _folder_part(test, classes, resident_bytes) if test.is_dir() else None
+        )
+    return _folder_part(path, _classes(path), resident_bytes), None
+
+
+def _classes(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+
+
+def _folder_part(path: Path, classes: Sequence[str], resident_bytes: int) -> Part:
+    paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and p.is_file())
+    if not paths:
+        raise ValueError(f"{path}: expected images, found none with a known ending")
+    x = ImageFiles(paths)
+    names = [p.relative_to(path).parts[0] for p in paths]
+    y = torch.tensor([classes.index(name) for name in names]) if set(names) <= set(classes) else None
+    large = len(x) * int(np.prod(x.shape[1:])) > resident_bytes
+    return x if large else x[torch.arange(len(x))], y
+
+
+class ImageFiles:
+    """Images of one size on disk, as uint8 (N, C, H, W), decoded when they are asked for."""
+
+    workers = min(4, os.cpu_count() or 1) - 1
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+        with Image.open(self.paths[0]) as first:
+            self.mode = "L" if first.mode in ("L", "1", "I;16", "LA") else "RGB"
+            self.size = first.size
+        self.shape = (len(self.paths), len(self.mode), self.size[1], self.size[0])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return torch.stack([self._read(self.paths[row]) for row in rows.tolist()])
+
+    def _read(self, path: Path) -> Tensor:
+        try:
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert(self.mode))
+        except OSError as error:
+            raise ValueError(f"{path}: expected an image, found a damaged file ({error})") from None
+        if pixels.shape[:2] != self.size[::-1]:
+            raise ValueError(
+                f"{path}: expected {self.size[0]} x {self.size[1]} pixels like {self.paths[0].name}, "
+                f"found {pixels.shape[1]} x {pixels.shape[0]}; bring the images to one size first"
+            )
+        return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1).copy())
+
+
+_X, _Y = ("x", "images", "data"), ("y", "labels", "targets")
+
+
+def arrays(path: Path, resident_bytes: int = RESIDENT_BYTES) -> Parts:
+    """.npy: rows. .npz: x (or images, data) and y (or labels, targets); or x_train, y_train, x_test, y_test."""
+    try:
+        large = path.suffix == ".npy" and path.stat().st_size > resident_bytes
+        loaded = np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
+        if large:
+            return (Mapped(loaded), None), None
+        found = {"x": loaded} if path.suffix == ".npy" else {key: loaded[key] for key in loaded.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path}: expected numbers in numpy's format, found {error}") from None
+    for ending in ("_train", ""):
+        train = _part(found, ending)
+        if train:
+            return train, _part(found, "_test")
+    raise ValueError(f"{path}: expected an array named x, images or data, found {', '.join(found) or 'none'}")
+
+
+def _part(found: dict[str, np.ndarray], ending: str) -> Part | None:
+    xs = [found[name + ending] for name in _X if name + ending in found]
+    ys = [found[name + ending] for name in _Y if name + ending in found]
+    return (tensor(xs[0]), torch.from_numpy(ys[0]) if ys else None) if xs else None
+
+
+class Mapped:
+    """A numpy array on disk, read when its rows are asked for."""
+
+    workers = 0
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        self.shape = (len(array), *tensor(array[:1]).shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return tensor(self.array[rows.numpy()])
+
+
+def tensor(array: np.ndarray) -> Tensor:
+    """Vectors (N, D); images (N, H, W), (N, C, H, W) or (N, H, W, C), as (N, C, H, W). Bytes stay bytes."""
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255 if array.ndim > 2 else array.astype(np.float32)
+    if array.ndim not in (2, 3, 4) or array.dtype.kind not in "uif":
+        raise ValueError(
+            "expected numbers of shape (N, D), (N, H, W), (N, C, H, W) or (N, H, W, C), "
+            f"found {array.dtype} of shape {array.shape}"
+        )
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
+        array = array.transpose(0, 3, 1, 2)
+    bytes_kept = array.dtype == np.uint8 and array.ndim == 4
+    return torch.from_numpy(np.ascontiguousarray(array if bytes_kept else array.astype(np.float32)))

@@ -1,0 +1,106 @@
+"""Files that are never half-written, and never unpickled."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, which takes its place when all went well."""
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """The whole content or nothing, also after a power cut."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented JSON; NaN becomes null, since JSON has none."""
+    write_bytes(path, (json.dumps(_no_nan(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+def _no_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _no_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_no_nan(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], about: Any) -> None:
+    """Tensors as safetensors, with what JSON can say about them and a digest of both inside."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(about, sort_keys=True)
+    write_bytes(path, save(tensors, {"about": text, "sha256": _digest(tensors, text)}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
+    """What `write_tensors` wrote; ValueError names a file that is missing, cut short or altered."""
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: expected a safetensors file, found a damaged one ({error})") from None
+    if metadata.get("sha256") != _digest(tensors, metadata.get("about", "")):
+        raise ValueError(f"{path}: its content does not agree with its digest: the file is damaged")
+    return tensors, json.loads(metadata["about"])
+
+
+def _digest(tensors: dict[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def append_line(path: Path, value: Any) -> None:
+    """One more line of JSON."""
+    with open(path, "a") as file:
+        file.write(json.dumps(_no_nan(value), allow_nan=False) + "\n")
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The lines of JSON; one that was cut short at the end is left out."""
+    values = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            values.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return values
+
+
+def keep_lines(path: Path, keep: int) -> None:
+    """Cut a file of JSON lines back to its first ones."""
+    kept = read_lines(path)[:keep]
+    write_bytes(path, "".join(json.dumps(value) + "\n" for value in kept).encode())

@@ -1,0 +1,29 @@
+"""The diagonal normal guide family."""
+
+import math
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyrovae import checks
+
+
+class DiagonalNormal(nn.Module):
+    """q(z|h) = Normal(z; m, diag(exp(v))), with h = (m, v): mean and log-variance.  (Kingma & Welling 2014)
+
+    Log-variance, because every real number is one: no constraint to enforce, no scale that vanishes by rounding, and
+    one step of the optimiser changes a variance of .01 and one of 100 by the same factor.
+
+    Args:
+        latent_shape: event shape of z.
+    """
+
+    def __init__(self, latent_shape: Sequence[int] | int) -> None:
+        super().__init__()
+        self.latent_shape = checks.shape("latent_shape", latent_shape)
+        self.param_shape = (2 * math.prod(self.latent_shape),)
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        mean, log_variance = h.unflatten(-1, (2, *self.latent_shape)).unbind(-len(self.latent_shape) - 1)
+        return dist.Normal(mean, (log_variance / 2).exp()).to_event(len(self.latent_shape))

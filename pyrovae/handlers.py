@@ -1,0 +1,107 @@
+"""Effect handlers: small changes to what the sites of a Pyro program mean."""
+
+from itertools import count
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import pyro
+import torch
+from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER, param_with_module_name
+from pyro.poutine.condition_messenger import ConditionMessenger
+from pyro.poutine.do_messenger import DoMessenger
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.replay_messenger import ReplayMessenger
+from pyro.poutine.runtime import _PYRO_STACK
+from torch import Tensor, nn
+
+
+class scale_latents(Messenger):
+    """Multiplies the score of every latent site by beta, and changes nothing else.
+
+    Put it around BOTH programs: the guide's and the model's score of a latent make up the KL together.
+    Unlike `poutine.scale` it accepts 0, and leaves the observed sites alone.
+    """
+
+    def __init__(self, beta: float | Tensor) -> None:
+        super().__init__()
+        self.beta = beta
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if not msg["is_observed"]:
+            msg["scale"] = msg["scale"] * self.beta
+
+
+class plate_size(Messenger):
+    """Notes the full size of the plate of this name (None while it has not been met)."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.size = name, None
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        for frame in msg["cond_indep_stack"]:
+            if frame.name == self.name:
+                self.size = frame.full_size or frame.size
+
+
+class own_parameters(Messenger):
+    """Modules keep their parameters to themselves: they are used where they are, not through the global store.
+
+    The program's own `pyro.param` sites still live in the store. `found` collects every unconstrained parameter that
+    the programs used, by name.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, Tensor] = {}
+
+    def _pyro_param(self, msg: dict[str, Any]) -> None:
+        if _MODULE_NAMESPACE_DIVIDER in msg["name"]:
+            msg["value"], msg["done"] = msg["args"][1], True
+
+    def _pyro_post_param(self, msg: dict[str, Any]) -> None:
+        value = msg["value"]
+        self.found[msg["name"]] = value.unconstrained() if hasattr(value, "unconstrained") else value
+
+
+def register(module: nn.Module) -> None:
+    """Tell Pyro of a module's parameters, under a name that no other module ever has.
+
+    The module's own tensors are the truth: where one was replaced, the store's old one is dropped.
+    """
+    name = _names.setdefault(module, f"{type(module).__name__}-{next(_numbers)}")
+    tensors = {param_with_module_name(name, key): value for key, value in module.named_parameters()}
+    for handler in reversed(_PYRO_STACK):
+        if isinstance(handler, own_parameters):
+            handler.found.update(tensors)
+            return
+    store = pyro.get_param_store()
+    for key, value in tensors.items():
+        if key in store and store[key] is not value:
+            del store[key]
+    pyro.module(name, module)
+
+
+# Neither `id()` (the next object at the same address gets it) nor an attribute (a deep copy keeps it) is unique.
+_names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+_numbers = count()
+
+
+def given(name: str) -> Tensor | None:
+    """The value that an enclosing handler (condition, do, replay) gives to this site, if any."""
+    for handler in reversed(_PYRO_STACK):
+        if isinstance(handler, ConditionMessenger | DoMessenger) and name in handler.data:
+            value = handler.data[name]
+            return value["value"] if isinstance(value, dict) else torch.as_tensor(value)
+        if isinstance(handler, ReplayMessenger) and handler.trace is not None and name in handler.trace:
+            return handler.trace.nodes[name]["value"]
+    return None
+
+
+def rows(default: int, **event_dims: int) -> int:
+    """How many rows plate "data" has when nothing is observed: those of the first site that a handler gives."""
+    for name, event_dim in event_dims.items():
+        value = given(name)
+        if value is not None and value.ndim > event_dim:
+            return value.shape[-event_dim - 1]
+    return default

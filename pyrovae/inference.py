@@ -1,0 +1,107 @@
+"""Questions to any (model, guide): samples, reconstructions, importance weights, log p(x)."""
+
+import math
+from collections.abc import Iterator
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyrovae import checks
+from pyrovae.data.split import Data, blocks
+from pyrovae.programs import Program, Programs, answering, pair, placement
+from pyrovae.randomness import seeded
+
+# Noise is drawn for fixed blocks of rows and of particles, so that a datum's score depends on the seed and its place
+# alone, not on how the data came; the second number bounds the memory of one value in the program (16 MiB in float32).
+ROWS, FLOATS = 128, 2**22
+
+
+def sample(programs: Programs, n: int) -> Tensor:
+    """n new data, x ~ p(x): the model run with nothing observed. (n, *event_shape)"""
+    with answering(programs):
+        return pair(programs)[0](n=checks.integer("n", n))
+
+
+def reconstruct(programs: Programs, x: Tensor) -> Tensor:
+    """E[x'|z] at one draw z ~ q(z|x) for each row of x. (N, *event_shape)"""
+    model, guide = pair(programs)
+    with answering(programs):
+        return traces(model, guide, x, 1)[1].nodes["x"]["fn"].mean[0]
+
+
+def traces(model: Program, guide: Program, x: Tensor, particles: int) -> tuple[Trace, Trace]:
+    """The guide run `particles` times at once, and the model on its latents; every site scored, (particles, N)."""
+    with pyro.plate("particles", particles, dim=-2):
+        q = poutine.trace(guide).get_trace(x)
+        p = poutine.trace(poutine.replay(model, trace=q)).get_trace(x)
+    q, p = prune_subsample_sites(q), prune_subsample_sites(p)
+    q.compute_log_prob()
+    p.compute_log_prob()
+    return q, p
+
+
+def log_prob(trace: Trace, observed: bool) -> Tensor:
+    """The sum of the observed (or of the latent) sites' log-probabilities. (particles, N)"""
+    return sum(
+        site["log_prob"]
+        for site in trace.nodes.values()
+        if site["type"] == "sample" and site["is_observed"] == observed
+    )  # type: ignore[return-value]
+
+
+def log_weights(model: Program, guide: Program, x: Tensor, particles: int) -> Tensor:
+    """log p(x, z) - log q(z|x) at z ~ q(z|x). (particles, N), in nats; differentiable."""
+    q, p = traces(model, guide, x, particles)
+    return log_prob(p, True) + log_prob(p, False) - log_prob(q, False)
+
+
+def log_mean_exp(log_w: Tensor) -> tuple[Tensor, Tensor]:
+    """log of the mean weight over particles (K, N), and its standard error by the delta method: two (N,)."""
+    k = len(log_w)
+    log_mean = log_w.logsumexp(0) - math.log(k)
+    if k == 1:
+        return log_mean, torch.full_like(log_mean, math.nan)
+    return log_mean, (log_w - log_mean).exp().std(0) / math.sqrt(k)
+
+
+def log_likelihood(programs: Programs, data: Data, particles: int = 100, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """log p(x) ~ log 1/K sum_k p(x, z_k) / q(z_k|x), z_k ~ q(z|x): per datum, and its standard error. Two (N,), nats.
+
+    In the mean it is a lower bound, which rises with K (Burda, Grosse & Salakhutdinov 2016).
+    """
+    estimates = []
+    for n, drawn in importance(programs, data, particles, seed):
+        log_w = [log_prob(p, True) + log_prob(p, False) - log_prob(q, False) for q, p in drawn]
+        estimates.append(torch.stack(log_mean_exp(torch.cat(log_w)))[:, :n].cpu())
+    value, error = torch.cat(estimates, -1)
+    return value, error
+
+
+def importance(
+    programs: Programs, data: Data, particles: int, seed: int
+) -> Iterator[tuple[int, Iterator[tuple[Trace, Trace]]]]:
+    """For each block of rows: how many there are, and the traces of its particles, chunk by chunk.
+
+    The last block is filled up with copies of its last row: each row meets the noise of its place.
+    """
+    checks.integer("particles", particles)
+    model, guide = pair(programs)
+    device, dtype = placement(programs)
+    with answering(programs):
+        for number, x in enumerate(blocks(data, ROWS)):
+            full = torch.cat([x, x[-1:].expand(ROWS - len(x), *x.shape[1:])]).to(device, dtype)
+            yield len(x), _chunks(model, guide, full, particles, (seed, number))
+
+
+def _chunks(
+    model: Program, guide: Program, x: Tensor, particles: int, seed: tuple[int, int]
+) -> Iterator[tuple[Trace, Trace]]:
+    chunk = max(1, FLOATS // x.numel())
+    for number, done in enumerate(range(0, particles, chunk)):
+        with seeded(*seed, number):
+            drawn = traces(model, guide, x, min(chunk, particles - done))
+        yield drawn

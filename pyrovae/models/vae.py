@@ -1,0 +1,89 @@
+"""The variational autoencoder."""
+
+from collections.abc import Sequence
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyrovae import checks, inference
+from pyrovae.guides import DiagonalNormal
+from pyrovae.handlers import register, rows
+from pyrovae.likelihoods import Bernoulli
+from pyrovae.networks import MLP
+from pyrovae.networks.connect import Part, build, connect
+from pyrovae.priors import StandardNormal
+
+
+class VAE(nn.Module):
+    """p(x, z) = p(z) p(x|z), with guide q(z|x).  (Kingma & Welling 2014; Rezende, Mohamed & Wierstra 2014)
+
+    Every part is a module, or what builds one from its shapes: a class, or functools.partial of one.
+
+    Args:
+        event_shape: shape of one datum x: (C, H, W), or (D,).
+        latent_dim: number of latents.
+        prior: p(z), from the latent shape.
+        likelihood: p(x|h), from the event shape.
+        guide: the family q(z|h), from the latent shape.
+        encoder: network from x to the guide's parameters.
+        decoder: network from z to the likelihood's parameters.
+
+    Raises:
+        ValueError: the shapes of two parts do not fit; says what was expected and what was found.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int] | int,
+        latent_dim: int,
+        prior: Part = StandardNormal,
+        likelihood: Part = Bernoulli,
+        guide: Part = DiagonalNormal,
+        encoder: Part = MLP,
+        decoder: Part = MLP,
+    ) -> None:
+        super().__init__()
+        self.event_shape = checks.shape("event_shape", event_shape)
+        self.latent_shape = (checks.integer("latent_dim", latent_dim),)
+        self.prior = build(prior, self.latent_shape)
+        self.likelihood = build(likelihood, self.event_shape)
+        self.family = build(guide, self.latent_shape)
+        self.encoder = connect(encoder, self.event_shape, self.family.param_shape, "encoder")
+        self.decoder = connect(decoder, self.latent_shape, self.likelihood.param_shape, "decoder")
+
+    def p_z(self) -> dist.TorchDistribution:
+        """The prior p(z)."""
+        return self.prior(self.q_z)
+
+    def p_x(self, z: Tensor) -> dist.TorchDistribution:
+        """The likelihood p(x|z), for z (..., *latent_shape)."""
+        return self.likelihood(self.decoder(z))
+
+    def q_z(self, x: Tensor) -> dist.TorchDistribution:
+        """The guide q(z|x), for x (..., *event_shape)."""
+        return self.family(self.encoder(x))
+
+    def model(self, x: Tensor | None = None, n: int = 1) -> Tensor:
+        """z_i ~ p(z), x_i ~ p(x|z_i) for the rows of x, or for n new ones where x is None."""
+        register(self)
+        with pyro.plate("data", rows(n, z=len(self.latent_shape), x=len(self.event_shape)) if x is None else len(x)):
+            z = pyro.sample("z", self.p_z())
+            return pyro.sample("x", self.p_x(z), obs=x)
+
+    def guide(self, x: Tensor) -> Tensor:
+        """z_i ~ q(z|x_i) for the rows of x."""
+        register(self)
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", self.q_z(x))
+
+    def sample(self, n: int) -> Tensor:
+        """n new data x ~ p(x), of shape (n, *event_shape)."""
+        return inference.sample(self, n)
+
+    def check(self, x: Tensor) -> None:
+        """Raise a ValueError unless x are data of this model: their shape, finite, in the likelihood's support."""
+        checks.event(x, self.event_shape)
+        checks.finite("x", x)
+        support = self.p_x(self.p_z().expand((1,)).sample()).support
+        checks.support(x, support, self.likelihood.advice)

@@ -1,0 +1,80 @@
+"""The convolutional network, in either direction."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from pyrovae import checks
+
+
+class Conv(nn.Sequential):
+    """Strided convolutions from an image down to a vector, or transposed ones from a vector up to an image.
+
+    Each layer halves (doubles) height and width, for any H x W: where a side was odd, the way up restores it.
+
+    Args:
+        input_shape, output_shape: one is an image (C, H, W), the other a vector (d,).
+        channels: of each layer, from the image inwards.
+        hidden: width of the dense layer between the convolutions and the vector.
+        activation: builds the nonlinearity.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int] | int,
+        output_shape: Sequence[int] | int,
+        channels: Sequence[int] | int = (32, 64),
+        hidden: int = 256,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        self.input_shape = checks.shape("input_shape", input_shape)
+        self.output_shape = checks.shape("output_shape", output_shape)
+        channels, hidden = checks.shape("channels", channels), checks.integer("hidden", hidden)
+        if (len(self.input_shape), len(self.output_shape)) == (3, 1):
+            self.extend(_down(self.input_shape, channels, hidden, activation))
+            self.append(nn.Linear(hidden, self.output_shape[0]))
+        elif (len(self.input_shape), len(self.output_shape)) == (1, 3):
+            self.append(nn.Linear(self.input_shape[0], hidden))
+            self.extend(_up(self.output_shape, channels, hidden, activation))
+        else:
+            raise ValueError(
+                "Conv: expected an image (C, H, W) and a vector (d,), "
+                f"found input_shape={self.input_shape}, output_shape={self.output_shape}"
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., *input_shape) to h (..., *output_shape)."""
+        leading = x.shape[: x.ndim - len(self.input_shape)]
+        return super().forward(x.reshape(-1, *self.input_shape)).reshape(*leading, *self.output_shape)
+
+
+def _sides(image: tuple[int, ...], depth: int) -> list[tuple[int, int]]:
+    """(H, W) before the first layer, after the first, ..., after the last."""
+    if min(image[1:]) >> depth == 0:
+        raise ValueError(f"Conv: {depth} layers need an image of at least {2**depth} x {2**depth}, found {image}")
+    return [(image[1] >> i, image[2] >> i) for i in range(depth + 1)]
+
+
+def _down(
+    image: tuple[int, ...], channels: tuple[int, ...], hidden: int, activation: Callable[[], nn.Module]
+) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for before, after in zip((image[0], *channels), channels, strict=False):
+        layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), activation()]
+    flat = channels[-1] * math.prod(_sides(image, len(channels))[-1])
+    return [*layers, nn.Flatten(), nn.Linear(flat, hidden), activation()]
+
+
+def _up(
+    image: tuple[int, ...], channels: tuple[int, ...], hidden: int, activation: Callable[[], nn.Module]
+) -> list[nn.Module]:
+    sides = _sides(image, len(channels))[::-1]
+    inward = (image[0], *channels)[::-1]
+    smallest = (channels[-1], *sides[0])
+    layers: list[nn.Module] = [activation(), nn.Linear(hidden, math.prod(smallest)), nn.Unflatten(1, smallest)]
+    for before, after, small, large in zip(inward, inward[1:], sides, sides[1:], strict=False):
+        odd = (large[0] - 2 * small[0], large[1] - 2 * small[1])
+        layers += [activation(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, output_padding=odd)]
+    return layers

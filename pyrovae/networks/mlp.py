@@ -1,0 +1,38 @@
+"""The multilayer perceptron."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from pyrovae import checks
+
+
+class MLP(nn.Sequential):
+    """h = W_L a(... a(W_1 x + b_1) ...) + b_L.
+
+    Args:
+        input_shape: event shape of x; it is flattened.
+        output_shape: event shape of h.
+        hidden: width of each hidden layer; () is the affine map.
+        activation: builds the nonlinearity a.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int] | int,
+        output_shape: Sequence[int] | int,
+        hidden: Sequence[int] | int = (400,),
+        activation: Callable[[], nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        self.input_shape = checks.shape("input_shape", input_shape)
+        self.output_shape = checks.shape("output_shape", output_shape)
+        widths = [math.prod(self.input_shape), *checks.shape("hidden", hidden, least=0)]
+        for before, after in zip(widths, widths[1:], strict=False):
+            self.append(nn.Linear(before, after)).append(activation())
+        self.append(nn.Linear(widths[-1], math.prod(self.output_shape)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., *input_shape) to h (..., *output_shape)."""
+        return super().forward(x.flatten(-len(self.input_shape))).unflatten(-1, self.output_shape)

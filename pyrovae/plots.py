@@ -1,0 +1,220 @@
+"""From numbers to figures. Each function takes arrays and returns a matplotlib Figure; nothing here knows a model."""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
+
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "grid.color": "0.92",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "savefig.dpi": 150,
+    "figure.constrained_layout.use": True,
+}
+# Okabe & Ito 2008: eight colours that colour-blind readers can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+
+
+def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    @wraps(draw)
+    def styled(*args: Any, **kwargs: Any) -> Figure:
+        with rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+@_styled
+def loss_curves(records: Sequence[dict[str, Any]]) -> Figure:
+    """Training and validation loss over epochs, in nats per datum; beta below them where it changes."""
+    epochs = [record["epoch"] for record in records]
+    betas = [record["beta"] for record in records]
+    changes = len(set(betas)) > 1
+    figure = Figure(figsize=(5, 3.8 if changes else 3))
+    axes = figure.subplots(2 if changes else 1, 1, sharex=True, squeeze=False, height_ratios=[3, 1] if changes else [1])
+    for key, label, colour in (("loss", "training", COLOURS[0]), ("valid_loss", "validation", COLOURS[1])):
+        if key in records[0]:
+            axes[0, 0].plot(epochs, [record[key] for record in records], color=colour, label=label, lw=1.5)
+    axes[0, 0].set_ylabel("loss (nats per datum)")
+    axes[0, 0].legend()
+    if changes:
+        axes[1, 0].plot(epochs, betas, color="0.3", lw=1.5)
+        axes[1, 0].set_ylabel(r"$\beta$")
+    axes[-1, 0].set_xlabel("epoch")
+    axes[-1, 0].xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def tile(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images (n, C, H, W) in [0, 1] as one picture (rows (H + 1) - 1, columns (W + 1) - 1, 3), white between them."""
+    images = np.clip(np.asarray(images, dtype=float), 0, 1)
+    n, c, h, w = images.shape
+    rows = -(-n // columns)
+    sheet = np.ones((rows, columns, 3, h + 1, w + 1))
+    sheet.reshape(-1, 3, h + 1, w + 1)[:n, :, :h, :w] = images if c == 3 else images[:, :1]
+    return sheet.transpose(0, 3, 1, 4, 2).reshape(rows * (h + 1), columns * (w + 1), 3)[:-1, :-1]
+
+
+def _show(axes: Axes, images: np.ndarray, columns: int, title: str = "") -> None:
+    axes.imshow(tile(images, columns), interpolation="nearest")
+    axes.set_axis_off()
+    axes.set_title(title)
+
+
+@_styled
+def image_grids(grids: dict[str, np.ndarray], columns: int = 8) -> Figure:
+    """Grids of images (n, C, H, W) side by side, each under its title."""
+    figure = Figure(figsize=(3.2 * len(grids), 3.5))
+    for axes, (title, images) in zip(figure.subplots(1, len(grids), squeeze=False)[0], grids.items(), strict=True):
+        _show(axes, images, columns, title)
+    return figure
+
+
+@_styled
+def image_rows(rows: dict[str, np.ndarray]) -> Figure:
+    """Rows of images (n, C, H, W), each with its label on the left."""
+    n, _, h, w = next(iter(rows.values())).shape
+    figure = Figure(figsize=(6.4, 6.4 / n * len(rows) * h / w + 0.1))
+    for axes, (label, images) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
+        _show(axes, images, n)
+        axes.text(-0.01, 0.5, label, transform=axes.transAxes, ha="right", va="center")
+    return figure
+
+
+@_styled
+def image_table(first: np.ndarray, rest: np.ndarray, left: str, right: str) -> Figure:
+    """On the left a column of images (n, C, H, W), on the right a row of others for each: (n, m, C, H, W)."""
+    n, m, _, h, w = rest.shape
+    figure = Figure(figsize=(6.4, 6.4 * n * h / ((m + 1.4) * w) + 0.3))
+    one, many = figure.subplots(1, 2, width_ratios=[1, m])
+    _show(one, first, 1, left)
+    _show(many, rest.reshape(n * m, *rest.shape[2:]), m, right)
+    return figure
+
+
+@_styled
+def latent_plane(codes: np.ndarray, labels: np.ndarray | None, decoded: np.ndarray | None, extent: float = 3) -> Figure:
+    """Codes (N, 2) coloured by label; beside them images decoded on a square grid over [-extent, extent]^2.
+
+    `decoded` is (side, side, C, H, W), the first axis from z2 = extent down, the second from z1 = -extent up.
+    """
+    figure = Figure(figsize=(3.6 if decoded is None else 7, 3.3))
+    axes = figure.subplots(1, 1 if decoded is None else 2, squeeze=False)[0]
+    _scatter(axes[-1], codes, labels, "$z_1$", "$z_2$", r"codes $E_q[z|x]$")
+    if decoded is not None:
+        side = len(decoded)
+        sheet = tile(decoded.reshape(-1, *decoded.shape[2:]), side)
+        axes[0].imshow(sheet, extent=(-extent, extent, -extent, extent), interpolation="nearest")
+        axes[0].grid(False)
+        axes[0].set(xlabel="$z_1$", ylabel="$z_2$", title="decoded mean $E[x|z]$")
+    return figure
+
+
+@_styled
+def latent_pca(codes: np.ndarray, labels: np.ndarray | None) -> Figure:
+    """Codes (N, d) on their two principal components, coloured by label; the axes say how much variance they carry."""
+    centred = codes - codes.mean(0)
+    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+    share = singular**2 / max((singular**2).sum(), 1e-300)
+    names = [f"principal component {i + 1} ({share[i]:.0%} of variance)" for i in range(2)]
+    figure = Figure(figsize=(4.4, 3.6))
+    _scatter(figure.subplots(), centred @ directions[:2].T, labels, *names, rf"codes $E_q[z|x]$, {codes.shape[1]} latents")
+    return figure
+
+
+def _scatter(axes: Axes, codes: np.ndarray, labels: np.ndarray | None, x: str, y: str, title: str) -> None:
+    classes = [None] if labels is None else sorted(set(labels.tolist()))
+    for number, label in enumerate(classes if len(classes) <= 20 else [None]):
+        chosen = slice(None) if label is None else labels == label
+        colour = COLOURS[0] if label is None else colormaps["tab10" if len(classes) <= 10 else "tab20"](number)
+        axes.scatter(*codes[chosen].T, s=4, alpha=0.7, linewidths=0, color=colour, label=label)
+    axes.set(xlabel=x, ylabel=y, title=title)
+    axes.set_aspect("equal", adjustable="datalim")
+    if 1 < len(classes) <= 20:
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=3, handletextpad=0.1)
+
+
+@_styled
+def marginals(data: np.ndarray, samples: np.ndarray, most: int = 12) -> Figure:
+    """For the first columns of vectors (N, D): histograms of the data and of samples on common bins."""
+    count = min(data.shape[1], most)
+    rows = -(-count // 4)
+    figure = Figure(figsize=(7, 1.7 * rows + 0.4))
+    grid = figure.subplots(rows, min(4, count), squeeze=False).flatten()
+    for column, axes in enumerate(grid[:count]):
+        both = np.concatenate([data[:, column], samples[:, column]])
+        bins = np.linspace(*np.quantile(both, [0.005, 0.995]), 31) if np.ptp(both) > 0 else 31
+        for values, label, colour in ((data, "data", COLOURS[0]), (samples, "samples", COLOURS[1])):
+            axes.hist(values[:, column], bins, density=True, histtype="step", color=colour, label=label)
+        axes.set(xlabel=f"$x_{{{column + 1}}}$", yticks=[])
+    for axes in grid[count:]:
+        axes.set_axis_off()
+    grid[0].legend(fontsize=7)
+    return figure
+
+
+@_styled
+def agreement(data: np.ndarray, means: np.ndarray) -> Figure:
+    """Reconstructed against true values of vectors (N, D), one dot a value."""
+    figure = Figure(figsize=(3.6, 3.4))
+    axes = figure.subplots()
+    axes.scatter(data.flatten(), means.flatten(), s=2, alpha=0.3, linewidths=0, color=COLOURS[0])
+    low, high = float(data.min()), float(data.max())
+    axes.plot([low, high], [low, high], color="0.4", lw=0.8)
+    axes.set(xlabel="$x$", ylabel="$E[x|z]$", title="reconstructions")
+    return figure
+
+
+@_styled
+def program_graph(levels: dict[str, int], edges: Sequence[tuple[str, str]], observed: Sequence[str], n: int) -> Figure:
+    """The sites of model and guide in their plate: solid arrows generate, dashed ones infer; observed sites are grey.
+
+    Args:
+        levels: how far each site stands from the top.
+        edges: (parent, child) in the model.
+        observed: the sites with data.
+        n: size of the plate.
+    """
+    width = {level: [site for site in levels if levels[site] == level] for level in levels.values()}
+    place = {
+        site: (1.6 * (sites.index(site) - (len(sites) - 1) / 2), -1.5 * level)
+        for level, sites in width.items()
+        for site in sites
+    }
+    half, depth = 0.8 * max(map(len, width.values())) + 0.3, 1.5 * max(width)
+    figure = Figure(figsize=(1.2 * (2 * half + 0.4), 1.2 * (depth + 2.2)))
+    axes = figure.subplots()
+    axes.set(xlim=(-half - 0.2, half + 0.2), ylim=(-depth - 1.2, 0.9), aspect="equal")
+    axes.set_axis_off()
+    axes.add_patch(FancyBboxPatch((-half, -depth - 1), 2 * half, depth + 1.7, "round,pad=0.05", fill=False, lw=0.8))
+    axes.text(half, -depth - 0.95, f"data ({n})", ha="right", va="bottom", fontsize=8)
+    latents = [site for site in levels if site not in observed]
+    arrows = [(edge, "-", 0.0) for edge in edges]
+    arrows += [((x, z), "--", 0.5) for x in observed for z in latents]
+    for (tail, head), line, bend in arrows:
+        style = f"arc3,rad={bend}"
+        axes.add_patch(
+            FancyArrowPatch(
+                place[tail], place[head], connectionstyle=style, ls=line, arrowstyle="-|>", mutation_scale=12,
+                shrinkA=19, shrinkB=19, color="0.2", lw=1,
+            )
+        )  # fmt: skip
+    for site, centre in place.items():
+        axes.add_patch(Circle(centre, 0.35, facecolor="0.85" if site in observed else "white", edgecolor="0.2"))
+        axes.text(*centre, f"${site}$", ha="center", va="center", fontsize=12)
+    return figure

@@ -1,0 +1,30 @@
+"""The standard normal prior."""
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrovae import checks
+
+
+class StandardNormal(nn.Module):
+    """p(z) = Normal(z; 0, I).
+
+    Args:
+        latent_shape: event shape of z.
+    """
+
+    zero: Tensor
+    one: Tensor
+
+    def __init__(self, latent_shape: Sequence[int] | int) -> None:
+        super().__init__()
+        self.latent_shape = checks.shape("latent_shape", latent_shape)
+        # Buffers, so that the prior follows the model's device and dtype; constants, so not part of its state.
+        self.register_buffer("zero", torch.zeros(self.latent_shape), persistent=False)
+        self.register_buffer("one", torch.ones(self.latent_shape), persistent=False)
+
+    def forward(self, encoding: object = None) -> dist.TorchDistribution:
+        return dist.Normal(self.zero, self.one).to_event(len(self.latent_shape))

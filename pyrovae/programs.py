@@ -1,0 +1,65 @@
+"""A generative `model` and its variational `guide`: the two Pyro programs that everything here is asked of."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from pyrovae.handlers import own_parameters
+
+Program = Callable[..., Any]
+
+
+class HasPrograms(Protocol):
+    """Anything with a `model` and a `guide`."""
+
+    model: Program
+    guide: Program
+
+
+Programs = HasPrograms | tuple[Program, Program]
+
+
+def pair(programs: Programs) -> tuple[Program, Program]:
+    """(model, guide), from an object that has both or from the pair itself."""
+    found = programs if isinstance(programs, tuple) else (getattr(programs, "model", 0), getattr(programs, "guide", 0))
+    if len(found) != 2 or not all(map(callable, found)):
+        raise ValueError(f"expected an object with a model and a guide, or a pair (model, guide), found {programs!r}")
+    return found
+
+
+def modules(programs: Programs) -> list[nn.Module]:
+    """The modules that the programs visibly belong to: the object itself, or what the two are methods of."""
+    owners = [programs, *(getattr(program, "__self__", program) for program in pair(programs))]
+    return list({id(owner): owner for owner in owners if isinstance(owner, nn.Module)}.values())
+
+
+@contextmanager
+def mode(programs: Programs, training: bool) -> Iterator[None]:
+    """The programs' modules in training or in evaluation mode; afterwards in the mode in which they were."""
+    parts = {part: part.training for module in modules(programs) for part in module.modules()}
+    for module in modules(programs):
+        module.train(training)
+    try:
+        yield
+    finally:
+        for part, was in parts.items():
+            part.training = was
+
+
+@contextmanager
+def answering(programs: Programs) -> Iterator[None]:
+    """Ask, and change nothing: no gradients, evaluation mode, no parameter left behind in Pyro's store."""
+    with mode(programs, training=False), torch.no_grad(), own_parameters():
+        yield
+
+
+def placement(programs: Programs) -> tuple[torch.device | None, torch.dtype | None]:
+    """The device and dtype of the programs' parameters; None where their modules are not to be seen."""
+    for module in modules(programs):
+        for parameter in module.parameters():
+            if parameter.is_floating_point():
+                return parameter.device, parameter.dtype
+    return None, None

@@ -1,0 +1,44 @@
+"""Random numbers that leave the process's own generators as they were."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@contextmanager
+def seeded(*seed: int) -> Iterator[None]:
+    """Inside, torch draws from a generator seeded by these integers; outside, nothing changed."""
+    state = np.random.SeedSequence(seed).generate_state(2, np.uint32)
+    with torch.random.fork_rng():
+        torch.manual_seed(int(state[0]) << 32 | int(state[1]))
+        yield
+
+
+class Stream:
+    """A private stream of torch's random numbers, entered as often as one likes: it goes on where it left off."""
+
+    def __init__(self, *seed: int) -> None:
+        with seeded(*seed):
+            self.state = _states()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with torch.random.fork_rng():
+            _restore(self.state)
+            try:
+                yield
+            finally:
+                self.state = _states()
+
+
+def _states() -> list[Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+
+
+def _restore(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state_all(states[1:])

@@ -1,0 +1,236 @@
+"""A run as text: run.toml, the options of the command line, and the objects that they name."""
+
+import ast
+import inspect
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import tomli_w
+import torch
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from torch import nn
+
+from pyrovae import checks, files, guides, likelihoods, networks, priors, train
+from pyrovae.data import DATASETS, Splits, load
+from pyrovae.models import VAE
+from pyrovae.objectives import ELBO, Constant, Cyclic, WarmUp
+from pyrovae.randomness import seeded
+
+SCHEMA = 1
+
+
+def option(default: Any, help: str) -> Any:
+    """A field of the recipe, with its line of help."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that determines a run. In run.toml each option is one line; on the command line `--latent-dim 2`.
+
+    A member of the library is written as its class in kebab-case, with options as in a call: "normal(scale=0.1)".
+    """
+
+    data: str = option("digits", "dataset (digits, mnist, fashion_mnist, kmnist, omniglot), folder, .npy or .npz")
+    data_root: str = option("", "folder of the dataset's files; empty: $PYROVAE_DATA, else ~/.cache/pyrovae")
+    binarize: str = option("dynamic", "of images: dynamic, threshold or none")
+    valid: float = option(0.1, "validation rows held out of training, a share or a count")
+    test: float = option(0.2, "the same for a test part, where the dataset has none")
+    latent_dim: int = option(2, "number of latents")
+    prior: str = option("standard-normal", "p(z)")
+    likelihood: str = option("bernoulli", "p(x|z), e.g. bernoulli or 'normal(scale=0.1)'")
+    guide: str = option("diagonal-normal", "the family of q(z|x)")
+    network: str = option("mlp", "encoder and decoder, e.g. conv or 'mlp(hidden=[400, 400])'")
+    encoder: str = option("", "encoder where it differs from network")
+    decoder: str = option("", "decoder where it differs from network")
+    activation: str = option("relu", "of the networks: relu, tanh, softplus, elu, gelu, ...")
+    beta: float = option(1.0, "weight of the KL")
+    beta_warmup: float = option(0.0, "epochs in which beta rises from 0")
+    beta_cycles: int = option(0, "cycles of beta over the training, instead of one warm-up")
+    estimator: str = option("trace", "of the ELBO: trace (sampled KL) or trace-mean-field (closed form)")
+    epochs: int = option(100, "passes over the training data")
+    batch_size: int = option(128, "rows a step")
+    optimizer: str = option("adam", "of torch.optim, in kebab-case, e.g. 'adam(betas=[0.9, 0.99])'")
+    learning_rate: float = option(1e-3, "of the optimiser")
+    lr_schedule: str = option("constant", "of the learning rate: constant or cosine")
+    clip: float = option(0.0, "largest norm of the gradient; 0: any")
+    patience: int = option(0, "stop after so many epochs without a better validation loss; 0: never")
+    particles: int = option(100, "importance samples for log p(x) in the evaluation")
+    seed: int = option(0, "of initial weights, order and noise")
+    device: str = option("auto", "auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
+    dtype: str = option("float32", "float32 or float64")
+    threads: int = option(0, "of torch on the CPU; 0: torch's own choice")
+
+    def __post_init__(self) -> None:
+        for given in fields(self):
+            value, kind = getattr(self, given.name), given.type
+            if kind is float and isinstance(value, int) and not isinstance(value, bool):
+                object.__setattr__(self, given.name, float(value))
+            elif type(value) is not kind:
+                raise ValueError(f"{given.name}: expected {kind.__name__}, found {value!r}")  # type: ignore[union-attr]
+        for name in ("beta", "beta_warmup", "clip", "valid", "test"):
+            checks.number(name, getattr(self, name), 0)
+        for name in ("patience", "seed", "threads", "beta_cycles"):
+            checks.integer(name, getattr(self, name), 0)
+        for name in ("latent_dim", "epochs", "batch_size", "particles"):
+            checks.integer(name, getattr(self, name))
+        checks.positive("learning_rate", self.learning_rate)
+        checks.member("dtype", self.dtype, _DTYPES)
+
+    def splits(self) -> Splits:
+        """The data."""
+        return load(self.data, self.data_root or None, self.binarize, self.valid, self.test)  # type: ignore
+
+    def model(self, event_shape: tuple[int, ...]) -> VAE:
+        """The model with its initial weights, which the seed determines."""
+        activation = ACTIVATIONS[checks.member("activation", self.activation, ACTIVATIONS)]
+        network = partial(_network, activation=activation)
+        with seeded(self.seed):
+            vae = VAE(
+                event_shape,
+                self.latent_dim,
+                prior=member("prior", priors, self.prior),
+                likelihood=member("likelihood", likelihoods, self.likelihood),
+                guide=member("guide", guides, self.guide),
+                encoder=network(self.encoder or self.network),
+                decoder=network(self.decoder or self.network),
+            )
+        return vae.to(self.torch_device(), _DTYPES[self.dtype])
+
+    def training(self, model: VAE, splits: Splits) -> train.Training:
+        """The training of a model on data."""
+        steps = -(-len(splits.train) // self.batch_size)
+        estimator = ESTIMATORS[checks.member("estimator", self.estimator, ESTIMATORS)]()
+        return train.Training(
+            model,
+            splits,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            objective=ELBO(self._schedule(steps), estimator),
+            optimizer=member("optimizer", torch.optim, self.optimizer, _optimizers(), reserved="lr"),
+            learning_rate=self.learning_rate,
+            lr_schedule=LR_SCHEDULES[checks.member("lr_schedule", self.lr_schedule, LR_SCHEDULES)],
+            clip=self.clip or None,
+            patience=self.patience or None,
+            seed=self.seed,
+        )
+
+    def _schedule(self, steps_per_epoch: int) -> Constant | WarmUp | Cyclic:
+        if self.beta_cycles:
+            return Cyclic(max(1, self.epochs * steps_per_epoch // self.beta_cycles), final=self.beta)
+        warmup = round(self.beta_warmup * steps_per_epoch)
+        return WarmUp(warmup, self.beta) if warmup else Constant(self.beta)
+
+    def torch_device(self) -> torch.device:
+        """The device that `device` stands for on this machine."""
+        name = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            return torch.empty((), device=name).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"device: expected auto, cpu or a GPU of this machine, found {name!r} ({reason})") from None
+
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+ESTIMATORS = {"trace": Trace_ELBO, "trace-mean-field": TraceMeanField_ELBO}
+ACTIVATIONS = {
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "leaky-relu": nn.LeakyReLU,
+    "relu": nn.ReLU,
+    "selu": nn.SELU,
+    "sigmoid": nn.Sigmoid,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+}
+LR_SCHEDULES = {"constant": train.constant, "cosine": train.cosine}
+
+
+def kebab(name: str) -> str:
+    """StandardNormal -> standard-normal, MLP -> mlp."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
+
+
+def member(
+    kind: str, package: ModuleType, text: str, names: Iterable[str] | None = None, reserved: str = ""
+) -> Callable[..., Any]:
+    """What "name(option=value, ...)" stands for: the class of a package, with these options but not the reserved one."""
+    name, options = _parse(kind, text)
+    known = {kebab(each): getattr(package, each) for each in (package.__all__ if names is None else names)}
+    found = known[checks.member(kind, name, known)]
+    parameters = inspect.signature(found).parameters.values()
+    takes = [each.name for each in parameters if each.default is not each.empty and each.name != reserved]
+    for given in options:
+        checks.member(f"option of {kind} {name!r}", given, takes)
+    return partial(found, **options)
+
+
+def _parse(kind: str, text: str) -> tuple[str, dict[str, Any]]:
+    name, bracket, rest = text.partition("(")
+    try:
+        call = ast.parse(f"f({rest}" if bracket else "f()", mode="eval").body
+        assert isinstance(call, ast.Call) and not call.args
+        return name.strip(), {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+    except (SyntaxError, ValueError, AssertionError):
+        raise ValueError(f"{kind}: expected name or 'name(option=value, ...)', found {text!r}") from None
+
+
+def _network(text: str, activation: Callable[..., Any]) -> Callable[..., Any]:
+    return partial(member("network", networks, text, reserved="activation"), activation=activation)
+
+
+def _optimizers() -> list[str]:
+    unfit = {"Optimizer", "LBFGS", "SparseAdam"}  # not one, needs a closure, needs sparse gradients
+    return [name for name in torch.optim.__all__ if isinstance(getattr(torch.optim, name), type) and name not in unfit]
+
+
+def write(recipe: Recipe, path: Path) -> None:
+    """run.toml: every option with its line of help. Paths are written relative to its folder."""
+    lines = [f"# pyrovae: `pyrovae train {path.parent}` reproduces this run", f"schema = {SCHEMA}"]
+    for each in fields(recipe):
+        value = getattr(recipe, each.name)
+        if each.name in ("data", "data_root") and os.path.isabs(value):
+            value = os.path.join(os.curdir, os.path.relpath(value, path.parent.resolve()))
+        lines.append(f"{tomli_w.dumps({each.name: value}).strip():40} # {each.metadata['help']}")
+    files.write_bytes(path, ("\n".join(lines) + "\n").encode())
+
+
+def read(path: Path) -> Recipe:
+    """A run.toml; ValueError names the file, and what is wrong in it."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path.parent} is not a run: there is no {path.name} in it") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected TOML, found a damaged file ({error})") from None
+    if values.pop("schema", None) != SCHEMA:
+        raise ValueError(f"{path}: expected schema = {SCHEMA}; it was written by another version of pyrovae")
+    try:
+        return locate(from_options(values), path.parent)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def from_options(values: dict[str, Any], start: Recipe | None = None) -> Recipe:
+    """A recipe with these options, and the others as in `start`."""
+    for name in values:
+        checks.member("option", name, [each.name for each in fields(Recipe)])
+    return replace(start or Recipe(), **values)
+
+
+def locate(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with its paths made absolute, from where they were relative to."""
+    places = {}
+    for name in ("data", "data_root"):
+        value = getattr(recipe, name)
+        if value and value not in DATASETS and (os.sep in value or (folder / value).exists()):
+            places[name] = os.path.abspath(folder / Path(value).expanduser())
+    return replace(recipe, **places)

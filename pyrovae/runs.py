@@ -1,0 +1,301 @@
+"""A run is a directory: run.toml goes in, everything else comes out. Each stage reads the directory and nothing else.
+
+    run.toml                the recipe
+    environment.json        versions, commit, device, threads, seconds
+    metrics.jsonl           one record an epoch
+    tensorboard/            the same, as curves
+    best.safetensors        weights of the best epoch by validation loss (of the last, without validation data)
+    last.safetensors        weights, optimiser, generators and counters after the last epoch: what --resume goes on from
+    previous.safetensors    the same one epoch earlier, should the last be damaged
+    evaluation.json         numbers on the test data
+    figures/                pictures
+"""
+
+import json
+import os
+import platform
+import subprocess
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import networkx
+import numpy as np
+import pyro
+import torch
+from matplotlib.figure import Figure
+from pyro.infer.inspect import get_model_relations
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from pyrovae import checks, files, plots, recipe
+from pyrovae.data import DATASETS, Split, Splits
+from pyrovae.data.split import blocks
+from pyrovae.evaluate import evaluate as evaluate_programs
+from pyrovae.inference import reconstruct
+from pyrovae.models import VAE
+from pyrovae.programs import answering, placement
+from pyrovae.randomness import seeded
+from pyrovae.recipe import Recipe
+from pyrovae.train import Training
+
+OUTPUTS = ("metrics.jsonl", "best.safetensors", "last.safetensors", "previous.safetensors", "evaluation.json")
+
+
+def free_name(root: Path, stem: str) -> Path:
+    """The first of root/stem-1, root/stem-2, ... that does not exist."""
+    return next(path for number in range(1, 10**6) if not (path := root / f"{stem}-{number}").exists())
+
+
+@contextmanager
+def threads(path: Path, asked: Recipe) -> Iterator[None]:
+    """Inside, torch uses the recipe's number of threads, or the one that a run to resume had; outside, as before."""
+    before, known = torch.get_num_threads(), path / "environment.json"
+    had = json.loads(known.read_text())["threads"] if known.exists() else before
+    torch.set_num_threads(asked.threads or had)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
+    """Check all that a training needs before any work: the directory, the recipe, the data, the state to go on from.
+
+    Raises:
+        ValueError: the directory holds another run, or none to resume; a recipe or data that cannot be meant.
+    """
+    occupied = [name for name in OUTPUTS if (path / name).exists()]
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path}: expected a directory, found a file")
+    if occupied and not resume:
+        raise ValueError(f"{path} already holds a run ({occupied[0]}): --resume goes on with it, --name starts another")
+    if resume or (path.exists() and any(path.iterdir())):
+        _same(path, recipe.read(path / "run.toml"), asked)
+    splits = asked.splits()
+    training = asked.training(asked.model(splits.event_shape), splits)
+    if resume and (state := _last_state(path)):
+        _same_place(path, state[1], training)
+        training.restore(state)
+    _make(path)
+    return training
+
+
+def train(path: Path, asked: Recipe, training: Training) -> None:
+    """Carry out a prepared training; after every epoch the directory holds all that is needed to go on from there."""
+    if not (path / "run.toml").exists():
+        recipe.write(asked, path / "run.toml")
+    files.write_json(path / "environment.json", _environment(training))
+    files.keep_lines(path / "metrics.jsonl", training.epoch)
+    with SummaryWriter(path / "tensorboard", purge_step=training.epoch + 1) as board:
+        for record in training:
+            files.append_line(path / "metrics.jsonl", record)
+            for name in record.keys() - {"epoch", "step"}:
+                board.add_scalar(name, record[name], record["epoch"])
+            if training.best_epoch == training.epoch:
+                about = {"epoch": training.epoch, "event_shape": training.programs.event_shape}
+                files.write_tensors(path / "best.safetensors", training.weights(), about)
+            _write_state(path, training)
+    records = files.read_lines(path / "metrics.jsonl")
+    seconds = sum(record["seconds"] for record in records)
+    files.write_json(path / "environment.json", _environment(training) | {"training_seconds": seconds})
+
+
+def _write_state(path: Path, training: Training) -> None:
+    tensors, about = training.state()
+    if (path / "last.safetensors").exists():
+        os.replace(path / "last.safetensors", path / "previous.safetensors")
+    files.write_tensors(path / "last.safetensors", tensors, about | _place(training) | {"event_shape": training.programs.event_shape})
+
+
+def _last_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The newest state that is whole; None if no epoch was finished."""
+    for leftover in path.glob(".*-*.*"):
+        leftover.unlink()
+    present = [path / name for name in ("last.safetensors", "previous.safetensors") if (path / name).exists()]
+    damaged = []
+    for candidate in present:
+        try:
+            state = files.read_tensors(candidate)
+        except ValueError as error:
+            damaged.append(str(error))
+            continue
+        for message in damaged:
+            warnings.warn(f"{message}; going on from {candidate.name}, one epoch earlier", stacklevel=3)
+        return state
+    if damaged:
+        raise ValueError(f"no state to resume from: {'; '.join(damaged)}")
+    return None
+
+
+def _same(path: Path, recorded: Recipe, asked: Recipe) -> None:
+    for each in fields(Recipe):
+        was, now = getattr(recorded, each.name), getattr(asked, each.name)
+        if was != now:
+            flag = "--" + each.name.replace("_", "-")
+            raise ValueError(f"{flag}: {path} was made with {was!r}, found {now!r}; --name starts another run")
+
+
+def _place(training: Training) -> dict[str, Any]:
+    """What else the bits of a training depend on."""
+    device = placement(training.programs)[0]
+    return {"threads": torch.get_num_threads(), "device": str(device), "torch": torch.__version__}
+
+
+def _same_place(path: Path, about: dict[str, Any], training: Training) -> None:
+    for name, now in _place(training).items():
+        if about[name] != now:
+            warnings.warn(
+                f"{path} was trained with {name} {about[name]}, now {now}: it goes on, but not to the same bits",
+                stacklevel=3,
+            )
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(path / ".writable", b"")
+        (path / ".writable").unlink()
+    except OSError as error:
+        raise ValueError(f"{path}: expected a directory that can be written to ({error.strerror})") from None
+
+
+def _environment(training: Training) -> dict[str, Any]:
+    packages = ("pyrovae", "torch", "torchvision", "pyro-ppl", "numpy")
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "commit": _commit(),
+        "system": platform.platform(terse=True),
+        "processors": os.cpu_count(),
+        "parameters": sum(value.numel() for value in training.svi.parameters.values()),
+        **_place(training),
+    }
+
+
+def _commit() -> str | None:
+    try:
+        asked = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip() or None
+
+
+def load(path: str | Path, weights: str = "best") -> VAE:
+    """The model of a run, in evaluation mode, on the CPU.
+
+    Args:
+        path: the run's directory.
+        weights: "best" (by validation loss) or "last".
+
+    Raises:
+        ValueError: not a run, or one whose weights are missing or damaged.
+    """
+    checks.member("weights", weights, ("best", "last"))
+    path = Path(path)
+    made = recipe.read(path / "run.toml")
+    tensors, about = files.read_tensors(path / f"{weights}.safetensors")
+    if weights == "last":
+        tensors = {name.removeprefix("weights."): x for name, x in tensors.items() if name.startswith("weights.")}
+    vae = replace(made, device="cpu").model(tuple(about["event_shape"]))
+    vae.load_state_dict(tensors)
+    return vae.eval()
+
+
+def evaluate(path: Path, particles: int = 0, split: str = "", seed: int = 0) -> dict[str, Any]:
+    """evaluation.json: the numbers of `pyrovae.evaluate` for a run's best weights, and what they are numbers of.
+
+    Args:
+        path: the run's directory.
+        particles: importance samples; 0 is the recipe's number.
+        split: test, valid or train; empty is the first of them that the data have.
+        seed: of the noise.
+    """
+    made = recipe.read(path / "run.toml")
+    name, part = _part(path, made.splits(), split)
+    vae = load(path).to(made.torch_device())
+    results = {
+        "run": path.name,
+        "data": made.data if made.data in DATASETS else Path(made.data).name,
+        "split": name,
+        "binarize": made.binarize,
+        "weights": "best",
+        **evaluate_programs(vae, part, particles or made.particles, seed),
+    }
+    files.write_json(path / "evaluation.json", results)
+    return results
+
+
+def _part(path: Path, splits: Splits, name: str) -> tuple[str, Split]:
+    parts = {each: part for each in ("test", "valid", "train") if (part := getattr(splits, each))}
+    name = name or next(iter(parts))
+    if checks.member("split", name, ("test", "valid", "train")) not in parts:
+        raise ValueError(f"{path}: its data have no {name} part")
+    return name, parts[name]
+
+
+def plot(path: Path) -> list[Path]:
+    """figures/*.png of a run: its loss curves, what it generates, reconstructs and encodes, and its program."""
+    made, vae = recipe.read(path / "run.toml"), load(path)
+    held_out = _part(path, made.splits(), "")[1]
+    with seeded(made.seed, 3), answering(vae):
+        figures = {"program": _program(vae, held_out)}
+        if records := files.read_lines(path / "metrics.jsonl"):
+            figures["loss"] = plots.loss_curves(records)
+        figures |= _image_figures(vae, held_out) if len(vae.event_shape) == 3 else _vector_figures(vae, held_out)
+        figures["latents"] = _latents(vae, held_out)
+    (path / "figures").mkdir(exist_ok=True)
+    written = [path / "figures" / f"{name}.png" for name in sorted(figures)]
+    for target in written:
+        with files.replacing(target) as temporary:
+            figures[target.stem].savefig(temporary, format="png")
+    return written
+
+
+def _image_figures(vae: VAE, split: Split) -> dict[str, Figure]:
+    x = split[:12].to(*placement(vae))
+    z = vae.p_z().expand((64,)).sample()
+    drawn = vae.q_z(x[:6]).expand((10, 6)).sample().transpose(0, 1)
+    ends = vae.q_z(x).mean
+    path = torch.stack([torch.lerp(ends[:6], ends[-6:], share) for share in torch.linspace(0, 1, 10).tolist()], 1)
+    return {
+        "samples": plots.image_grids({"samples $x \\sim p(x)$": vae.p_x(z).sample(), "their means $E[x|z]$": vae.p_x(z).mean}),
+        "reconstructions": plots.image_rows({"$x$": x, "$E[x|z]$": reconstruct(vae, x)}),
+        "variations": plots.image_table(x[:6], vae.p_x(drawn).mean, "$x$", "$E[x|z]$ for draws $z \\sim q(z|x)$"),
+        "interpolation": plots.image_rows({f"{row + 1}": images for row, images in enumerate(vae.p_x(path).mean[:6])}),
+    }
+
+
+def _vector_figures(vae: VAE, split: Split) -> dict[str, Figure]:
+    x = split[:1000].to(*placement(vae))
+    return {
+        "samples": plots.marginals(x.numpy(), vae.sample(len(x)).numpy()),
+        "reconstructions": plots.agreement(x.numpy(), reconstruct(vae, x).numpy()),
+    }
+
+
+def _latents(vae: VAE, split: Split, side: int = 20) -> Figure:
+    codes = torch.cat([vae.q_z(x.to(*placement(vae))).mean for x in blocks(split, 1024)])
+    labels = None if split.y is None else split.y[: len(codes)].numpy()
+    if codes.shape[1] == 1:
+        codes = torch.cat([codes, torch.zeros_like(codes)], 1)
+    if codes.shape[1] > 2:
+        return plots.latent_pca(codes.numpy(), labels)
+    if vae.latent_shape != (2,) or len(vae.event_shape) != 3:
+        return plots.latent_plane(codes.numpy(), labels, None)
+    axis = torch.linspace(-3, 3, side).to(codes)
+    grid = torch.stack(torch.meshgrid(axis, axis.flip(0), indexing="xy"), -1)
+    return plots.latent_plane(codes.numpy(), labels, vae.p_x(grid).mean.numpy())
+
+
+def _program(vae: VAE, split: Split) -> Figure:
+    relations = get_model_relations(vae.model, (split[:2].to(*placement(vae)),))
+    graph = networkx.DiGraph()
+    graph.add_nodes_from(relations["sample_sample"])
+    graph.add_edges_from((tail, head) for head, tails in relations["sample_sample"].items() for tail in tails if tail != head)
+    levels = {site: level for level, sites in enumerate(networkx.topological_generations(graph)) for site in sites}
+    return plots.program_graph(levels, list(graph.edges), relations["observed"], "N")
