@@ -44,7 +44,7 @@ def evaluate(programs: Programs, data: Data, particles: int = 100, seed: int = 0
         "kl_estimator": estimator,
         "kl_per_latent": {site: values.mean(0).flatten().tolist() for site, values in kls.items()},
         "latents": {site: values[0].numel() for site, values in means.items()},
-        "active_units": {site: int((values.var(0) > ACTIVE).sum()) for site, values in means.items()},
+        "active_units": {site: int((values.var(0, correction=0) > ACTIVE).sum()) for site, values in means.items()},
     }
 
 

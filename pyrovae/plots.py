@@ -23,7 +23,7 @@ STYLE = {
     "legend.frameon": False,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
-    "savefig.dpi": 150,
+    "figure.dpi": 200,
     "figure.constrained_layout.use": True,
 }
 # Okabe & Ito 2008: eight colours that colour-blind readers can tell apart.
@@ -60,14 +60,15 @@ def loss_curves(records: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def tile(images: np.ndarray, columns: int) -> np.ndarray:
-    """Images (n, C, H, W) in [0, 1] as one picture (rows (H + 1) - 1, columns (W + 1) - 1, 3), white between them."""
+def tile(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
+    """Images (n, C, H, W), values clipped to [0, 1], as one RGB picture with `columns` in a row, white between them."""
     images = np.clip(np.asarray(images, dtype=float), 0, 1)
     n, c, h, w = images.shape
     rows = -(-n // columns)
-    sheet = np.ones((rows, columns, 3, h + 1, w + 1))
-    sheet.reshape(-1, 3, h + 1, w + 1)[:n, :, :h, :w] = images if c == 3 else images[:, :1]
-    return sheet.transpose(0, 3, 1, 4, 2).reshape(rows * (h + 1), columns * (w + 1), 3)[:-1, :-1]
+    sheet = np.ones((rows, columns, 3, h + gap, w + gap))
+    sheet.reshape(-1, 3, h + gap, w + gap)[:n, :, :h, :w] = images if c == 3 else images[:, :1]
+    picture = sheet.transpose(0, 3, 1, 4, 2).reshape(rows * (h + gap), columns * (w + gap), 3)
+    return picture[: len(picture) - gap, : picture.shape[1] - gap]
 
 
 def _show(axes: Axes, images: np.ndarray, columns: int, title: str = "") -> None:
@@ -97,13 +98,14 @@ def image_rows(rows: dict[str, np.ndarray]) -> Figure:
 
 
 @_styled
-def image_table(first: np.ndarray, rest: np.ndarray, left: str, right: str) -> Figure:
-    """On the left a column of images (n, C, H, W), on the right a row of others for each: (n, m, C, H, W)."""
-    n, m, _, h, w = rest.shape
-    figure = Figure(figsize=(6.4, 6.4 * n * h / ((m + 1.4) * w) + 0.3))
-    one, many = figure.subplots(1, 2, width_ratios=[1, m])
-    _show(one, first, 1, left)
-    _show(many, rest.reshape(n * m, *rest.shape[2:]), m, right)
+def image_table(panels: dict[str, np.ndarray]) -> Figure:
+    """Panels side by side, each (n, m, C, H, W): n rows of m images under a title. Row i belongs together."""
+    n, _, _, h, w = next(iter(panels.values())).shape
+    widths = [images.shape[1] for images in panels.values()]
+    figure = Figure(figsize=(6.4, 6.4 * n * h / ((sum(widths) + 0.4 * len(widths)) * w) + 0.3))
+    grid = figure.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0]
+    for axes, (title, images), m in zip(grid, panels.items(), widths, strict=True):
+        _show(axes, images.reshape(n * m, *images.shape[2:]), m, title)
     return figure
 
 
@@ -118,7 +120,7 @@ def latent_plane(codes: np.ndarray, labels: np.ndarray | None, decoded: np.ndarr
     _scatter(axes[-1], codes, labels, "$z_1$", "$z_2$", r"codes $E_q[z|x]$")
     if decoded is not None:
         side = len(decoded)
-        sheet = tile(decoded.reshape(-1, *decoded.shape[2:]), side)
+        sheet = tile(decoded.reshape(-1, *decoded.shape[2:]), side, gap=0)
         axes[0].imshow(sheet, extent=(-extent, extent, -extent, extent), interpolation="nearest")
         axes[0].grid(False)
         axes[0].set(xlabel="$z_1$", ylabel="$z_2$", title="decoded mean $E[x|z]$")
@@ -197,7 +199,7 @@ def program_graph(levels: dict[str, int], edges: Sequence[tuple[str, str]], obse
         for site in sites
     }
     half, depth = 0.8 * max(map(len, width.values())) + 0.3, 1.5 * max(width)
-    figure = Figure(figsize=(1.2 * (2 * half + 0.4), 1.2 * (depth + 2.2)))
+    figure = Figure(figsize=(0.9 * (2 * half + 0.4), 0.9 * (depth + 2.1)))
     axes = figure.subplots()
     axes.set(xlim=(-half - 0.2, half + 0.2), ylim=(-depth - 1.2, 0.9), aspect="equal")
     axes.set_axis_off()
@@ -206,15 +208,14 @@ def program_graph(levels: dict[str, int], edges: Sequence[tuple[str, str]], obse
     latents = [site for site in levels if site not in observed]
     arrows = [(edge, "-", 0.0) for edge in edges]
     arrows += [((x, z), "--", 0.5) for x in observed for z in latents]
-    for (tail, head), line, bend in arrows:
-        style = f"arc3,rad={bend}"
-        axes.add_patch(
-            FancyArrowPatch(
-                place[tail], place[head], connectionstyle=style, ls=line, arrowstyle="-|>", mutation_scale=12,
-                shrinkA=19, shrinkB=19, color="0.2", lw=1,
-            )
-        )  # fmt: skip
+    discs = {
+        site: axes.add_patch(Circle(centre, 0.35, facecolor="0.85" if site in observed else "white", edgecolor="0.2"))
+        for site, centre in place.items()
+    }
     for site, centre in place.items():
-        axes.add_patch(Circle(centre, 0.35, facecolor="0.85" if site in observed else "white", edgecolor="0.2"))
         axes.text(*centre, f"${site}$", ha="center", va="center", fontsize=12)
+    for (tail, head), line, bend in arrows:
+        ends = {"posA": place[tail], "posB": place[head], "patchA": discs[tail], "patchB": discs[head]}
+        look = {"arrowstyle": "-|>", "mutation_scale": 12, "color": "0.2", "lw": 1, "ls": line}
+        axes.add_patch(FancyArrowPatch(**ends, **look, connectionstyle=f"arc3,rad={bend}", shrinkA=2, shrinkB=2))
     return figure

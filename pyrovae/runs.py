@@ -263,10 +263,14 @@ def _image_figures(vae: VAE, split: Split) -> dict[str, Figure]:
     ends = vae.q_z(x).mean
     path = torch.stack([torch.lerp(ends[:6], ends[-6:], share) for share in torch.linspace(0, 1, 10).tolist()], 1)
     return {
-        "samples": plots.image_grids({"samples $x \\sim p(x)$": vae.p_x(z).sample(), "their means $E[x|z]$": vae.p_x(z).mean}),
+        "samples": plots.image_grids(
+            {"samples $x \\sim p(x)$": vae.p_x(z).sample(), "their means $E[x|z]$": vae.p_x(z).mean}
+        ),
         "reconstructions": plots.image_rows({"$x$": x, "$E[x|z]$": reconstruct(vae, x)}),
-        "variations": plots.image_table(x[:6], vae.p_x(drawn).mean, "$x$", "$E[x|z]$ for draws $z \\sim q(z|x)$"),
-        "interpolation": plots.image_rows({f"{row + 1}": images for row, images in enumerate(vae.p_x(path).mean[:6])}),
+        "variations": plots.image_table({"$x$": x[:6, None], "$E[x|z]$ for draws $z \\sim q(z|x)$": vae.p_x(drawn).mean}),
+        "interpolation": plots.image_table(
+            {"$x$": x[:6, None], "$E[x|z]$ from $E_q[z|x]$ to $E_q[z|x']$": vae.p_x(path).mean, "$x'$": x[-6:, None]}
+        ),
     }
 
 

@@ -40,16 +40,15 @@ class Normal(nn.Module):
         self.learn, self.min_scale = learn, checks.positive("min_scale", min_scale) if learn else 0.0
         if checks.positive("scale", scale) <= self.min_scale:
             raise ValueError(f"scale: expected a number above min_scale = {self.min_scale}, found {scale}")
-        log_scale = torch.full(shape, math.log(scale - self.min_scale))
         if learn:
-            self.log_scale = nn.Parameter(log_scale)
+            self.log_excess = nn.Parameter(torch.full(shape, math.log(scale - self.min_scale)))
         else:
-            self.register_buffer("log_scale", log_scale, persistent=False)
+            self.register_buffer("fixed", torch.tensor(scale, dtype=torch.float64), persistent=False)
 
     @property
     def scale(self) -> Tensor:
         """The scale s, of shape () or the event shape."""
-        return self.min_scale + self.log_scale.exp()
+        return self.min_scale + self.log_excess.exp() if self.learn else self.fixed
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
-        return dist.Normal(h, self.scale).to_event(len(self.event_shape))
+        return dist.Normal(h, self.scale.to(h.dtype)).to_event(len(self.event_shape))

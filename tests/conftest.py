@@ -1,0 +1,64 @@
+"""What the tests share: one thread, an untouched process, small data, and a model whose every number is known."""
+
+import os
+from functools import partial
+from types import SimpleNamespace
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import pyrovae
+from pyrovae.likelihoods import Normal
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _same_start():
+    """Every test starts from one seed and an empty store, and must leave validation on."""
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    yield
+    assert pyro.settings.get("validate_distributions_pyro")
+    assert torch.get_num_threads() == 1
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return pyrovae.data.load("digits")
+
+
+@pytest.fixture(scope="session")
+def mnist_root():
+    """The folder of the MNIST files."""
+    root = os.environ.get("PYROVAE_DATA", "")
+    if not os.path.isdir(os.path.join(root, "MNIST", "raw")):
+        pytest.skip("needs MNIST: set PYROVAE_DATA to a folder with MNIST/raw/*-ubyte")
+    return root
+
+
+@pytest.fixture
+def linear():
+    """p(z) = N(0, I), p(x|z) = N(Wz + b, s^2 I) in float64, with its exact posterior as the guide, and its evidence."""
+    d, width, s = 2, 5, 0.7
+    vae = pyrovae.VAE(
+        width, d, likelihood=partial(Normal, scale=s), encoder=nn.Linear(width, 2 * d), decoder=nn.Linear(d, width)
+    ).double()
+    w, b = vae.decoder.weight, vae.decoder.bias
+    precision = (w.T @ w / s**2 + torch.eye(d, dtype=torch.float64)).detach()
+    covariance = (w @ w.T + s**2 * torch.eye(width, dtype=torch.float64)).detach()
+
+    def posterior(x):
+        mean = torch.linalg.solve(precision, (x - b) @ w / s**2, left=False)
+        return dist.MultivariateNormal(mean.detach(), precision_matrix=precision)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", posterior(x))
+
+    evidence = dist.MultivariateNormal(b.detach(), covariance)
+    x = evidence.sample((40,))
+    return SimpleNamespace(vae=vae, exact=(vae.model, guide), posterior=posterior, evidence=evidence, x=x, s=s)

@@ -1,0 +1,192 @@
+"""Closed forms: what every estimator must give on a model whose numbers are known."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from torch.distributions import kl_divergence
+
+import pyrovae
+from pyrovae import inference
+from pyrovae.evaluate import scores
+from pyrovae.handlers import scale_latents
+from pyrovae.objectives import ELBO
+
+MANY = Trace_ELBO(num_particles=4000, vectorize_particles=True, max_plate_nesting=1)
+
+
+def by_hand(linear, beta):
+    """-E_q[log p(x|z)] + beta KL, per datum, in closed form: x - Wz - b is normal under q."""
+    vae, x = linear.vae, linear.x
+    q = vae.q_z(x).base_dist
+    residual = (x - vae.decoder(q.loc)).square().sum(-1) + q.scale.square() @ vae.decoder.weight.square().sum(0)
+    reconstruction = -residual / (2 * linear.s**2) - x.shape[1] * math.log(linear.s * math.sqrt(2 * math.pi))
+    kl = 0.5 * (q.loc.square() + q.scale.square() - 1 - 2 * q.scale.log()).sum(-1)
+    return (beta * kl - reconstruction).mean()
+
+
+def test_exact_posterior_gives_the_evidence_in_every_sample(linear):
+    with torch.no_grad():
+        log_w = inference.log_weights(*linear.exact, linear.x, 7)
+    assert log_w.shape == (7, 40)
+    torch.testing.assert_close(log_w, linear.evidence.log_prob(linear.x).expand(7, 40), rtol=0, atol=1e-10)
+    assert log_w.std(0).max() < 1e-10
+
+
+def test_exact_posterior_has_no_gap(linear):
+    result = pyrovae.evaluate(linear.exact, linear.x, particles=3)
+    truth = linear.evidence.log_prob(linear.x).mean().item()
+    assert result["log_likelihood"]["value"] == pytest.approx(truth, abs=1e-9)
+    assert result["monte_carlo_error"] < 1e-9
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 4.0])
+def test_sampled_and_analytic_kl_agree_with_the_closed_form(linear, beta):
+    truth = by_hand(linear, beta)
+    with torch.no_grad():
+        runs = torch.tensor([ELBO(beta, MANY).loss(*_programs(linear), linear.x) for _ in range(8)])
+        q = linear.vae.q_z(linear.x)
+        closed = ELBO(beta, TraceMeanField_ELBO(num_particles=4000, vectorize_particles=True, max_plate_nesting=1))
+        analytic = torch.tensor([closed.loss(*_programs(linear), linear.x) for _ in range(8)])
+    assert kl_divergence(q, linear.vae.p_z().expand((40,))).mean() > 0.5  # else there would be nothing to see
+    for values in (runs, analytic):
+        assert abs(values.mean() - truth) < 4 * values.std() / math.sqrt(8) + 1e-6
+        assert values.std() < 0.05
+
+
+@pytest.mark.parametrize("wrong", ["sign", "model only", "guide only", "observed too"])
+def test_a_planted_error_in_beta_is_noticed(linear, wrong):
+    """The control: were beta applied wrongly, the test above would fail by far."""
+
+    def loss(model, guide):
+        scales = {"sign": (-4, -4), "model only": (4, 1), "guide only": (1, 4), "observed too": (1, 1)}[wrong]
+        if wrong == "observed too":
+            model, guide = pyro.poutine.scale(model, 4), pyro.poutine.scale(guide, 4)
+        programs = [scale_latents(scale)(program) for scale, program in zip(scales, (model, guide), strict=True)]
+        return MANY.loss(*programs, linear.x) / len(linear.x)
+
+    with torch.no_grad():
+        assert abs(loss(*_programs(linear)) - by_hand(linear, 4.0)) > 0.5
+
+
+def _programs(linear):
+    return linear.vae.model, linear.vae.guide
+
+
+@pytest.mark.parametrize("estimator", [Trace_ELBO, TraceMeanField_ELBO])
+def test_the_gradient_is_that_of_the_closed_form(linear, estimator):
+    """With respect to every parameter of both networks, at beta 2; common noise would not help a wrong sign."""
+    parameters = list(linear.vae.parameters())
+    truth = torch.autograd.grad(by_hand(linear, 2.0), parameters)
+    objective = ELBO(2.0, estimator(num_particles=20000, vectorize_particles=True, max_plate_nesting=1))
+    found = torch.autograd.grad(objective.differentiable_loss(*_programs(linear), linear.x), parameters)
+    for name, a, b in zip(dict(linear.vae.named_parameters()), truth, found, strict=True):
+        torch.testing.assert_close(b, a, rtol=0.05, atol=0.02, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_elbo_below_importance_bound_below_evidence(linear):
+    """Each beyond four standard errors, per datum pairs; and the bound closes as K grows."""
+    truth = linear.evidence.log_prob(linear.x)
+    x = linear.x
+    with torch.no_grad():
+        log_w = inference.log_weights(*_programs(linear), x, 20000)
+    elbo = log_w.mean(0)
+    few = log_w.unflatten(0, (4000, 5)).logsumexp(1) - math.log(5)
+    many = log_w.unflatten(0, (40, 500)).logsumexp(1) - math.log(500)
+
+    def error(values):
+        return (values.var(0) / len(values)).sum().sqrt() / len(x)
+
+    chain = [(elbo.mean(), error(log_w)), (few.mean(), error(few)), (many.mean(), error(many))]
+    for (low, low_error), (high, high_error) in zip(chain, chain[1:], strict=False):
+        assert high - low > 4 * (low_error + high_error)
+    assert truth.mean() - few.mean() > 4 * error(few)
+    assert abs(truth.mean() - many.mean()) < 0.05
+
+
+def test_elbo_is_evidence_minus_the_gap(linear):
+    """ELBO = log p(x) - KL(q(z|x) || p(z|x)), all three in closed form."""
+    with torch.no_grad():
+        q = linear.vae.q_z(linear.x)
+        full = dist.MultivariateNormal(q.mean, torch.diag_embed(q.variance))
+        gap = kl_divergence(full, linear.posterior(linear.x))
+        elbo = linear.evidence.log_prob(linear.x) - gap
+        assert -elbo.mean() == pytest.approx(by_hand(linear, 1.0).item(), abs=1e-10)
+
+
+def test_evaluate_agrees_with_the_closed_form(linear):
+    result = pyrovae.evaluate(linear.vae, linear.x, particles=5000)
+    assert result["kl_estimator"] == "closed form"
+    assert -result["elbo"]["value"] == pytest.approx(by_hand(linear, 1.0).item(), abs=0.05)
+    assert result["log_likelihood"]["value"] == pytest.approx(linear.evidence.log_prob(linear.x).mean().item(), abs=0.02)
+    q = linear.vae.q_z(linear.x).base_dist
+    each = 0.5 * (q.loc.square() + q.scale.square() - 1 - 2 * q.scale.log()).mean(0)
+    assert result["kl_per_latent"]["z"] == pytest.approx(each.tolist(), abs=1e-9)
+    assert sum(result["kl_per_latent"]["z"]) == pytest.approx(result["kl"]["value"], abs=1e-9)
+
+
+def test_the_monte_carlo_error_is_the_spread_over_seeds(linear):
+    runs = [inference.log_likelihood(linear.vae, linear.x, 200, seed)[0].mean() for seed in range(60)]
+    claimed = pyrovae.evaluate(linear.vae, linear.x, 200)["monte_carlo_error"]
+    assert 0.6 < torch.stack(runs).std().item() / claimed < 1.6
+
+
+def test_active_units_are_counted_by_the_variance_of_the_codes(linear):
+    with torch.no_grad():
+        linear.vae.encoder.weight[1] = 0
+    result = pyrovae.evaluate(linear.vae, linear.x, 2)
+    codes = linear.vae.q_z(linear.x).mean
+    assert codes[:, 0].var() > 0.01 > codes[:, 1].var()
+    assert result["active_units"] == {"z": 1}
+
+
+@pytest.mark.parametrize("rows", [1, 7, 128, 129, 300])
+def test_scores_do_not_change_with_how_many_rows_come_along(rows):
+    vae = pyrovae.VAE((1, 8, 8), 2)
+    x = torch.bernoulli(torch.full((400, 1, 8, 8), 0.5))
+    alone = inference.log_likelihood(vae, x[:rows], 10)[0]
+    together = inference.log_likelihood(vae, x, 10)[0][:rows]
+    torch.testing.assert_close(alone, together, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 50, 128, 359])
+def test_scores_do_not_change_with_the_batches_they_come_in(digits, batch):
+    vae = pyrovae.VAE(digits.event_shape, 2)
+    loader = torch.utils.data.DataLoader(digits.test[:], batch_size=batch)
+    table, _ = scores(vae, digits.test, 5, seed=3)
+    other, _ = scores(vae, loader, 5, seed=3)
+    assert table["elbo"].shape == (359,)
+    for name in table:
+        torch.testing.assert_close(table[name], other[name], rtol=0, atol=1e-5)
+
+
+def test_particles_are_chunked_without_changing_the_estimate(linear, monkeypatch):
+    whole = inference.log_likelihood(linear.vae, linear.x, 400)[0]
+    monkeypatch.setattr(inference, "FLOATS", 128 * 5 * 10)
+    chunked = inference.log_likelihood(linear.vae, linear.x, 400)[0]
+    truth = linear.evidence.log_prob(linear.x)
+    assert not torch.equal(whole, chunked)
+    assert abs((whole - truth).mean()) < 0.1
+    assert abs((chunked - truth).mean()) < 0.1
+
+
+def test_iwae_error_of_one_particle_is_unknown(linear):
+    assert torch.isnan(inference.log_likelihood(linear.vae, linear.x, 1)[1]).all()
+    assert pyrovae.evaluate(linear.vae, linear.x[:1], 4)["rows"] == 1
+
+
+def test_svi_reaches_the_evidence(linear):
+    """Trained jointly, the diagonal guide of a linear model closes its gap: the loss ends at the maximum likelihood."""
+    x = linear.evidence.sample((400,))
+    pyrovae.fit(linear.vae, x, epochs=250, batch_size=400, learning_rate=0.02, seed=1)
+    covariance = torch.cov(x.T, correction=0)
+    values, _ = torch.linalg.eigh(covariance)
+    discarded = linear.s**2
+    kept = torch.where(values > discarded, values, torch.full_like(values, discarded))
+    kept[: -2] = discarded
+    best = -0.5 * (kept.log() + values / kept + math.log(2 * math.pi)).sum()
+    elbo = pyrovae.evaluate(linear.vae, x, 50)["elbo"]["value"]
+    assert best - 0.05 < elbo < best + 0.02
