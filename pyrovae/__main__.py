@@ -15,7 +15,7 @@ from pyrovae.train import TrainingError
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
-class BadInput(Exception):
+class BadInputError(Exception):
     """What was asked for cannot be meant; the message says why, in one line."""
 
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         asked = vars(_parser().parse_args(arguments))
         asked.pop("command")(**asked)
-    except BadInput as error:
+    except BadInputError as error:
         print(f"pyrovae: {error}", file=sys.stderr)
         return BAD_INPUT
     except TrainingError as error:
@@ -99,11 +99,18 @@ def _bad_input() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        raise BadInput(str(error).splitlines()[0]) from error
+        raise BadInputError(str(error).splitlines()[0]) from error
 
 
 class _Parser(argparse.ArgumentParser):
     """argparse, with errors of one line and a guess at what was meant."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """What a command does not know is its own error: the parser above it could not guess what was meant."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         unknown = message.partition("unrecognized arguments: ")[2].split()
@@ -113,7 +120,7 @@ class _Parser(argparse.ArgumentParser):
                 checks.member("option", unknown[0].partition("=")[0], known)
         except ValueError as error:
             message = str(error).partition(" (known")[0]
-        raise BadInput(f"{message}; see {self.prog} --help")
+        raise BadInputError(f"{message}; see {self.prog} --help")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ def finite(name: str, x: Tensor) -> None:
         raise ValueError(f"{name}: expected finite values, found {x[where].item()} at {where}, {int(bad.sum())} in all")
 
 
-def support(x: Tensor, constraint: constraints.Constraint, advice: str = "") -> None:
+def support(x: Tensor, constraint: Any, advice: str = "") -> None:
     """Every value inside a distribution's support."""
     while isinstance(constraint, constraints.independent):
         constraint = constraint.base_constraint

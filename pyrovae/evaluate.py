@@ -67,7 +67,9 @@ def scores(programs: Programs, data: Data, particles: int, seed: int) -> tuple[d
         blocks.append({name: values[:n].cpu() for name, values in row.items()})
     order = ("elbo", "reconstruction", "kl", "log_likelihood", "monte_carlo_error")
     names = [*order, *(name for name in blocks[0] if name not in order)]
-    return {name: torch.cat([block[name] for block in blocks]) for name in names}, "closed form" if closed else "sampled"
+    return {
+        name: torch.cat([block[name] for block in blocks]) for name in names
+    }, "closed form" if closed else "sampled"
 
 
 def _kl(q: Trace, p: Trace) -> tuple[dict[str, Tensor], bool]:
@@ -78,7 +80,8 @@ def _kl(q: Trace, p: Trace) -> tuple[dict[str, Tensor], bool]:
     """
     latents = [name for name, site in q.nodes.items() if site["type"] == "sample" and not site["is_observed"]]
     if len(latents) == 1:
-        q_z, p_z = q.nodes[latents[0]]["fn"], p.nodes[latents[0]]["fn"]
+        q_z: Any = q.nodes[latents[0]]["fn"]
+        p_z: Any = p.nodes[latents[0]]["fn"]
         try:
             if isinstance(q_z, Independent) and isinstance(p_z, Independent):
                 each = kl_divergence(q_z.base_dist, p_z.base_dist)
@@ -95,8 +98,9 @@ def _means(q: Trace) -> dict[str, Tensor]:
     means = {}
     for name, site in q.nodes.items():
         if site["type"] == "sample" and not site["is_observed"]:
+            q_z: Any = site["fn"]
             try:
-                means[f"mean.{name}"] = site["fn"].mean
+                means[f"mean.{name}"] = q_z.mean
             except NotImplementedError:
                 means[f"mean.{name}"] = site["value"]
     return means

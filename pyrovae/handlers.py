@@ -70,15 +70,11 @@ def register(module: nn.Module) -> None:
     The module's own tensors are the truth: where one was replaced, the store's old one is dropped.
     """
     name = _names.setdefault(module, f"{type(module).__name__}-{next(_numbers)}")
-    tensors = {param_with_module_name(name, key): value for key, value in module.named_parameters()}
-    for handler in reversed(_PYRO_STACK):
-        if isinstance(handler, own_parameters):
-            handler.found.update(tensors)
-            return
     store = pyro.get_param_store()
-    for key, value in tensors.items():
-        if key in store and store[key] is not value:
-            del store[key]
+    for key, value in module.named_parameters():
+        full = param_with_module_name(name, key)
+        if full in store and store[full] is not value:
+            del store[full]
     pyro.module(name, module)
 
 

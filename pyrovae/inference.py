@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pyro
 import torch
@@ -30,7 +31,8 @@ def reconstruct(programs: Programs, x: Tensor) -> Tensor:
     """E[x'|z] at one draw z ~ q(z|x) for each row of x. (N, *event_shape)"""
     model, guide = pair(programs)
     with answering(programs):
-        return traces(model, guide, x, 1)[1].nodes["x"]["fn"].mean[0]
+        p_x: Any = traces(model, guide, x, 1)[1].nodes["x"]["fn"]
+        return p_x.mean[0]
 
 
 def traces(model: Program, guide: Program, x: Tensor, particles: int) -> tuple[Trace, Trace]:

@@ -15,8 +15,10 @@ Program = Callable[..., Any]
 class HasPrograms(Protocol):
     """Anything with a `model` and a `guide`."""
 
-    model: Program
-    guide: Program
+    @property
+    def model(self) -> Program: ...
+    @property
+    def guide(self) -> Program: ...
 
 
 Programs = HasPrograms | tuple[Program, Program]

@@ -5,7 +5,7 @@ import inspect
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -57,7 +57,7 @@ class Recipe:
     estimator: str = option("trace", "of the ELBO: trace (sampled KL) or trace-mean-field (closed form)")
     epochs: int = option(100, "passes over the training data")
     batch_size: int = option(128, "rows a step")
-    optimizer: str = option("adam", "of torch.optim, in kebab-case, e.g. 'adam(betas=[0.9, 0.99])'")
+    optimizer: str = option("adam", "of torch.optim, e.g. adamw or 'adam(betas=[0.9, 0.99])'")
     learning_rate: float = option(1e-3, "of the optimiser")
     lr_schedule: str = option("constant", "of the learning rate: constant or cosine")
     clip: float = option(0.0, "largest norm of the gradient; 0: any")
@@ -96,9 +96,9 @@ class Recipe:
             vae = VAE(
                 event_shape,
                 self.latent_dim,
-                prior=member("prior", priors, self.prior),
-                likelihood=member("likelihood", likelihoods, self.likelihood),
-                guide=member("guide", guides, self.guide),
+                prior=member("prior", members(priors), self.prior),
+                likelihood=member("likelihood", members(likelihoods), self.likelihood),
+                guide=member("guide", members(guides), self.guide),
                 encoder=network(self.encoder or self.network),
                 decoder=network(self.decoder or self.network),
             )
@@ -114,7 +114,7 @@ class Recipe:
             epochs=self.epochs,
             batch_size=self.batch_size,
             objective=ELBO(self._schedule(steps), estimator),
-            optimizer=member("optimizer", torch.optim, self.optimizer, _optimizers(), reserved="lr"),
+            optimizer=member("optimizer", OPTIMIZERS, self.optimizer, reserved="lr"),
             learning_rate=self.learning_rate,
             lr_schedule=LR_SCHEDULES[checks.member("lr_schedule", self.lr_schedule, LR_SCHEDULES)],
             clip=self.clip or None,
@@ -135,11 +135,19 @@ class Recipe:
             return torch.empty((), device=name).device
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"device: expected auto, cpu or a GPU of this machine, found {name!r} ({reason})") from None
+            raise ValueError(
+                f"device: expected auto, cpu or a GPU of this machine, found {name!r} ({reason})"
+            ) from None
 
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 ESTIMATORS = {"trace": Trace_ELBO, "trace-mean-field": TraceMeanField_ELBO}
+OPTIMIZERS = {
+    name.lower(): optimizer
+    for name, optimizer in vars(torch.optim).items()
+    # LBFGS needs a closure, SparseAdam sparse gradients, and Optimizer is not one.
+    if isinstance(optimizer, type) and name not in ("Optimizer", "LBFGS", "SparseAdam")
+}
 ACTIVATIONS = {
     "elu": nn.ELU,
     "gelu": nn.GELU,
@@ -159,12 +167,14 @@ def kebab(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
 
 
-def member(
-    kind: str, package: ModuleType, text: str, names: Iterable[str] | None = None, reserved: str = ""
-) -> Callable[..., Any]:
-    """What "name(option=value, ...)" stands for: the class of a package, with these options but not the reserved one."""
+def members(package: ModuleType) -> dict[str, Callable[..., Any]]:
+    """The members of one of our packages, by their names in kebab-case."""
+    return {kebab(name): getattr(package, name) for name in package.__all__}
+
+
+def member(kind: str, known: Mapping[str, Callable[..., Any]], text: str, reserved: str = "") -> Callable[..., Any]:
+    """What "name(option=value, ...)" stands for: a known class with these options, but not the reserved one."""
     name, options = _parse(kind, text)
-    known = {kebab(each): getattr(package, each) for each in (package.__all__ if names is None else names)}
     found = known[checks.member(kind, name, known)]
     parameters = inspect.signature(found).parameters.values()
     takes = [each.name for each in parameters if each.default is not each.empty and each.name != reserved]
@@ -177,24 +187,20 @@ def _parse(kind: str, text: str) -> tuple[str, dict[str, Any]]:
     name, bracket, rest = text.partition("(")
     try:
         call = ast.parse(f"f({rest}" if bracket else "f()", mode="eval").body
-        assert isinstance(call, ast.Call) and not call.args
+        assert isinstance(call, ast.Call)
+        assert not call.args
         return name.strip(), {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
     except (SyntaxError, ValueError, AssertionError):
         raise ValueError(f"{kind}: expected name or 'name(option=value, ...)', found {text!r}") from None
 
 
 def _network(text: str, activation: Callable[..., Any]) -> Callable[..., Any]:
-    return partial(member("network", networks, text, reserved="activation"), activation=activation)
-
-
-def _optimizers() -> list[str]:
-    unfit = {"Optimizer", "LBFGS", "SparseAdam"}  # not one, needs a closure, needs sparse gradients
-    return [name for name in torch.optim.__all__ if isinstance(getattr(torch.optim, name), type) and name not in unfit]
+    return partial(member("network", members(networks), text, reserved="activation"), activation=activation)
 
 
 def write(recipe: Recipe, path: Path) -> None:
     """run.toml: every option with its line of help. Paths are written relative to its folder."""
-    lines = [f"# pyrovae: `pyrovae train {path.parent}` reproduces this run", f"schema = {SCHEMA}"]
+    lines = [f"# `pyrovae train {path.parent.name}`, from the folder above, reproduces this run.", f"schema = {SCHEMA}"]
     for each in fields(recipe):
         value = getattr(recipe, each.name)
         if each.name in ("data", "data_root") and os.path.isabs(value):
@@ -228,7 +234,7 @@ def from_options(values: dict[str, Any], start: Recipe | None = None) -> Recipe:
 
 def locate(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with its paths made absolute, from where they were relative to."""
-    places = {}
+    places: dict[str, Any] = {}
     for name in ("data", "data_root"):
         value = getattr(recipe, name)
         if value and value not in DATASETS and (os.sep in value or (folder / value).exists()):

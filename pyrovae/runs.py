@@ -1,14 +1,14 @@
 """A run is a directory: run.toml goes in, everything else comes out. Each stage reads the directory and nothing else.
 
-    run.toml                the recipe
-    environment.json        versions, commit, device, threads, seconds
-    metrics.jsonl           one record an epoch
-    tensorboard/            the same, as curves
-    best.safetensors        weights of the best epoch by validation loss (of the last, without validation data)
-    last.safetensors        weights, optimiser, generators and counters after the last epoch: what --resume goes on from
-    previous.safetensors    the same one epoch earlier, should the last be damaged
-    evaluation.json         numbers on the test data
-    figures/                pictures
+run.toml                the recipe
+environment.json        versions, commit, device, threads, seconds
+metrics.jsonl           one record an epoch
+tensorboard/            the same, as curves
+best.safetensors        weights of the best epoch by validation loss (of the last, without validation data)
+last.safetensors        weights, optimiser, generators and counters after the last epoch: what --resume goes on from
+previous.safetensors    the same one epoch earlier, should the last be damaged
+evaluation.json         numbers on the test data
+figures/                pictures
 """
 
 import json
@@ -24,8 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import networkx
-import numpy as np
-import pyro
 import torch
 from matplotlib.figure import Figure
 from pyro.infer.inspect import get_model_relations
@@ -109,7 +107,9 @@ def _write_state(path: Path, training: Training) -> None:
     tensors, about = training.state()
     if (path / "last.safetensors").exists():
         os.replace(path / "last.safetensors", path / "previous.safetensors")
-    files.write_tensors(path / "last.safetensors", tensors, about | _place(training) | {"event_shape": training.programs.event_shape})
+    files.write_tensors(
+        path / "last.safetensors", tensors, about | _place(training) | {"event_shape": training.programs.event_shape}
+    )
 
 
 def _last_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -267,7 +267,9 @@ def _image_figures(vae: VAE, split: Split) -> dict[str, Figure]:
             {"samples $x \\sim p(x)$": vae.p_x(z).sample(), "their means $E[x|z]$": vae.p_x(z).mean}
         ),
         "reconstructions": plots.image_rows({"$x$": x, "$E[x|z]$": reconstruct(vae, x)}),
-        "variations": plots.image_table({"$x$": x[:6, None], "$E[x|z]$ for draws $z \\sim q(z|x)$": vae.p_x(drawn).mean}),
+        "variations": plots.image_table(
+            {"$x$": x[:6, None], "$E[x|z]$ for draws $z \\sim q(z|x)$": vae.p_x(drawn).mean}
+        ),
         "interpolation": plots.image_table(
             {"$x$": x[:6, None], "$E[x|z]$ from $E_q[z|x]$ to $E_q[z|x']$": vae.p_x(path).mean, "$x'$": x[-6:, None]}
         ),
@@ -300,6 +302,8 @@ def _program(vae: VAE, split: Split) -> Figure:
     relations = get_model_relations(vae.model, (split[:2].to(*placement(vae)),))
     graph = networkx.DiGraph()
     graph.add_nodes_from(relations["sample_sample"])
-    graph.add_edges_from((tail, head) for head, tails in relations["sample_sample"].items() for tail in tails if tail != head)
+    graph.add_edges_from(
+        (tail, head) for head, tails in relations["sample_sample"].items() for tail in tails if tail != head
+    )
     levels = {site: level for level, sites in enumerate(networkx.topological_generations(graph)) for site in sites}
     return plots.program_graph(levels, list(graph.edges), relations["observed"], "N")

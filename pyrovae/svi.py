@@ -37,7 +37,7 @@ class SVI:
         self.model, self.guide, self.optim, self.loss = model, guide, optim, loss
         self.clip = float("inf") if clip is None else clip
         self.parameters: dict[str, Tensor] = {}
-        self.optimizer: torch.optim.Optimizer | None = None
+        self.optimizer: Any = None
         self.skipped = 0
 
     def prepare(self, *args: Any, **kwargs: Any) -> None:

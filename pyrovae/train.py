@@ -3,6 +3,7 @@
 import copy
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -89,7 +90,8 @@ class Training:
         seed: int = 0,
     ) -> None:
         splits = data if isinstance(data, Splits) else Splits("data", as_split(data))  # type: ignore[arg-type]
-        self.programs, self.train, self.valid = programs, as_split(splits.train), splits.valid
+        self.programs: Any = programs
+        self.train, self.valid = as_split(splits.train), splits.valid
         self.epochs = checks.integer("epochs", epochs)
         self.batch_size = _batch_size(batch_size, self.train)
         self.patience = None if patience is None else checks.integer("patience", patience)
@@ -136,7 +138,8 @@ class Training:
     def _epoch(self, bar: Any) -> Record:
         start, good, total, rows, number = time.perf_counter(), self.state(), 0.0, 0, 0
         try:
-            with self.noise(), mode(self.programs, training=True):
+            with self.noise(), mode(self.programs, training=True), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Encountered")  # Pyro's, of what is reported whole below
                 for number, x in enumerate(self._batches()):
                     total += self._step(x, number) * len(x)
                     rows += len(x)
@@ -294,7 +297,7 @@ def _check_data(programs: Programs, parts: list[Any]) -> Tensor:
     with seeded(0), answering(programs):
         for part in parts:
             resident = isinstance(getattr(part, "x", None), Tensor)
-            for number, x in enumerate(blocks(part, 1024 if resident else 2)):
+            for x in blocks(part, 1024 if resident else 2):
                 _check_rows(programs, x.to(*placement(programs)))
                 first.append(x[:2])
                 if not resident:
@@ -302,7 +305,7 @@ def _check_data(programs: Programs, parts: list[Any]) -> Tensor:
     return first[0]
 
 
-def _check_rows(programs: Programs, x: Tensor) -> None:
+def _check_rows(programs: Any, x: Tensor) -> None:
     if hasattr(programs, "check"):
         programs.check(x)
     else:

@@ -1,6 +1,7 @@
 """Closed forms: what every estimator must give on a model whose numbers are known."""
 
 import math
+from itertools import pairwise
 
 import pyro
 import pyro.distributions as dist
@@ -101,7 +102,7 @@ def test_elbo_below_importance_bound_below_evidence(linear):
         return (values.var(0) / len(values)).sum().sqrt() / len(x)
 
     chain = [(elbo.mean(), error(log_w)), (few.mean(), error(few)), (many.mean(), error(many))]
-    for (low, low_error), (high, high_error) in zip(chain, chain[1:], strict=False):
+    for (low, low_error), (high, high_error) in pairwise(chain):
         assert high - low > 4 * (low_error + high_error)
     assert truth.mean() - few.mean() > 4 * error(few)
     assert abs(truth.mean() - many.mean()) < 0.05
@@ -121,7 +122,9 @@ def test_evaluate_agrees_with_the_closed_form(linear):
     result = pyrovae.evaluate(linear.vae, linear.x, particles=5000)
     assert result["kl_estimator"] == "closed form"
     assert -result["elbo"]["value"] == pytest.approx(by_hand(linear, 1.0).item(), abs=0.05)
-    assert result["log_likelihood"]["value"] == pytest.approx(linear.evidence.log_prob(linear.x).mean().item(), abs=0.02)
+    assert result["log_likelihood"]["value"] == pytest.approx(
+        linear.evidence.log_prob(linear.x).mean().item(), abs=0.02
+    )
     q = linear.vae.q_z(linear.x).base_dist
     each = 0.5 * (q.loc.square() + q.scale.square() - 1 - 2 * q.scale.log()).mean(0)
     assert result["kl_per_latent"]["z"] == pytest.approx(each.tolist(), abs=1e-9)
@@ -186,7 +189,7 @@ def test_svi_reaches_the_evidence(linear):
     values, _ = torch.linalg.eigh(covariance)
     discarded = linear.s**2
     kept = torch.where(values > discarded, values, torch.full_like(values, discarded))
-    kept[: -2] = discarded
+    kept[:-2] = discarded
     best = -0.5 * (kept.log() + values / kept + math.log(2 * math.pi)).sum()
     elbo = pyrovae.evaluate(linear.vae, x, 50)["elbo"]["value"]
     assert best - 0.05 < elbo < best + 0.02

@@ -44,7 +44,9 @@ def load(
     checks.member("binarize", binarize, get_args(Binarize))
     path = Path(name).expanduser()
     if str(name) in DATASETS:
-        train, own_test = DATASETS[str(name)](Path(root or os.environ.get("PYROVAE_DATA", "~/.cache/pyrovae")).expanduser())
+        train, own_test = DATASETS[str(name)](
+            Path(root or os.environ.get("PYROVAE_DATA", "~/.cache/pyrovae")).expanduser()
+        )
     elif path.is_dir():
         train, own_test = sources.folder(path)
     elif path.suffix in (".npy", ".npz"):
@@ -77,8 +79,10 @@ def _splits(
     test: float,
     num_classes: int | None = None,
 ) -> Splits:
-    if len(train[0]) == 0:
-        raise ValueError(f"{name}: expected data, found 0 rows")
+    for x, y in (train, own_test or train):
+        if len(x) == 0 or (y is not None and len(y) != len(x)):
+            labels = "" if y is None else f" and {len(y)} labels"
+            raise ValueError(f"{name}: expected data, with a label for each row or none, found {len(x)} rows{labels}")
     images = len(train[0].shape) == 4
     _check_grey(name, train[0], binarize if images else "none")
     rows = split_rows(len(train[0]), {"valid": valid} if own_test else {"test": test, "valid": valid})

@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,8 @@ def omniglot(root: Path) -> Parts:
     """32460 characters of 50 alphabets, brought to 28 x 28, white on black (Lake et al. 2015)."""
     from torchvision import datasets
 
-    both = [
-        _offline_first(lambda download, b=background: datasets.Omniglot(root, background=b, download=download), root)
-        for background in (True, False)
-    ]
-    return tuple(_omniglot_part(part) for part in both)  # type: ignore[return-value]
+    train, test = (_offline_first(partial(datasets.Omniglot, root, background), root) for background in (True, False))
+    return _omniglot_part(train), _omniglot_part(test)
 
 
 def _omniglot_part(dataset: Any) -> Part:
@@ -85,9 +83,9 @@ def _idx(name: str, root: Path) -> Parts:
 
     kind = getattr(datasets, name)
     _check_files(root / name / "raw", _MNIST_SHA256 if name == "MNIST" else {})
-    parts = [_offline_first(lambda download, t=train: kind(root, train=t, download=download), root) for train in (1, 0)]
+    train, test = (_offline_first(partial(kind, root, train), root) for train in (True, False))
     _check_files(root / name / "raw", _MNIST_SHA256 if name == "MNIST" else {})
-    return tuple((part.data.unsqueeze(1), part.targets) for part in parts)  # type: ignore[return-value]
+    return (train.data.unsqueeze(1), train.targets), (test.data.unsqueeze(1), test.targets)
 
 
 def _check_files(folder: Path, digests: dict[str, str]) -> None:
@@ -99,15 +97,15 @@ def _check_files(folder: Path, digests: dict[str, str]) -> None:
             raise ValueError(f"{path}: its content is not MNIST's (expected sha256 {digests[name]})")
 
 
-def _offline_first(dataset: Callable[[bool], Any], root: Path) -> Any:
+def _offline_first(dataset: Callable[..., Any], root: Path) -> Any:
     """The dataset from files in place, else downloaded, else a ValueError that says where it was looked for."""
     try:
-        return dataset(False)
+        return dataset(download=False)
     except RuntimeError:
         pass
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            return dataset(True)
+            return dataset(download=True)
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
@@ -119,30 +117,28 @@ def _offline_first(dataset: Callable[[bool], Any], root: Path) -> Any:
 IMAGE_ENDINGS = frozenset(Image.registered_extensions()) - {".pdf", ".mpo"}
 
 
-def folder(path: Path, resident_bytes: int = RESIDENT_BYTES) -> Parts:
+def folder(path: Path) -> Parts:
     """Images of one size; train/ and test/ are the parts if they exist, and other sub-folders the classes."""
     if (path / "train").is_dir():
         test = path / "test"
         classes = _classes(path / "train")
-        return _folder_part(path / "train", classes, resident_bytes), (
-            _folder_part(test, classes, resident_bytes) if test.is_dir() else None
-        )
-    return _folder_part(path, _classes(path), resident_bytes), None
+        return _folder_part(path / "train", classes), (_folder_part(test, classes) if test.is_dir() else None)
+    return _folder_part(path, _classes(path)), None
 
 
 def _classes(path: Path) -> list[str]:
     return sorted(entry.name for entry in path.iterdir() if entry.is_dir())
 
 
-def _folder_part(path: Path, classes: Sequence[str], resident_bytes: int) -> Part:
+def _folder_part(path: Path, classes: Sequence[str]) -> Part:
     paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and p.is_file())
     if not paths:
         raise ValueError(f"{path}: expected images, found none with a known ending")
     x = ImageFiles(paths)
     names = [p.relative_to(path).parts[0] for p in paths]
     y = torch.tensor([classes.index(name) for name in names]) if set(names) <= set(classes) else None
-    large = len(x) * int(np.prod(x.shape[1:])) > resident_bytes
-    return x if large else x[torch.arange(len(x))], y
+    large = len(x) * int(np.prod(x.shape[1:])) > RESIDENT_BYTES
+    return (x if large else x[torch.arange(len(x))]), y
 
 
 class ImageFiles:
@@ -180,10 +176,10 @@ class ImageFiles:
 _X, _Y = ("x", "images", "data"), ("y", "labels", "targets")
 
 
-def arrays(path: Path, resident_bytes: int = RESIDENT_BYTES) -> Parts:
+def arrays(path: Path) -> Parts:
     """.npy: rows. .npz: x (or images, data) and y (or labels, targets); or x_train, y_train, x_test, y_test."""
     try:
-        large = path.suffix == ".npy" and path.stat().st_size > resident_bytes
+        large = path.suffix == ".npy" and path.stat().st_size > RESIDENT_BYTES
         loaded = np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
         if large:
             return (Mapped(loaded), None), None
@@ -210,13 +206,13 @@ class Mapped:
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
-        self.shape = (len(array), *tensor(array[:1]).shape[1:])
+        self.shape = (len(array), *tensor(np.array(array[:1])).shape[1:])
 
     def __len__(self) -> int:
         return len(self.array)
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        return tensor(self.array[rows.numpy()])
+        return tensor(np.array(self.array[rows.numpy()]))
 
 
 def tensor(array: np.ndarray) -> Tensor:

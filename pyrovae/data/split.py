@@ -42,10 +42,6 @@ class Split:
     y: Tensor | None = None
     binarize: Literal["dynamic", "fixed", "threshold", "none"] = "none"
 
-    def __post_init__(self) -> None:
-        if self.y is not None and len(self.y) != len(self.x):
-            raise ValueError(f"y: expected one label for each of {len(self.x)} rows, found {len(self.y)}")
-
     def __len__(self) -> int:
         return len(self.x)
 
@@ -148,7 +144,9 @@ def as_split(data: Data) -> Split | DataLoader[Any]:
         return data
     if not isinstance(data, Split):
         if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
-            raise ValueError(f"expected data.load(...), a tensor, a Dataset or a DataLoader, found {type(data).__name__}")
+            raise ValueError(
+                f"expected data.load(...), a tensor, a Dataset or a DataLoader, found {type(data).__name__}"
+            )
         data = Split(data if isinstance(data, Tensor) else _DatasetRows(data))
     if len(data) == 0:
         raise ValueError("expected data, found none: there are 0 rows")

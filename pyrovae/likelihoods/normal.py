@@ -14,7 +14,7 @@ from pyrovae import checks
 class Normal(nn.Module):
     """p(x|h) = Normal(x; h, diag(s^2)), for real x.
 
-    -log p(x|h) = sum_i (x_i - h_i)^2 / (2 s_i^2) + log s_i + log(2 pi) / 2: squared error, and what it is worth in nats.
+    -log p(x|h) = sum_i (x_i - h_i)^2 / (2 s_i^2) + log s_i + log(2 pi) / 2: squared error, and its worth in nats.
 
     Args:
         event_shape: event shape of x.
@@ -23,6 +23,7 @@ class Normal(nn.Module):
         min_scale: what a learned s stays above. Without it a constant pixel has no best s: its density grows for ever.
     """
 
+    fixed: Tensor
     measure = "density over real values"
     advice = ""
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -29,7 +30,7 @@ class MLP(nn.Sequential):
         self.input_shape = checks.shape("input_shape", input_shape)
         self.output_shape = checks.shape("output_shape", output_shape)
         widths = [math.prod(self.input_shape), *checks.shape("hidden", hidden, least=0)]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             self.append(nn.Linear(before, after)).append(activation())
         self.append(nn.Linear(widths[-1], math.prod(self.output_shape)))
 

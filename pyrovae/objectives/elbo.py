@@ -32,7 +32,7 @@ class ELBO(pyro.infer.ELBO):
     def __init__(self, beta: float | Schedule = 1.0, estimator: pyro.infer.ELBO | None = None) -> None:
         super().__init__()
         self.schedule: Schedule = beta if isinstance(beta, Schedule) else Constant(beta)
-        self.estimator = estimator or Trace_ELBO()
+        self.estimator: Any = estimator or Trace_ELBO()
         self.step = 0
         if not hasattr(self.estimator, "differentiable_loss"):
             raise ValueError(

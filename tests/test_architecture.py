@@ -1,0 +1,80 @@
+"""The house keeps its floors: a module imports only from lower ones, and never from inside a function."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import pyrovae
+
+PACKAGE = Path(pyrovae.__file__).parent
+FLOORS = [
+    ["checks", "randomness", "files", "handlers", "plots"],
+    ["programs", "data", "networks"],
+    ["priors", "likelihoods", "guides", "inference"],
+    ["models", "objectives"],
+    ["svi", "evaluate"],
+    ["train"],
+    ["recipe"],
+    ["runs"],
+    ["__init__", "__main__"],
+]
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported(node):
+    """The rooms of ours that an import statement names."""
+    names = []
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        names = [node.module] if node.module != "pyrovae" else [f"pyrovae.{alias.name}" for alias in node.names]
+    return [name.split(".")[1] for name in names if name and name.startswith("pyrovae.")]
+
+
+def test_every_room_has_a_floor():
+    assert {room(path) for path in FILES} == set(FLOOR)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path):
+    tree = ast.parse(path.read_text())
+    here = FLOOR[room(path)]
+    for node in ast.walk(tree):
+        for other in imported(node):
+            assert other == room(path) or FLOOR[other] < here, f"{path.name} imports {other} from above"
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef):
+            hidden = [name for node in ast.walk(function) for name in imported(node)]
+            assert hidden == [], f"{path.name}: {function.name} hides an import"
+
+
+def test_the_test_can_fail():
+    assert imported(ast.parse("from pyrovae.runs import load").body[0]) == ["runs"]
+    assert imported(ast.parse("from pyrovae import train").body[0]) == ["train"]
+
+
+def test_the_pictures_know_no_model():
+    assert "pyrovae" not in (PACKAGE / "plots.py").read_text()
+
+
+@pytest.mark.parametrize("package", ["priors", "likelihoods", "guides", "networks", "models", "objectives"])
+def test_members_are_documented_by_an_equation(package):
+    members = getattr(pyrovae, package)
+    for name in members.__all__:
+        text = getattr(members, name).__doc__
+        assert text, name
+        if package in ("priors", "likelihoods", "guides", "models", "objectives"):
+            assert re.search(r"=", text.splitlines()[0]), f"{name}: the first line states no equation"
+
+
+def test_public_names_exist_and_are_documented():
+    for name in pyrovae.__all__:
+        assert getattr(pyrovae, name).__doc__, name
+    assert len(pyrovae.__all__) == len(set(pyrovae.__all__))

@@ -1,0 +1,283 @@
+"""Data: what is read, how it is split and made binary, and what is refused."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
+
+import pyrovae
+from pyrovae.data import Split, from_arrays, load, sources
+from pyrovae.data.split import batches, blocks, split_rows
+
+
+def test_digits_are_the_digits(digits):
+    from sklearn.datasets import load_digits
+
+    assert (len(digits.train), len(digits.valid), len(digits.test)) == (1258, 180, 359)
+    assert digits.event_shape == (1, 8, 8)
+    assert digits.num_classes == 10
+    assert digits.train.x.dtype == torch.uint8
+    whole = load("digits", binarize="none", valid=0, test=0).train
+    torch.testing.assert_close(whole[:][:, 0], torch.tensor(load_digits().images / 16).float(), rtol=0, atol=0.002)
+    assert torch.equal(whole.y, torch.tensor(load_digits().target))
+
+
+def test_mnist_is_mnist(mnist_root):
+    mnist = load("mnist", root=mnist_root, valid=0, binarize="none")
+    assert (len(mnist.train), len(mnist.test), mnist.valid) == (60000, 10000, None)
+    assert mnist.train.x.float().mean().item() / 255 == pytest.approx(0.1306604, abs=1e-6)
+    assert torch.bincount(mnist.test.y).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+def test_the_split_is_the_same_for_every_run_and_leaves_nothing_out():
+    x = np.arange(100, dtype=np.float32)[:, None]
+    torch.manual_seed(1)
+    first = from_arrays(x, valid=0.25, test=10)
+    torch.manual_seed(2)
+    again = from_arrays(x, valid=0.25, test=10)
+    assert [len(part) for part in (first.train, first.valid, first.test)] == [65, 25, 10]
+    assert torch.equal(first.valid.x, again.valid.x)
+    together = torch.cat([first.train.x, first.valid.x, first.test.x]).flatten().sort().values
+    assert together.tolist() == list(range(100))
+
+
+def test_dynamic_binarisation_is_fresh_in_training_and_fixed_in_test(digits):
+    assert not torch.equal(digits.train[:], digits.train[:])
+    assert torch.equal(digits.test[:], digits.test[:])
+    torch.manual_seed(1)
+    other = load("digits")
+    assert torch.equal(digits.test[:], other.test[:])
+    assert set(digits.train[:].unique().tolist()) == set(digits.test[:].unique().tolist()) == {0.0, 1.0}
+
+
+def test_dynamic_binarisation_has_the_grey_values_as_its_mean(digits):
+    grey = digits.train.x[:50] / 255
+    drawn = torch.stack([digits.train[:50] for _ in range(2000)]).mean(0)
+    assert (drawn - grey).abs().max() < 5 * 0.5 / 2000**0.5
+    fixed = load("digits", binarize="none").test[:].mean()
+    assert digits.test[:].mean().item() == pytest.approx(fixed.item(), abs=0.01)
+
+
+def test_threshold_and_none():
+    grey = load("digits", binarize="none")
+    assert torch.equal(load("digits", binarize="threshold").test[:], (grey.test[:] > 0.5).float())
+    assert len(grey.train[:].unique()) == 17
+
+
+def test_vectors_stay_as_they_are():
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    splits = from_arrays(x, valid=0, test=0)
+    torch.testing.assert_close(splits.train[:], torch.tensor(x).float())
+
+
+def save_images(folder, count, size=(6, 4), mode="L", start=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        pixels = np.full((size[1], size[0], *((3,) if mode == "RGB" else ())), start + i, np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:02}.png")
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
+def test_a_folder_of_images(tmp_path, mode, channels):
+    save_images(tmp_path / "cat", 6, mode=mode)
+    save_images(tmp_path / "dog", 4, mode=mode, start=100)
+    splits = load(tmp_path, binarize="none", valid=2, test=2)
+    assert splits.event_shape == (channels, 4, 6)
+    assert [len(part) for part in (splits.train, splits.valid, splits.test)] == [6, 2, 2]
+    assert splits.num_classes == 2
+    for part in (splits.train, splits.valid, splits.test):
+        assert torch.equal(part.y, (part.x[:, 0, 0, 0] >= 100).long())
+
+
+def test_a_folder_with_parts_of_its_own(tmp_path):
+    save_images(tmp_path / "train" / "a", 5)
+    save_images(tmp_path / "test" / "a", 3, start=50)
+    splits = load(tmp_path, valid=0, binarize="none")
+    assert (len(splits.train), splits.valid, len(splits.test)) == (5, None, 3)
+    assert (splits.test[:] * 255).flatten().unique().round().tolist() == [50, 51, 52]
+
+
+def test_what_is_too_large_is_read_when_asked_for(tmp_path, monkeypatch):
+    """Lazily read rows give the same numbers, binarisation included, as those in memory."""
+    save_images(tmp_path / "images", 9, start=90)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 255, (9, 4, 6), dtype=np.uint8))
+    for path in (tmp_path / "images", tmp_path / "x.npy"):
+        resident = load(path, valid=3, test=3)
+        with monkeypatch.context() as patched:
+            patched.setattr(sources, "RESIDENT_BYTES", 1)
+            lazy = load(path, valid=3, test=3)
+        assert not isinstance(lazy.train.x, torch.Tensor)
+        assert torch.equal(lazy.test[:], resident.test[:])
+        found = []
+        for splits in (lazy, resident):
+            torch.manual_seed(1)
+            found.append(torch.cat(list(batches(splits.train, torch.arange, 2))))
+        assert torch.equal(*found)
+        vae = pyrovae.VAE(lazy.event_shape, 2)
+        assert pyrovae.fit(vae, lazy, epochs=1, batch_size=2)[0]["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "event_shape"),
+    [((5, 7), (7,)), ((5, 8, 6), (1, 8, 6)), ((5, 3, 8, 6), (3, 8, 6)), ((5, 8, 6, 3), (3, 8, 6))],
+)
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_arrays_on_disk(tmp_path, shape, event_shape, ending):
+    x = np.random.default_rng(0).random(shape)
+    path = tmp_path / f"data.{ending}"
+    np.save(path, x) if ending == "npy" else np.savez(path, x=x, y=np.arange(5))
+    splits = load(path, binarize="none", valid=0, test=0)
+    assert splits.event_shape == event_shape
+    assert splits.train[:].double().sum().item() == pytest.approx(x.sum(), rel=1e-5)
+
+
+def test_npz_with_parts_of_its_own(tmp_path):
+    np.savez(
+        tmp_path / "d.npz", x_train=np.zeros((4, 2)), y_train=np.arange(4), x_test=np.ones((3, 2)), y_test=np.arange(3)
+    )
+    splits = load(tmp_path / "d.npz", valid=0)
+    assert splits.test[:].tolist() == [[1, 1]] * 3
+    assert splits.num_classes == 4
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 10, 50])
+def test_blocks_are_of_one_size_however_the_data_come(size):
+    x = torch.arange(23.0)[:, None]
+    for data in (x, Split(x), TensorDataset(x), DataLoader(x, batch_size=7)):
+        found = list(blocks(data, size))
+        assert all(len(block) == size for block in found[:-1])
+        assert torch.equal(torch.cat(found), x)
+
+
+def test_batches_follow_the_order():
+    x = torch.arange(10.0)[:, None]
+    order = torch.randperm(10)
+    found = list(batches(Split(x), lambda n: order, 4))
+    assert [len(each) for each in found] == [4, 4, 2]
+    assert torch.equal(torch.cat(found), x[order])
+
+
+def test_a_share_and_a_count():
+    rows = split_rows(50, {"test": 0.1, "valid": 7})
+    assert {name: len(index) for name, index in rows.items()} == {"test": 5, "valid": 7, "train": 38}
+
+
+def write_idx(path, array, magic):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(struct.pack(f">{array.ndim + 1}i", magic, *array.shape) + array.tobytes())
+
+
+@pytest.fixture
+def fashion(tmp_path):
+    """FashionMNIST's files with noise in them: right names and lengths."""
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 60000), ("t10k", 10000)):
+        raw = tmp_path / "FashionMNIST" / "raw"
+        write_idx(raw / f"{part}-images-idx3-ubyte", rng.integers(0, 255, (n, 28, 28), dtype=np.uint8), 2051)
+        write_idx(raw / f"{part}-labels-idx1-ubyte", rng.integers(0, 10, n, dtype=np.uint8), 2049)
+    return tmp_path
+
+
+def test_idx_files_of_the_right_length_load(fashion):
+    splits = load("fashion_mnist", root=fashion, binarize="none", valid=1000)
+    assert (len(splits.train), len(splits.valid), len(splits.test)) == (59000, 1000, 10000)
+    assert splits.num_classes == 10
+
+
+def test_a_truncated_file_is_named(fashion):
+    path = fashion / "FashionMNIST" / "raw" / "t10k-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match="t10k-images-idx3-ubyte: expected 7840016 bytes, found 7840011"):
+        load("fashion_mnist", root=fashion)
+
+
+def test_replaced_mnist_files_are_noticed(fashion):
+    (fashion / "FashionMNIST").rename(fashion / "MNIST")
+    with pytest.raises(ValueError, match="train-images-idx3-ubyte: its content is not MNIST's"):
+        load("mnist", root=fashion)
+
+
+def test_missing_files_and_no_network(tmp_path, monkeypatch):
+    from torchvision.datasets import mnist
+
+    def refuse(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(mnist, "download_and_extract_archive", refuse)
+    for name in ("mnist", "kmnist"):
+        with pytest.raises(ValueError, match=r"expected the dataset's files here, found none, .*PYROVAE_DATA"):
+            load(name, root=tmp_path)
+
+
+def test_omniglot_is_brought_to_28_by_28(tmp_path, monkeypatch):
+    from torchvision.datasets import Omniglot
+
+    monkeypatch.setattr(Omniglot, "_check_integrity", lambda self: True)
+    for part, count in (("background", 3), ("evaluation", 2)):
+        folder = tmp_path / "omniglot-py" / f"images_{part}" / "Greek" / "character01"
+        folder.mkdir(parents=True)
+        for i in range(count):
+            ink = np.full((105, 105), 255, np.uint8)
+            ink[40:60, 40:60] = 0
+            Image.fromarray(ink).save(folder / f"{i}.png")
+    splits = load("omniglot", root=tmp_path, binarize="none", valid=0)
+    assert splits.train.x.shape == (3, 1, 28, 28)
+    assert len(splits.test) == 2
+    assert splits.train[:].mean().item() == pytest.approx(400 / 105**2, rel=0.02)
+
+
+def bad(tmp_path):
+    (tmp_path / "empty").mkdir()
+    save_images(tmp_path / "sizes", 1, size=(6, 4))
+    save_images(tmp_path / "sizes" / "more", 1, size=(5, 4))
+    save_images(tmp_path / "broken", 2)
+    (tmp_path / "broken" / "01.png").write_bytes(b"not a picture")
+    (tmp_path / "cut.npy").write_bytes(b"\x93NUMPY\x01")
+    np.save(tmp_path / "objects.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "names.npz", foo=np.zeros((3, 2)))
+    (tmp_path / "text.npz").write_bytes(gzip.compress(b"hello"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("digit", {}, "unknown dataset .*'digit'; did you mean 'digits'"),
+        ("digits", {"binarize": "dynamical"}, "unknown binarize 'dynamical'; did you mean 'dynamic'"),
+        ("digits", {"valid": -0.1}, "valid: expected a finite number >= 0"),
+        ("digits", {"valid": 5000}, "expected rows left to train on"),
+        ("empty", {}, "expected images, found none"),
+        ("sizes", {}, "expected 6 x 4 pixels like .*, found 5 x 4"),
+        ("broken", {}, "01.png: expected an image, found a damaged file"),
+        ("cut.npy", {}, "cut.npy: expected numbers in numpy's format"),
+        ("objects.npy", {}, "objects.npy: expected numbers in numpy's format"),
+        ("text.npz", {}, "text.npz: expected numbers in numpy's format"),
+        ("names.npz", {}, "expected an array named x, images or data, found foo"),
+        ("missing.npy", {}, "missing.npy: expected numbers"),
+    ],
+)
+def test_bad_data_are_refused(tmp_path, name, options, message):
+    bad(tmp_path)
+    path = tmp_path / name if (tmp_path / name).exists() or "." in name else name
+    with pytest.raises(ValueError, match=message):
+        load(path, **options)
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "message"),
+    [
+        (np.zeros((0, 3)), {}, "expected data, .* found 0 rows"),
+        (np.array([[1.0, np.nan]]), {}, "expected finite values, found nan"),
+        (np.zeros(5), {}, r"expected numbers of shape \(N, D\)"),
+        (np.zeros((5, 4, 4)) + 7.0, {}, "expects bytes or grey values in .0, 1., found values from 7 to 7"),
+        (np.zeros((5, 3)), {"y": np.arange(4)}, "a label for each row or none, found 5 rows and 4 labels"),
+        (np.zeros((5, 3)), {"y": np.arange(5), "num_classes": 4}, "expected labels from 0 to 3, found 0 to 4"),
+        (np.zeros((5, 3)), {"y": np.arange(5) - 1}, "expected labels from 0 to 3, found -1 to 3"),
+    ],
+)
+def test_bad_arrays_are_refused(x, options, message):
+    with pytest.raises(ValueError, match=message):
+        from_arrays(x, **options)

@@ -1,0 +1,96 @@
+"""Figures are made of arrays alone; what is drawn is what was given."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pyrovae import plots, runs
+from pyrovae.__main__ import main
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_tile_puts_each_image_in_its_place(channels):
+    images = RNG.random((5, channels, 4, 6))
+    sheet = plots.tile(images, columns=3)
+    assert sheet.shape == (2 * 5 - 1, 3 * 7 - 1, 3)
+    np.testing.assert_allclose(sheet[5:9, 7:13], images[4].transpose(1, 2, 0).repeat(3 // channels, -1))
+    assert (sheet[4] == 1).all()
+    assert (sheet[5:, 14:] == 1).all()
+
+
+def test_tile_clips():
+    assert plots.tile(np.array([[[[-3.0, 9.0]]]]), 1).tolist() == [[[0, 0, 0], [1, 1, 1]]]
+
+
+def test_loss_curves_draw_the_records():
+    records = [{"epoch": i, "loss": 10.0 / i, "valid_loss": 11.0 / i, "beta": 1.0} for i in range(1, 6)]
+    axes = plots.loss_curves(records).axes
+    assert len(axes) == 1
+    assert axes[0].get_ylabel() == "loss (nats per datum)"
+    np.testing.assert_allclose(axes[0].lines[1].get_ydata(), [11.0 / i for i in range(1, 6)])
+
+
+def test_a_changing_beta_is_drawn_below():
+    records = [{"epoch": i, "loss": 1.0, "beta": i / 5} for i in range(1, 6)]
+    figure = plots.loss_curves(records)
+    np.testing.assert_allclose(figure.axes[1].lines[0].get_ydata(), [0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_pca_of_the_codes_says_how_much_it_shows():
+    codes = RNG.normal(size=(500, 4)) * [3, 1, 0, 0]
+    figure = plots.latent_pca(codes, RNG.integers(0, 3, 500))
+    share = int(figure.axes[0].get_xlabel().split("(")[1].split("%")[0])
+    assert share == pytest.approx(90, abs=3)
+    assert len(figure.axes[0].collections) == 3
+
+
+def test_the_plane_of_a_constant_encoder_is_drawn():
+    assert plots.latent_pca(np.zeros((5, 3)), None).axes[0].collections[0].get_offsets().shape == (5, 2)
+
+
+def test_program_graph_has_an_arrow_for_each_edge():
+    figure = plots.program_graph({"z": 0, "x": 1}, [("z", "x")], ["x"], "N")
+    kinds = [type(patch).__name__ for patch in figure.axes[0].patches]
+    assert kinds.count("FancyArrowPatch") == 2  # one generates, one infers
+    assert kinds.count("Circle") == 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "latent_dim", "names"),
+    [
+        ((30, 7, 5), 2, {"samples", "reconstructions", "variations", "interpolation", "latents", "loss", "program"}),
+        ((30, 3, 8, 6), 3, {"samples", "reconstructions", "variations", "interpolation", "latents", "loss", "program"}),
+        ((30, 5), 1, {"samples", "reconstructions", "latents", "loss", "program"}),
+    ],
+)
+def test_every_kind_of_data_has_its_figures(tmp_path, monkeypatch, shape, latent_dim, names):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", RNG.random(shape).astype(np.float32))
+    options = ["--latent-dim", str(latent_dim), "--likelihood", "normal(scale=0.3)", "--binarize", "none"]
+    assert (
+        main(
+            [
+                "train",
+                "--data",
+                "x.npy",
+                "--name",
+                "a",
+                "--epochs",
+                "1",
+                "--batch-size",
+                "8",
+                "--particles",
+                "2",
+                *options,
+            ]
+        )
+        == 0
+    )
+    written = {path.stem: path for path in runs.Path("runs/a/figures").iterdir()}
+    assert set(written) == names
+    for path in written.values():
+        picture = np.asarray(Image.open(path).convert("L"), float)
+        assert picture.shape[1] >= 300
+        assert picture.std() > 5, f"{path.stem} is blank"

@@ -1,0 +1,356 @@
+"""The run directory and the command line: kept, resumed to the same bits, refused with one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import pyrovae
+from pyrovae import files, recipe, runs
+from pyrovae.__main__ import main
+from pyrovae.data import load as load_data
+from pyrovae.recipe import Recipe
+
+QUICK = ["--epochs", "4", "--particles", "3"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def train(*arguments):
+    return main(["train", *map(str, arguments)])
+
+
+def weights(path):
+    return load_file(f"{path}/last.safetensors")
+
+
+def same_run(a, b):
+    """The same weights, optimiser and generators, and the same metrics, to the bit."""
+    left, right = weights(a), weights(b)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    records = [[r | {"seconds": 0} for r in files.read_lines(runs.Path(run) / "metrics.jsonl")] for run in (a, b)]
+    assert records[0] == records[1]
+    best = [files.read_tensors(runs.Path(run) / "best.safetensors") for run in (a, b)]
+    assert best[0][1] == best[1][1]
+    return True
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run, and what it printed."""
+    root = tmp_path_factory.mktemp("finished")
+    assert main(["train", "--root", str(root), "--name", "done", *QUICK]) == 0
+    return root / "done"
+
+
+def test_train_leaves_a_whole_run_and_names_it(capsys):
+    assert train("--epochs", 2, "--particles", 3) == 0
+    printed = capsys.readouterr()
+    assert "runs/digits-1 holds the run" in printed.out
+    assert printed.err == ""
+    found = {path.name for path in runs.Path("runs/digits-1").iterdir()}
+    assert found == {
+        "run.toml", "environment.json", "metrics.jsonl", "tensorboard", "best.safetensors", "last.safetensors",
+        "previous.safetensors", "evaluation.json", "figures",
+    }  # fmt: skip
+    assert train("--epochs", 2, "--particles", 3) == 0
+    assert runs.Path("runs/digits-2/run.toml").exists()
+
+
+def test_the_evaluation_is_that_of_the_loaded_model(finished):
+    written = json.loads((finished / "evaluation.json").read_text())
+    vae = pyrovae.load(finished)
+    found = pyrovae.evaluate(vae, load_data("digits").test, 3)
+    assert written["elbo"]["value"] == pytest.approx(found["elbo"]["value"], abs=1e-5)
+    assert written["split"] == "test"
+    assert written["measure"] == "mass over binary values"
+    assert not vae.training
+
+
+def test_metrics_and_curves_hold_every_epoch(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    records = files.read_lines(finished / "metrics.jsonl")
+    assert [record["epoch"] for record in records] == [1, 2, 3, 4]
+    board = EventAccumulator(str(finished / "tensorboard")).Reload()
+    values = [event.value for event in board.Scalars("valid_loss")]
+    assert values == pytest.approx([record["valid_loss"] for record in records], rel=1e-6)
+
+
+def test_run_toml_is_complete_readable_and_reproduces(finished, tmp_path):
+    text = (finished / "run.toml").read_text()
+    values = tomllib.loads(text)
+    assert values.pop("schema") == 1
+    assert values.keys() == {field.name for field in recipe.fields(Recipe)}
+    assert str(finished.parent) not in text
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "run.toml").write_text(text)
+    assert train("again") == 0
+    assert same_run(finished, "again")
+
+
+def test_paths_are_written_relative_and_found_again(tmp_path, monkeypatch):
+    np.save("x.npy", np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32))
+    assert train("--data", "x.npy", "--likelihood", "normal", "--batch-size", 20, "--name", "vectors", *QUICK) == 0
+    assert str(tmp_path) not in runs.Path("runs/vectors/run.toml").read_text()
+    monkeypatch.chdir(tmp_path / "runs")
+    assert main(["evaluate", "vectors", "--split", "train", "--particles", "5"]) == 0
+    assert json.loads(runs.Path("vectors/evaluation.json").read_text())["rows"] == 42
+
+
+def test_options_reach_the_model():
+    options = [
+        "--network", "conv(channels=[4], hidden=7)", "--decoder", "mlp(hidden=[5])", "--activation", "tanh",
+        "--likelihood", "normal(scale=0.2, learn='one')", "--latent-dim", "3", "--binarize", "none",
+        "--dtype", "float64", "--beta", "0.5", "--beta-warmup", "1", "--lr-schedule", "cosine", "--optimizer", "adamw(weight_decay=0.1)",
+        "--estimator", "trace-mean-field", "--patience", "9", "--clip", "5", "--seed", "2", "--device", "cpu",
+    ]  # fmt: skip
+    assert train("--name", "all", *QUICK, *options) == 0
+    vae = pyrovae.load("runs/all")
+    assert vae.encoder[0].out_channels == 4
+    assert vae.decoder[0].out_features == 5
+    assert isinstance(vae.decoder[1], torch.nn.Tanh)
+    assert vae.latent_shape == (3,)
+    assert next(vae.parameters()).dtype == torch.float64
+    assert vae.likelihood.scale.item() != pytest.approx(0.2, abs=1e-6)
+    betas = [record["beta"] for record in files.read_lines(runs.Path("runs/all/metrics.jsonl"))]
+    assert betas == pytest.approx([0.5] * 4)
+
+
+def interrupt_after(monkeypatch, epochs, error=KeyboardInterrupt):
+    """Fail in the middle of the epoch after this one."""
+    step = pyrovae.Training._step
+
+    def failing(self, x, number):
+        if self.epoch == epochs and number == 3:
+            raise error
+        return step(self, x, number)
+
+    monkeypatch.setattr(pyrovae.Training, "_step", failing)
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 3])
+def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_bits(finished, monkeypatch, capsys, epochs):
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, epochs)
+        assert train("--name", "cut", *QUICK) == 130
+    assert "pyrovae train runs/cut --resume" in capsys.readouterr().err
+    assert train("runs/cut", "--resume", *([] if epochs == 1 else QUICK)) == 0
+    assert same_run(finished, "runs/cut")
+
+
+def test_resume_refuses_another_option_by_name(finished, capsys):
+    before = weights(finished)
+    assert train(finished, "--resume", "--latent-dim", 3) == 2
+    assert "--latent-dim" in (message := capsys.readouterr().err)
+    assert "was made with 2, found 3" in message
+    assert torch.equal(weights(finished)["order"], before["order"])
+
+
+def test_kill_while_saving_leaves_a_run_that_resumes_to_the_same_bits(finished, tmp_path):
+    """kill -9 at several moments, one of them inside the writing of the state."""
+    code = """
+import os, sys
+from pyrovae import files
+from pyrovae.__main__ import main
+import torch
+torch.set_num_threads(1)
+count = 0
+replace = os.replace
+def dying(source, target):
+    global count
+    count += str(target).endswith("last.safetensors")
+    if count == 3 and str(target).endswith("last.safetensors"):
+        os.kill(os.getpid(), 9)
+    replace(source, target)
+os.replace = dying
+main(sys.argv[1:])
+"""
+    died = subprocess.run([sys.executable, "-c", code, "train", "--name", "killed", *QUICK], capture_output=True)
+    assert died.returncode == -signal.SIGKILL
+    left = sorted(path.name for path in runs.Path("runs/killed").iterdir())
+    assert "last.safetensors" not in left
+    assert "previous.safetensors" in left
+    assert any(name.startswith(".") for name in left)
+    assert train("runs/killed", "--resume") == 0
+    assert same_run(finished, "runs/killed")
+    assert not [path for path in runs.Path("runs/killed").iterdir() if path.name.startswith(".")]
+
+
+def test_ctrl_c_in_a_real_process(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pyrovae", "train", "--name", "real", "--epochs", "100000"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    state = runs.Path("runs/real/last.safetensors")
+    deadline = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert files.read_tensors(state)[1]["epoch"] >= 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied"])
+def test_a_damaged_state_is_named_and_the_previous_one_used(finished, monkeypatch, damage):
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 3)
+        assert train("--name", "hurt", *QUICK) == 130
+    path = runs.Path("runs/hurt/last.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes({"cut": content[: len(content) // 2], "flipped": content, "emptied": b""}[damage])
+    with pytest.warns(UserWarning, match=r"last.safetensors: .*damaged.*; going on from previous.safetensors"):
+        assert train("runs/hurt", "--resume") == 0
+    assert same_run(finished, "runs/hurt")
+    for name in ("last", "previous"):
+        (path.parent / f"{name}.safetensors").write_bytes(b"")
+    assert train("runs/hurt", "--resume") == 2
+
+
+def test_a_run_that_blows_up_keeps_its_last_good_state(capsys):
+    assert train("--name", "hot", "--learning-rate", "1e12", *QUICK) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("pyrovae: training stopped at step 2 (epoch 1)")
+    assert printed.count("\n") == 1
+
+
+def test_nothing_of_a_run_is_pickled(finished):
+    for path in finished.rglob("*"):
+        if path.is_file():
+            assert path.suffix in {".toml", ".json", ".jsonl", ".safetensors", ".png"} or "tfevents" in path.name
+            assert path.read_bytes()[:2] != b"\x80\x04"
+
+
+def test_evaluate_and_plot_can_be_redone_alone(finished, capsys):
+    before = (finished / "evaluation.json").read_text()
+    (finished / "evaluation.json").unlink()
+    (finished / "figures" / "samples.png").unlink()
+    assert main(["evaluate", str(finished)]) == 0
+    assert main(["plot", str(finished)]) == 0
+    assert json.loads((finished / "evaluation.json").read_text()) == json.loads(before)
+    assert (finished / "figures" / "samples.png").stat().st_size > 10000
+    assert "log p(x), 3 importance samples" in capsys.readouterr().out
+
+
+def test_the_weights_last_and_best_are_kept_apart(finished):
+    best, last = pyrovae.load(finished), pyrovae.load(finished, weights="last")
+    state = files.read_tensors(finished / "last.safetensors")[0]
+    for name, value in last.state_dict().items():
+        assert torch.equal(value, state[f"weights.{name}"])
+    assert best.latent_shape == last.latent_shape == (2,)
+
+
+def occupied(path):
+    path.mkdir(parents=True)
+    (path / "metrics.jsonl").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--data", "minst"], "unknown dataset (or folder, .npy, .npz) 'minst'; did you mean 'mnist'?"),
+        (["train", "--likelihood", "bernouli"], "unknown likelihood 'bernouli'; did you mean 'bernoulli'?"),
+        (["train", "--guide", "diagonal"], "unknown guide 'diagonal'; did you mean 'diagonal-normal'?"),
+        (["train", "--prior", "normal"], "did you mean 'standard-normal'?"),
+        (["train", "--network", "mpl"], "unknown network 'mpl'; did you mean 'mlp'?"),
+        (["train", "--network", "mlp(hiden=3)"], "unknown option of network 'mlp' 'hiden'; did you mean 'hidden'?"),
+        (["train", "--network", "mlp(3"], "network: expected name or 'name(option=value, ...)', found 'mlp(3'"),
+        (["train", "--likelihood", "normal(scale=open)"], "likelihood: expected name or"),
+        (["train", "--optimizer", "adan"], "unknown optimizer 'adan'; did you mean 'adam'?"),
+        (["train", "--activation", "rely"], "did you mean 'relu'?"),
+        (["train", "--estimator", "tracer"], "did you mean 'trace'?"),
+        (["train", "--lr-schedule", "cos"], "unknown lr_schedule 'cos'; did you mean 'cosine'?"),
+        (["train", "--binarize", "yes"], "unknown binarize 'yes'"),
+        (["train", "--binarize", "none"], "binarise the data"),
+        (["train", "--beta", "-1"], "beta: expected a finite number >= 0, found -1.0"),
+        (["train", "--latent-dim", "0"], "latent_dim: expected an integer >= 1, found 0"),
+        (["train", "--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
+        (["train", "--batch-size", "9999"], "batch_size: expected at most the 1258 training rows, found 9999"),
+        (["train", "--epoch", "3"], "unknown option '--epoch'; did you mean '--epochs'?"),
+        (["train", "--dtype", "float16"], "unknown dtype 'float16'"),
+        (["train", "--device", "cuda:99"], "device: expected auto, cpu or a GPU"),
+        (["train", "--resume"], "--resume: expected the run to go on with"),
+        (["train", "nowhere"], "nowhere is not a run: there is no run.toml in it"),
+        (["train", "--name", "occupied"], "runs/occupied already holds a run (metrics.jsonl)"),
+        (["train", "--root", "file", "--name", "a"], "file/a: expected a directory that can be written to"),
+        (["train", "--data", "mnist", "--data-root", "short"], "expected 47040016 bytes, found 4"),
+        (["evaluate", "nowhere"], "nowhere is not a run"),
+        (["evaluate", "broken"], "broken/run.toml: expected TOML, found a damaged file"),
+        (["evaluate", "other"], "other/run.toml: unknown option 'colour'"),
+        (["evaluate", "future"], "future/run.toml: expected schema = 1"),
+        (["evaluate", "typed"], "typed/run.toml: epochs: expected int, found 'ten'"),
+        (["plot", "unfinished"], "unfinished/best.safetensors: there is no such file"),
+        (["plot"], "the following arguments are required: RUN"),
+        (["fly"], "invalid choice: 'fly'"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_status_two(arguments, message, capsys):
+    occupied(runs.Path("runs/occupied"))
+    runs.Path("file").write_text("")
+    (short := runs.Path("short/MNIST/raw/train-images-idx3-ubyte")).parent.mkdir(parents=True)
+    short.write_text("abcd")
+    for name, text in {
+        "broken": "= 3",
+        "other": 'schema = 1\ncolour = "red"',
+        "future": "schema = 99",
+        "typed": 'schema = 1\nepochs = "ten"',
+        "unfinished": "schema = 1",
+    }.items():
+        runs.Path(name).mkdir()
+        (runs.Path(name) / "run.toml").write_text(text)
+    before = sorted(runs.Path().rglob("*"))
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith("pyrovae: ")
+    assert sorted(runs.Path().rglob("*")) == before
+
+
+def test_every_option_has_a_line_of_help(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["train", "--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    for field in recipe.fields(Recipe):
+        assert f"--{field.name.replace('_', '-')} " in text
+        assert field.metadata["help"]
+
+
+@pytest.mark.parametrize("name", ["last.safetensors", "run.toml"])
+def test_a_failed_write_leaves_the_old_file(tmp_path, name):
+    path = tmp_path / name
+    files.write_bytes(path, b"old")
+
+    def interrupted():
+        with files.replacing(path) as temporary:
+            temporary.write_bytes(b"ne")
+            raise RuntimeError("disk")
+
+    with pytest.raises(RuntimeError, match="disk"):
+        interrupted()
+    assert path.read_bytes() == b"old"
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+
+
+def test_tensors_come_back_as_they_were(tmp_path):
+    tensors = {"a": torch.randn(3, 2).T, "b": torch.tensor(2, dtype=torch.uint8), "c": torch.zeros(0, 4)}
+    files.write_tensors(tmp_path / "t.safetensors", tensors, {"epoch": 3, "loss": 0.1})
+    found, about = files.read_tensors(tmp_path / "t.safetensors")
+    assert about == {"epoch": 3, "loss": 0.1}
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)

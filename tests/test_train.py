@@ -1,0 +1,249 @@
+"""The loop: what it trains, what it stops at, and that an interruption changes no bit."""
+
+import copy
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+import pyrovae
+from pyrovae import Training, TrainingError, fit
+from pyrovae.data import Split, Splits
+from pyrovae.likelihoods import Normal
+from pyrovae.objectives import ELBO, WarmUp
+from pyrovae.train import cosine
+
+
+@pytest.fixture
+def x():
+    return (torch.rand(50, 6) < 0.3).float()
+
+
+@pytest.fixture
+def vae():
+    return pyrovae.VAE(6, 2)
+
+
+def same(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_training_lowers_the_validation_loss(digits):
+    vae = pyrovae.VAE(digits.event_shape, 2)
+    records = fit(vae, digits, epochs=12)
+    assert [record["epoch"] for record in records] == list(range(1, 13))
+    assert records[-1]["valid_loss"] < 0.85 * records[0]["valid_loss"]
+    assert records[-1]["step"] == 12 * 10
+    assert abs(records[-1]["loss"] - records[-1]["valid_loss"]) < 2
+
+
+def test_the_epoch_loss_weighs_the_last_small_batch_right(vae, x):
+    """50 rows in batches of 32: at learning rate (almost) 0 the record is the mean over all rows."""
+    vae.double()
+    probe = Training(vae, x.double(), epochs=1, batch_size=32, learning_rate=1e-12)
+    seen = []
+    step = probe.svi.step
+    probe.svi.step = lambda batch: seen.append((step(batch), len(batch))) or seen[-1][0]
+    record = next(iter(probe))
+    assert [n for _, n in seen] == [32, 18]
+    assert record["loss"] == pytest.approx(sum(loss * n for loss, n in seen) / 50, rel=1e-9)
+
+
+@pytest.mark.parametrize("source", ["tensor", "split", "splits", "dataset", "pairs", "loader"])
+def test_every_source_of_data_trains(vae, x, source):
+    data = {
+        "tensor": x,
+        "split": Split(x),
+        "splits": Splits("mine", Split(x)),
+        "dataset": TensorDataset(x),
+        "pairs": TensorDataset(x, torch.arange(50)),
+        "loader": DataLoader(TensorDataset(x), batch_size=10, shuffle=True),
+    }[source]
+    twin = copy.deepcopy(vae)
+    records = fit(vae, data, epochs=2, batch_size=10)
+    assert records[-1]["step"] == 10
+    assert not same(vae, twin)
+    if source != "loader":
+        assert fit(twin, x, epochs=2, batch_size=10)[-1]["loss"] == records[-1]["loss"]
+        assert same(vae, twin)
+
+
+def test_a_stream_without_a_length_trains(vae, x):
+    class Endless(IterableDataset):
+        def __iter__(self):
+            return iter(x)
+
+    assert fit(vae, DataLoader(Endless(), batch_size=20), epochs=2)[-1]["step"] == 6
+
+
+def test_a_pair_of_programs_trains(x):
+    decoder = nn.Linear(1, 6)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
+
+    def guide(x):
+        scale = pyro.param("scale", torch.tensor(0.5), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(1), scale).to_event(1))
+
+    before = decoder.bias.clone()
+    records = fit((model, guide), x, epochs=60, learning_rate=0.02)
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert not torch.equal(before, decoder.bias)
+    assert list(pyro.get_param_store().keys()) == ["scale"]
+    assert pyro.param("scale").item() != 0.5
+    assert pyrovae.evaluate((model, guide), x, 20)["log_likelihood"]["value"] < 0
+
+
+def test_same_seed_same_bits_other_seed_other_bits(vae, x):
+    models = [copy.deepcopy(vae) for _ in range(3)]
+    for model, seed in zip(models, (3, 3, 4), strict=True):
+        torch.manual_seed(seed + torch.randint(100, ()).item())
+        fit(model, x, epochs=3, seed=seed)
+    assert same(models[0], models[1])
+    assert not same(models[0], models[2])
+
+
+SETTINGS = {
+    "adam": {},
+    "sgd with momentum": {"optimizer": partial(torch.optim.SGD, momentum=0.9)},
+    "adamw": {"optimizer": torch.optim.AdamW, "clip": 1.0, "lr_schedule": cosine},
+    "warm-up": {"objective": lambda: ELBO(WarmUp(15))},
+    "validation": {"patience": 3},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("stop", [1, 4])
+def test_a_resumed_training_is_bitwise_the_uninterrupted_one(digits, name, stop):
+    def start():
+        torch.manual_seed(7)
+        settings = {key: value() if key == "objective" else value for key, value in SETTINGS[name].items()}
+        return Training(pyrovae.VAE(digits.event_shape, 2), digits, epochs=6, **settings)
+
+    whole = start()
+    records = list(whole)
+    interrupted = start()
+    for record in interrupted:
+        if record["epoch"] == stop:
+            break
+    state = interrupted.state()
+    torch.manual_seed(99)
+    resumed = start()
+    fit(resumed.programs, digits, epochs=1, seed=5)  # other weights, so that restoring is seen to matter
+    resumed.restore(state)
+    later = list(resumed)
+    assert same(whole.programs, resumed.programs)
+    assert [r | {"seconds": 0} for r in later] == [r | {"seconds": 0} for r in records[stop:]]
+    tensors, about = resumed.state()
+    assert about == whole.state()[1]
+    assert all(torch.equal(value, tensors[name]) for name, value in whole.state()[0].items())
+
+
+def test_cosine_goes_from_one_to_zero(vae, x):
+    assert [cosine(share) for share in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+    records = fit(vae, x, epochs=4, batch_size=50, learning_rate=0.1, lr_schedule=cosine)
+    assert [record["learning_rate"] for record in records] == pytest.approx([0.1 * cosine(e / 4) for e in range(4)])
+
+
+def test_early_stopping_waits_for_the_warm_up_and_keeps_the_best(x):
+    """Trained on noise, validation gets worse; patience counts from the end of the warm-up only."""
+    vae = pyrovae.VAE(6, 4, likelihood=partial(Normal, scale=0.05)).double()
+    data = Splits("noise", Split(torch.randn(20, 6).double()), Split(torch.randn(20, 6).double()))
+    training = Training(vae, data, epochs=400, learning_rate=0.01, patience=5, objective=ELBO(WarmUp(30)))
+    records = list(training)
+    assert 30 < len(records) < 400
+    losses = [record["valid_loss"] for record in records]
+    assert training.best_loss == min(losses)
+    assert losses.index(min(losses)) + 1 == training.best_epoch
+    assert training._validate() == pytest.approx(min(losses), rel=1e-9)
+
+
+def test_a_run_that_blows_up_is_stopped_named_and_undone(vae, x):
+    training = Training(vae, x, epochs=5, learning_rate=1e12, batch_size=10)
+    before = copy.deepcopy(vae)
+    with pytest.raises(TrainingError, match=r"step 2 \(epoch 1\).*Usual causes: a learning rate that is too high"):
+        list(training)
+    assert same(vae, before)
+    assert training.step == 0
+
+
+class Faulty(nn.Module):
+    """Multiplies by NaN in training, for the batch with the value 5 in it."""
+
+    hot = False
+
+    def __init__(self, network, watches=False):
+        super().__init__()
+        self.network, self.watches = network, watches
+
+    def forward(self, value):
+        if self.watches:
+            Faulty.hot = self.training and bool((value == 5).any())
+        breaks = Faulty.hot and not isinstance(self.network, nn.Identity)
+        return self.network(value) * (torch.nan if breaks else 1.0)
+
+
+@pytest.mark.parametrize("where", ["guide", "model"])
+def test_the_replay_names_step_and_site(where):
+    """Row 30 is poison: the step that meets it is named, and the site whose network did it."""
+    x = torch.rand(50, 6)
+    x[30] = 5
+    vae = pyrovae.VAE(6, 2, likelihood=Normal)
+    watcher = Faulty(nn.Identity(), watches=True)
+    broken = vae.encoder if where == "guide" else vae.decoder
+    if where == "guide":
+        vae.encoder = Faulty(broken, watches=True)
+    else:
+        vae.decoder = Faulty(broken)
+        vae.encoder = nn.Sequential(watcher, vae.encoder)
+    vae.train()
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
+    step = (order == 30).nonzero().item() // 10 + 1
+    before = copy.deepcopy(vae.state_dict())
+    message = rf"step {step} \(epoch 1\).*site '{'z' if where == 'guide' else 'x'}' of the {where}"
+    with pytest.raises(TrainingError, match=message):
+        fit(vae, x, epochs=3, batch_size=10)
+    Faulty.hot = False
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        (torch.zeros(0, 6), {}, "expected data, found none"),
+        (torch.zeros(1, 6), {}, "expected at least 2 rows to train on, found 1"),
+        (torch.zeros(9, 6), {"batch_size": 10}, "batch_size: expected at most the 9 training rows, found 10"),
+        (torch.zeros(9, 6), {"batch_size": 0}, "batch_size: expected an integer >= 1, found 0"),
+        (torch.zeros(9, 6), {"epochs": 0}, "epochs: expected an integer >= 1, found 0"),
+        (torch.zeros(9, 6), {"learning_rate": 0.0}, "learning_rate: expected a number > 0"),
+        (torch.zeros(9, 6), {"learning_rate": float("nan")}, "learning_rate: expected a finite number"),
+        (torch.zeros(9, 6), {"clip": -1.0}, "clip: expected a number > 0"),
+        (torch.zeros(9, 6), {"seed": -1}, "seed: expected an integer >= 0"),
+        (torch.zeros(9, 6), {"patience": 2}, "patience: expected validation data to watch"),
+        (torch.full((9, 6), 0.5), {}, "binarise the data"),
+        (torch.full((9, 6), float("inf")), {}, "expected finite values, found inf"),
+        (torch.zeros(9, 7), {}, r"x: expected shape \(N, 6\), found \(9, 7\)"),
+        ([[0.0] * 6] * 3, {}, "a tensor, a Dataset or a DataLoader|expected"),
+        (7, {}, "expected data.load.*found int"),
+    ],
+)
+def test_bad_input_is_refused_before_any_step(vae, data, options, message):
+    before = copy.deepcopy(vae)
+    with pytest.raises(ValueError, match=message):
+        fit(vae, data, **options)
+    assert same(vae, before)
+
+
+def test_a_bad_row_anywhere_is_found_before_any_step(vae, x):
+    x[37, 2] = torch.nan
+    with pytest.raises(ValueError, match=r"found nan at \(37, 2\), 1 in all"):
+        fit(vae, x)
