@@ -87,7 +87,7 @@ def given(name: str) -> Tensor | None:
     """The value that an enclosing handler (condition, do, replay) gives to this site, if any."""
     for handler in reversed(_PYRO_STACK):
         if isinstance(handler, ConditionMessenger | DoMessenger) and name in handler.data:
-            value = handler.data[name]
+            value: Any = handler.data[name]  # type: ignore[index]
             return value["value"] if isinstance(value, dict) else torch.as_tensor(value)
         if isinstance(handler, ReplayMessenger) and handler.trace is not None and name in handler.trace:
             return handler.trace.nodes[name]["value"]

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 
-STYLE = {
+STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.spines.top": False,
@@ -146,7 +146,7 @@ def _scatter(axes: Axes, codes: np.ndarray, labels: np.ndarray | None, x: str, y
     for number, label in enumerate(classes if len(classes) <= 20 else [None]):
         chosen = slice(None) if label is None else labels == label
         colour = COLOURS[0] if label is None else colormaps["tab10" if len(classes) <= 10 else "tab20"](number)
-        axes.scatter(*codes[chosen].T, s=4, alpha=0.7, linewidths=0, color=colour, label=label)
+        axes.scatter(codes[chosen, 0], codes[chosen, 1], s=4, alpha=0.7, linewidths=0, color=colour, label=label)
     axes.set(xlabel=x, ylabel=y, title=title)
     axes.set_aspect("equal", adjustable="datalim")
     if 1 < len(classes) <= 20:
@@ -162,7 +162,8 @@ def marginals(data: np.ndarray, samples: np.ndarray, most: int = 12) -> Figure:
     grid = figure.subplots(rows, min(4, count), squeeze=False).flatten()
     for column, axes in enumerate(grid[:count]):
         both = np.concatenate([data[:, column], samples[:, column]])
-        bins = np.linspace(*np.quantile(both, [0.005, 0.995]), 31) if np.ptp(both) > 0 else 31
+        low, high = np.quantile(both, [0.005, 0.995])
+        bins = np.linspace(low, high, 31) if high > low else np.array([low - 0.5, low + 0.5])
         for values, label, colour in ((data, "data", COLOURS[0]), (samples, "samples", COLOURS[1])):
             axes.hist(values[:, column], bins, density=True, histtype="step", color=colour, label=label)
         axes.set(xlabel=f"$x_{{{column + 1}}}$", yticks=[])
@@ -217,7 +218,8 @@ def program_graph(levels: dict[str, int], edges: Sequence[tuple[str, str]], obse
     for site, centre in place.items():
         axes.text(*centre, f"${site}$", ha="center", va="center", fontsize=12)
     for (tail, head), line, bend in arrows:
-        ends = {"posA": place[tail], "posB": place[head], "patchA": discs[tail], "patchB": discs[head]}
-        look = {"arrowstyle": "-|>", "mutation_scale": 12, "color": "0.2", "lw": 1, "ls": line}
-        axes.add_patch(FancyArrowPatch(**ends, **look, connectionstyle=f"arc3,rad={bend}", shrinkA=2, shrinkB=2))
+        arrow = FancyArrowPatch(place[tail], place[head], patchA=discs[tail], patchB=discs[head], shrinkA=2, shrinkB=2)
+        arrow.set(arrowstyle="-|>", mutation_scale=12, color="0.2", lw=1, ls=line)
+        arrow.set_connectionstyle("arc3", rad=bend)
+        axes.add_patch(arrow)
     return figure

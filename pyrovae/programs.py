@@ -26,7 +26,8 @@ Programs = HasPrograms | tuple[Program, Program]
 
 def pair(programs: Programs) -> tuple[Program, Program]:
     """(model, guide), from an object that has both or from the pair itself."""
-    found = programs if isinstance(programs, tuple) else (getattr(programs, "model", 0), getattr(programs, "guide", 0))
+    both = programs if isinstance(programs, tuple) else (getattr(programs, "model", 0), getattr(programs, "guide", 0))
+    found: tuple[Program, Program] = both  # type: ignore[assignment]
     if len(found) != 2 or not all(map(callable, found)):
         raise ValueError(f"expected an object with a model and a guide, or a pair (model, guide), found {programs!r}")
     return found

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import pyro.infer
 import torch
 from torch import Tensor
 
@@ -31,7 +30,7 @@ class SVI:
         model: Program,
         guide: Program,
         optim: Callable[[Iterable[Tensor]], torch.optim.Optimizer],
-        loss: pyro.infer.ELBO,
+        loss: Any,
         clip: float | None = None,
     ) -> None:
         self.model, self.guide, self.optim, self.loss = model, guide, optim, loss

@@ -236,6 +236,7 @@ class Training:
     def _explain(self, fault: Exception, good: State, number: int) -> str:
         """Replay the epoch from its start to the step that failed, and look at each site there."""
         epoch, step, rate = self.epoch + 1, self.step + 1, self.rate
+        what = str(fault).splitlines()[0].rstrip(":")
         self.restore(good)
         with self.noise(), mode(self.programs, training=True):
             remaining = self._batches()
@@ -244,9 +245,9 @@ class Training:
             where = first_fault(self.programs, next(remaining))
         self.restore(good)
         return (
-            f"step {step} (epoch {epoch}): {str(fault).splitlines()[0].rstrip(':')}; {where}. Usual causes: a learning rate that is too high (here "
-            f"{rate:g}; try a tenth of it, or clip=1), a learned scale that vanishes on constant data, data outside "
-            f"the likelihood's support. The state at the end of epoch {epoch - 1} is kept"
+            f"step {step} (epoch {epoch}): {what}; {where}. Usual causes: a learning rate that is too high "
+            f"(here {rate:g}; try a tenth of it, or clip=1), a learned scale that vanishes on constant data, "
+            f"data outside the likelihood's support. The state at the end of epoch {epoch - 1} is kept"
         )
 
 
@@ -268,7 +269,8 @@ def first_fault(programs: Programs, x: Tensor) -> str:
             trace.compute_log_prob()
             for name, site in trace.nodes.items():
                 for part in ("value", "log_prob"):
-                    if site["type"] == "sample" and not bool(torch.isfinite(site[part]).all()):
+                    found: Any = site.get(part)
+                    if site["type"] == "sample" and not bool(torch.isfinite(found).all()):
                         return f"first at site {name!r} of the {program}, whose {part} is not finite"
     return "every site's value and log-probability is finite: it is the gradient that is not"
 

@@ -114,7 +114,8 @@ def test_options_reach_the_model():
     options = [
         "--network", "conv(channels=[4], hidden=7)", "--decoder", "mlp(hidden=[5])", "--activation", "tanh",
         "--likelihood", "normal(scale=0.2, learn='one')", "--latent-dim", "3", "--binarize", "none",
-        "--dtype", "float64", "--beta", "0.5", "--beta-warmup", "1", "--lr-schedule", "cosine", "--optimizer", "adamw(weight_decay=0.1)",
+        "--dtype", "float64",
+        "--beta", "0.5", "--beta-warmup", "1", "--lr-schedule", "cosine", "--optimizer", "adamw(weight_decay=0.1)",
         "--estimator", "trace-mean-field", "--patience", "9", "--clip", "5", "--seed", "2", "--device", "cpu",
     ]  # fmt: skip
     assert train("--name", "all", *QUICK, *options) == 0

@@ -134,7 +134,7 @@ def _folder_part(path: Path, classes: Sequence[str]) -> Part:
     paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and p.is_file())
     if not paths:
         raise ValueError(f"{path}: expected images, found none with a known ending")
-    x = ImageFiles(paths)
+    x: Lazy = ImageFiles(paths)
     names = [p.relative_to(path).parts[0] for p in paths]
     y = torch.tensor([classes.index(name) for name in names]) if set(names) <= set(classes) else None
     large = len(x) * int(np.prod(x.shape[1:])) > RESIDENT_BYTES
@@ -151,7 +151,7 @@ class ImageFiles:
         with Image.open(self.paths[0]) as first:
             self.mode = "L" if first.mode in ("L", "1", "I;16", "LA") else "RGB"
             self.size = first.size
-        self.shape = (len(self.paths), len(self.mode), self.size[1], self.size[0])
+        self.shape: tuple[int, ...] = (len(self.paths), len(self.mode), self.size[1], self.size[0])
 
     def __len__(self) -> int:
         return len(self.paths)
