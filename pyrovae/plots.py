@@ -136,7 +136,12 @@ def latent_pca(codes: np.ndarray, labels: np.ndarray | None) -> Figure:
     names = [f"principal component {i + 1} ({share[i]:.0%} of variance)" for i in range(2)]
     figure = Figure(figsize=(4.4, 3.6))
     _scatter(
-        figure.subplots(), centred @ directions[:2].T, labels, *names, rf"codes $E_q[z|x]$, {codes.shape[1]} latents"
+        figure.subplots(),
+        centred @ directions[:2].T,
+        labels,
+        names[0],
+        names[1],
+        rf"codes $E_q[z|x]$, {codes.shape[1]} latents",
     )
     return figure
 

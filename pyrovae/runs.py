@@ -170,7 +170,7 @@ def _environment(training: Training) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
         "commit": _commit(),
-        "system": platform.platform(terse=True),
+        "system": f"{platform.system()} {platform.machine()}",
         "processors": os.cpu_count(),
         "parameters": sum(value.numel() for value in training.svi.parameters.values()),
         **_place(training),

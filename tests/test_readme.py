@@ -1,0 +1,54 @@
+"""What the README shows is what happens."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import pyrovae
+from pyrovae.__main__ import main
+from pyrovae.data import Splits
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_the_programs_shown_are_the_programs():
+    """Every line of the class in the README stands in the model's file, but for the plate's size."""
+    source = (ROOT / "pyrovae" / "models" / "vae.py").read_text()
+    for expression in re.findall(r"return .*|z = .*", BLOCKS[0]):
+        assert expression in source, expression
+    assert len(re.findall(r"return .*|z = .*", BLOCKS[0])) == 6
+
+
+def test_the_blocks_run_in_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--epochs", "1", "--particles", "2"]) == 0
+    space = {}
+    for block in BLOCKS[1:]:
+        exec(compile(block, "README.md", "exec"), space)
+    assert isinstance(space["digits"], Splits)
+    assert space["images"].shape == (16, 1, 8, 8)
+    assert space["draws"]["x"].shape == (5, 16, 1, 8, 8)
+    assert pyrovae.evaluate((space["model"], space["guide"]), torch.rand(9, 64), 2)["rows"] == 9
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(((?!http)[^)]+)\)|src=\"([^\"]+)\"", TEXT))))
+def test_links_and_pictures_exist(path):
+    assert (ROOT / "".join(path)).exists()
+
+
+def test_numbers_quoted_are_those_of_the_runs():
+    """Each 'ELBO -x, log p(x) -y' in the README stands in the evaluation.json of the run it names."""
+    import json
+
+    rows = re.findall(r"`runs/([\w-]+)`.*?(-\d+\.\d\d) ± (\d\.\d\d).*?(-\d+\.\d\d) ± (\d\.\d\d)", TEXT)
+    assert {name for name, *_ in rows} == {"digits", "mnist"}
+    for name, elbo, elbo_error, log_p, log_p_error in rows:
+        results = json.loads((ROOT / "runs" / name / "evaluation.json").read_text())
+        assert results["elbo"]["value"] == pytest.approx(float(elbo), abs=0.005)
+        assert results["elbo"]["standard_error"] == pytest.approx(float(elbo_error), abs=0.005)
+        assert results["log_likelihood"]["value"] == pytest.approx(float(log_p), abs=0.005)
+        assert results["log_likelihood"]["standard_error"] == pytest.approx(float(log_p_error), abs=0.005)
