@@ -138,13 +138,14 @@ class Training:
     def _epoch(self, bar: Any) -> Record:
         start, good, total, rows, number = time.perf_counter(), self.state(), 0.0, 0, 0
         try:
-            with self.noise(), mode(self.programs, training=True), warnings.catch_warnings():
+            with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Encountered")  # Pyro's, of what is reported whole below
-                for number, x in enumerate(self._batches()):
-                    total += self._step(x, number) * len(x)
-                    rows += len(x)
-                    bar.update()
-            valid_loss = self._validate()
+                with self.noise(), mode(self.programs, training=True):
+                    for x in self._batches():
+                        total += self._step(x, number) * len(x)
+                        number, rows = number + 1, rows + len(x)
+                        bar.update()
+                valid_loss = self._validate()
         except (FloatingPointError, ValueError) as fault:
             raise TrainingError(self._explain(fault, good, number)) from fault
         self.epoch += 1
@@ -240,9 +241,11 @@ class Training:
         self.restore(good)
         with self.noise(), mode(self.programs, training=True):
             remaining = self._batches()
+            x = next(remaining)
             for done in range(number):
-                self._step(next(remaining), done)
-            where = first_fault(self.programs, next(remaining))
+                self._step(x, done)
+                x = next(remaining, x)  # where it was the validation that failed, the last batch again
+            where = first_fault(self.programs, x)
         self.restore(good)
         return (
             f"step {step} (epoch {epoch}): {what}; {where}. Usual causes: a learning rate that is too high "
@@ -272,7 +275,7 @@ def first_fault(programs: Programs, x: Tensor) -> str:
                     found: Any = site.get(part)
                     if site["type"] == "sample" and not bool(torch.isfinite(found).all()):
                         return f"first at site {name!r} of the {program}, whose {part} is not finite"
-    return "every site's value and log-probability is finite: it is the gradient that is not"
+    return "every site is finite on that batch: a gradient, or another batch, is not"
 
 
 def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:

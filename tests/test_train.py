@@ -216,6 +216,18 @@ def test_the_replay_names_step_and_site(where):
     assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
 
 
+def test_a_validation_loss_that_is_not_finite_stops_the_run():
+    x = torch.rand(20, 6)
+    vae = pyrovae.VAE(6, 2, likelihood=partial(Normal, scale=1e-30))
+    data = Splits("mine", Split(x * 0), Split(x * 1e20))
+    with torch.no_grad():
+        vae.decoder[2].weight.zero_()
+        vae.decoder[2].bias.zero_()
+        vae.encoder[0].weight.mul_(1e-25)
+    with pytest.raises(TrainingError, match=r"step 2 \(epoch 1\): .*the validation loss is"):
+        fit(vae, data, epochs=2, optimizer=torch.optim.SGD, learning_rate=1e-80)
+
+
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
