@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(path: Path | None, name: str, root: Path, resume: bool, **options: Any) -> None:
     with _bad_input():
         target, asked = _target(path, name, root, resume, options)
-    with runs.threads(target, asked):
+    with runs.threads(target, asked.threads):
         with _bad_input():
             training = runs.prepare(target, asked, resume)
         print(f"{target}: {asked.data}, {len(training.train)} rows to train on", flush=True)
@@ -67,14 +67,14 @@ def _target(path: Path | None, name: str, root: Path, resume: bool, options: dic
 
 
 def _evaluate(path: Path, particles: int, split: str, seed: int) -> None:
-    with _bad_input():
+    with runs.threads(path), _bad_input():
         checks.integer("particles", particles, 0)
         results = runs.evaluate(path, particles, split, seed)
     _report(results)
 
 
 def _plot(path: Path) -> None:
-    with _bad_input():
+    with runs.threads(path), _bad_input():
         written = runs.plot(path)
     print("\n".join(map(str, written)))
 

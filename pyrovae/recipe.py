@@ -66,7 +66,7 @@ class Recipe:
     seed: int = option(0, "of initial weights, order and noise")
     device: str = option("auto", "auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
     dtype: str = option("float32", "float32 or float64")
-    threads: int = option(0, "of torch on the CPU; 0: torch's own choice")
+    threads: int = option(0, "of torch on the CPU; 0: half of torch's own choice")
 
     def __post_init__(self) -> None:
         for given in fields(self):

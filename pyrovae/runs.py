@@ -50,11 +50,15 @@ def free_name(root: Path, stem: str) -> Path:
 
 
 @contextmanager
-def threads(path: Path, asked: Recipe) -> Iterator[None]:
-    """Inside, torch uses the recipe's number of threads, or the one that a run to resume had; outside, as before."""
+def threads(path: Path, count: int = 0) -> Iterator[None]:
+    """Inside, torch uses so many threads (0: as many as the run at `path` had, or half of torch's own choice, if it is
+    new); outside, as many as before.
+
+    Half, because threads that wait for a processor which others keep busy slow a small step down by tens of times.
+    """
     before, known = torch.get_num_threads(), path / "environment.json"
-    had = json.loads(known.read_text())["threads"] if known.exists() else before
-    torch.set_num_threads(asked.threads or had)
+    had = json.loads(known.read_text())["threads"] if known.exists() else max(1, before // 2)
+    torch.set_num_threads(count or had)
     try:
         yield
     finally:

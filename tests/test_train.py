@@ -216,16 +216,24 @@ def test_the_replay_names_step_and_site(where):
     assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
 
 
-def test_a_validation_loss_that_is_not_finite_stops_the_run():
+def test_a_fault_in_the_validation_stops_the_run_at_the_end_of_the_epoch():
+    class Broken(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, value):
+            return self.network(value) * (1.0 if self.training else torch.nan)
+
     x = torch.rand(20, 6)
-    vae = pyrovae.VAE(6, 2, likelihood=partial(Normal, scale=1e-30))
-    data = Splits("mine", Split(x * 0), Split(x * 1e20))
-    with torch.no_grad():
-        vae.decoder[2].weight.zero_()
-        vae.decoder[2].bias.zero_()
-        vae.encoder[0].weight.mul_(1e-25)
-    with pytest.raises(TrainingError, match=r"step 2 \(epoch 1\): .*the validation loss is"):
-        fit(vae, data, epochs=2, optimizer=torch.optim.SGD, learning_rate=1e-80)
+    vae = pyrovae.VAE(6, 2, likelihood=Normal)
+    vae.encoder = Broken(vae.encoder)
+    before = copy.deepcopy(vae)
+    with pytest.raises(TrainingError, match=r"step 3 \(epoch 1\): .*invalid values; every site is finite"):
+        fit(vae, Splits("mine", Split(x), Split(x)), epochs=2, batch_size=10)
+    assert same(vae, before)
+    fit(vae, x, epochs=1)
+    assert not same(vae, before)
 
 
 @pytest.mark.parametrize(
