@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.data.split import Data, blocks
-from pyrovae.programs import Program, Programs, answering, pair, placement
+from pyrovae.programs import Program, Programs, answering, check, pair, placement
 from pyrovae.randomness import seeded
 
 # Noise is drawn for fixed blocks of rows and of particles, so that a datum's score depends on the seed and its place
@@ -95,7 +95,8 @@ def importance(
     device, dtype = placement(programs)
     with answering(programs):
         for number, x in enumerate(blocks(data, ROWS)):
-            full = torch.cat([x, x[-1:].expand(ROWS - len(x), *x.shape[1:])]).to(device, dtype)
+            check(programs, x := x.to(device, dtype))
+            full = torch.cat([x, x[-1:].expand(ROWS - len(x), *x.shape[1:])])
             yield len(x), _chunks(model, guide, full, particles, (seed, number))
 
 

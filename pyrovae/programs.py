@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from pyrovae import checks
 from pyrovae.handlers import own_parameters
 
 Program = Callable[..., Any]
@@ -57,6 +58,15 @@ def answering(programs: Programs) -> Iterator[None]:
     """Ask, and change nothing: no gradients, evaluation mode, no parameter left behind in Pyro's store."""
     with mode(programs, training=False), torch.no_grad(), own_parameters():
         yield
+
+
+def check(programs: Programs, x: Tensor) -> None:
+    """Raise a ValueError unless x are data of these programs: finite, and what their own `check` asks for."""
+    own_check = getattr(programs, "check", None)
+    if own_check is None:
+        checks.finite("x", x)
+    else:
+        own_check(x)
 
 
 def placement(programs: Programs) -> tuple[torch.device | None, torch.dtype | None]:

@@ -19,7 +19,7 @@ from pyrovae.data import Splits
 from pyrovae.data.split import Data, as_split, batches, blocks
 from pyrovae.handlers import own_parameters
 from pyrovae.objectives import ELBO
-from pyrovae.programs import Programs, answering, mode, modules, pair, placement
+from pyrovae.programs import Programs, answering, check, mode, modules, pair, placement
 from pyrovae.randomness import Stream, seeded
 from pyrovae.svi import SVI
 
@@ -303,18 +303,11 @@ def _check_data(programs: Programs, parts: list[Any]) -> Tensor:
         for part in parts:
             resident = isinstance(getattr(part, "x", None), Tensor)
             for x in blocks(part, 1024 if resident else 2):
-                _check_rows(programs, x.to(*placement(programs)))
+                check(programs, x.to(*placement(programs)))
                 first.append(x[:2])
                 if not resident:
                     break
     return first[0]
-
-
-def _check_rows(programs: Any, x: Tensor) -> None:
-    if hasattr(programs, "check"):
-        programs.check(x)
-    else:
-        checks.finite("x", x)
 
 
 def _summary(record: Record) -> str:

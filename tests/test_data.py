@@ -266,6 +266,34 @@ def test_bad_data_are_refused(tmp_path, name, options, message):
         load(path, **options)
 
 
+@pytest.mark.parametrize("make", [lambda x: x, TensorDataset, lambda x: DataLoader(TensorDataset(x), batch_size=4)])
+def test_bytes_are_grey_levels_wherever_they_come_from(make):
+    x = torch.randint(0, 256, (9, 1, 2, 3), dtype=torch.uint8)
+    torch.testing.assert_close(torch.cat(list(blocks(make(x), 5))), x / 255)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (torch.zeros(0, 6), "expected data, found none"),
+        (DataLoader(TensorDataset(torch.zeros(0, 6))), "expected data, found none"),
+        (torch.zeros(3, 7), r"expected shape \(N, 6\), found \(3, 7\)"),
+        (torch.full((3, 6), float("nan")), "expected finite values, found nan"),
+        (torch.full((3, 6), 0.5), "binarise the data"),
+    ],
+)
+@pytest.mark.parametrize("ask", [pyrovae.evaluate, pyrovae.fit])
+def test_wrong_data_are_refused_in_training_and_evaluation_alike(data, message, ask):
+    with pytest.raises(ValueError, match=message):
+        ask(pyrovae.VAE(6, 2), data)
+
+
+def test_labels_are_numbers(tmp_path):
+    np.savez(tmp_path / "d.npz", x=np.zeros((3, 2)), y=np.array(list("abc")))
+    with pytest.raises(ValueError, match="labels: expected numbers, found <U1"):
+        load(tmp_path / "d.npz")
+
+
 @pytest.mark.parametrize(
     ("x", "options", "message"),
     [

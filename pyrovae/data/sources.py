@@ -196,6 +196,8 @@ def arrays(path: Path) -> Parts:
 def _part(found: dict[str, np.ndarray], ending: str) -> Part | None:
     xs = [found[name + ending] for name in _X if name + ending in found]
     ys = [found[name + ending] for name in _Y if name + ending in found]
+    if ys and ys[0].dtype.kind not in "biuf":
+        raise ValueError(f"labels: expected numbers, found {ys[0].dtype}; number the classes from 0")
     return (tensor(xs[0]), torch.from_numpy(ys[0]) if ys else None) if xs else None
 
 

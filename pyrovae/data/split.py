@@ -57,14 +57,18 @@ class Split:
 
     def convert(self, x: Tensor, rows: Tensor) -> Tensor:
         """Stored values of these rows, as a model takes them."""
-        x = x / 255 if x.dtype == torch.uint8 else x if x.is_floating_point() else x.to(torch.get_default_dtype())
-        return _BINARIZE[self.binarize](x, rows)
+        return _BINARIZE[self.binarize](_values(x), rows)
 
     def settled(self) -> "Split":
         """The same values, with a binarisation that never changes done once and for all."""
         if self.binarize in ("dynamic", "none") or not isinstance(self.x, Tensor):
             return self
         return Split((self[:] * 255).to(torch.uint8), self.y)
+
+
+def _values(x: Tensor) -> Tensor:
+    """Bytes are grey levels, in 255ths; other numbers are what they are."""
+    return x / 255 if x.dtype == torch.uint8 else x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 
 def _fixed(x: Tensor, rows: Tensor) -> Tensor:
@@ -156,7 +160,7 @@ def as_split(data: Data) -> Split | DataLoader[Any]:
 def batches(data: Split | DataLoader[Any], order: Callable[[int], Tensor], size: int) -> Iterator[Tensor]:
     """The data in batches of `size` (the last may be smaller), in the order that order(N) gives."""
     if isinstance(data, DataLoader):
-        yield from map(_first, data)
+        yield from (_values(_first(item)) for item in data)
         return
     rows = order(len(data)).split(size)
     if isinstance(data.x, Tensor):
@@ -177,6 +181,8 @@ def blocks(data: Data, size: int) -> Iterator[Tensor]:
             joined = torch.cat(held)
             yield joined[:size]
             held = [joined[size:]]
+    if not held:
+        raise ValueError("expected data, found none: there are 0 rows")
     if sum(map(len, held)):
         yield torch.cat(held)
 

@@ -85,5 +85,5 @@ class VAE(nn.Module):
         """Raise a ValueError unless x are data of this model: their shape, finite, in the likelihood's support."""
         checks.event(x, self.event_shape)
         checks.finite("x", x)
-        support = self.p_x(self.p_z().expand((1,)).sample()).support
+        support = self.p_x(x.new_zeros(1, *self.latent_shape)).support
         checks.support(x, support, self.likelihood.advice)
