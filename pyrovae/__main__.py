@@ -67,14 +67,14 @@ def _target(path: Path | None, name: str, root: Path, resume: bool, options: dic
 
 
 def _evaluate(path: Path, particles: int, split: str, seed: int) -> None:
-    with runs.threads(path), _bad_input():
+    with _bad_input(), runs.threads(path):
         checks.integer("particles", particles, 0)
         results = runs.evaluate(path, particles, split, seed)
     _report(results)
 
 
 def _plot(path: Path) -> None:
-    with runs.threads(path), _bad_input():
+    with _bad_input(), runs.threads(path):
         written = runs.plot(path)
     print("\n".join(map(str, written)))
 

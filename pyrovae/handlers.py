@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 import pyro
 import torch
 from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER, param_with_module_name
+from pyro.poutine import Trace
 from pyro.poutine.condition_messenger import ConditionMessenger
 from pyro.poutine.do_messenger import DoMessenger
 from pyro.poutine.messenger import Messenger
@@ -56,7 +57,7 @@ class own_parameters(Messenger):
         self.found: dict[str, Tensor] = {}
 
     def _pyro_param(self, msg: dict[str, Any]) -> None:
-        if _MODULE_NAMESPACE_DIVIDER in msg["name"]:
+        if _MODULE_NAMESPACE_DIVIDER in msg["name"] and len(msg["args"]) > 1:
             msg["value"], msg["done"] = msg["args"][1], True
 
     def _pyro_post_param(self, msg: dict[str, Any]) -> None:
@@ -87,8 +88,9 @@ def given(name: str) -> Tensor | None:
     """The value that an enclosing handler (condition, do, replay) gives to this site, if any."""
     for handler in reversed(_PYRO_STACK):
         if isinstance(handler, ConditionMessenger | DoMessenger) and name in handler.data:
-            value: Any = handler.data[name]  # type: ignore[index]
-            return value["value"] if isinstance(value, dict) else torch.as_tensor(value)
+            if isinstance(handler.data, Trace):
+                return handler.data.nodes[name]["value"]
+            return torch.as_tensor(handler.data[name])
         if isinstance(handler, ReplayMessenger) and handler.trace is not None and name in handler.trace:
             return handler.trace.nodes[name]["value"]
     return None

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import pyro
@@ -14,7 +15,7 @@ from torch import Tensor
 from pyrovae import checks
 from pyrovae.data.split import Data, blocks
 from pyrovae.programs import Program, Programs, answering, check, pair, placement
-from pyrovae.randomness import seeded
+from pyrovae.randomness import Stream, seeded
 
 # Noise is drawn for fixed blocks of rows and of particles, so that a datum's score depends on the seed and its place
 # alone, not on how the data came; the second number bounds the memory of one value in the program (16 MiB in float32).
@@ -94,7 +95,12 @@ def importance(
     model, guide = pair(programs)
     device, dtype = placement(programs)
     with answering(programs):
-        for number, x in enumerate(blocks(data, ROWS)):
+        reading, drawn = Stream(seed), blocks(data, ROWS)
+        for number in count():
+            with reading():  # a dynamic binarisation draws, too
+                x = next(drawn, None)
+            if x is None:
+                return
             check(programs, x := x.to(device, dtype))
             full = torch.cat([x, x[-1:].expand(ROWS - len(x), *x.shape[1:])])
             yield len(x), _chunks(model, guide, full, particles, (seed, number))

@@ -118,7 +118,7 @@ def _write_state(path: Path, training: Training) -> None:
 
 def _last_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """The newest state that is whole; None if no epoch was finished."""
-    for leftover in path.glob(".*-*.*"):
+    for leftover in path.glob(".[0-9]*-*.*"):
         leftover.unlink()
     present = [path / name for name in ("last.safetensors", "previous.safetensors") if (path / name).exists()]
     damaged = []
@@ -263,19 +263,24 @@ def plot(path: Path) -> list[Path]:
 def _image_figures(vae: VAE, split: Split) -> dict[str, Figure]:
     x = split[:12].to(*placement(vae))
     z = vae.p_z().expand((64,)).sample()
-    drawn = vae.q_z(x[:6]).expand((10, 6)).sample().transpose(0, 1)
+    few = min(6, len(x))
+    drawn = vae.q_z(x[:few]).expand((10, few)).sample().transpose(0, 1)
     ends = vae.q_z(x).mean
-    path = torch.stack([torch.lerp(ends[:6], ends[-6:], share) for share in torch.linspace(0, 1, 10).tolist()], 1)
+    path = torch.stack([torch.lerp(ends[:few], ends[-few:], share) for share in torch.linspace(0, 1, 10).tolist()], 1)
     return {
         "samples": plots.image_grids(
             {"samples $x \\sim p(x)$": vae.p_x(z).sample(), "their means $E[x|z]$": vae.p_x(z).mean}
         ),
         "reconstructions": plots.image_rows({"$x$": x, "$E[x|z]$": reconstruct(vae, x)}),
         "variations": plots.image_table(
-            {"$x$": x[:6, None], "$E[x|z]$ for draws $z \\sim q(z|x)$": vae.p_x(drawn).mean}
+            {"$x$": x[:few, None], "$E[x|z]$ for draws $z \\sim q(z|x)$": vae.p_x(drawn).mean}
         ),
         "interpolation": plots.image_table(
-            {"$x$": x[:6, None], "$E[x|z]$ from $E_q[z|x]$ to $E_q[z|x']$": vae.p_x(path).mean, "$x'$": x[-6:, None]}
+            {
+                "$x$": x[:few, None],
+                "$E[x|z]$ from $E_q[z|x]$ to $E_q[z|x']$": vae.p_x(path).mean,
+                "$x'$": x[-few:, None],
+            }
         ),
     }
 

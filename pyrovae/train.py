@@ -100,11 +100,13 @@ class Training:
         self.learning_rate, self.lr_schedule = checks.positive("learning_rate", learning_rate), lr_schedule
         self.seed = checks.integer("seed", seed, 0)
         self.objective = objective or ELBO()
+        self.objective.step = 0
         if clip is not None:
             checks.positive("clip", clip)
         first = _check_data(programs, [self.train, *([self.valid] if self.valid else [])])
         self.svi = SVI(*pair(programs), lambda p: optimizer(p, lr=learning_rate), self.objective, clip)
-        self.svi.prepare(self._place(first))
+        with mode(programs, training=False):  # a first look must not move a running mean
+            self.svi.prepare(self._place(first))
         self.noise, self.order = Stream(self.seed, 1), torch.Generator().manual_seed(self.seed)
         self.epoch = self.step = self.best_epoch = self.stale = 0
         self.best_loss, self.rate = math.inf, self.learning_rate

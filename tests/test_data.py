@@ -309,3 +309,26 @@ def test_labels_are_numbers(tmp_path):
 def test_bad_arrays_are_refused(x, options, message):
     with pytest.raises(ValueError, match=message):
         from_arrays(x, **options)
+
+
+@pytest.mark.parametrize("valid", [7, 7.0])
+def test_a_count_may_come_as_a_float_from_the_command_line(valid):
+    assert len(load("digits", valid=valid).valid) == 7
+
+
+def test_a_test_part_that_does_not_fit_is_refused(tmp_path):
+    for name, x in {
+        "grey": np.full((3, 4, 4), 9.0),
+        "size": np.zeros((3, 5, 5)),
+        "nan": np.full((3, 4, 4), np.nan),
+    }.items():
+        np.savez(tmp_path / f"{name}.npz", x_train=np.zeros((9, 4, 4)), x_test=x)
+        with pytest.raises(ValueError, match="found"):
+            load(tmp_path / f"{name}.npz", valid=0)
+
+
+def test_evaluation_of_a_dynamic_split_is_reproducible(digits):
+    vae = pyrovae.VAE(digits.event_shape, 2)
+    state = torch.get_rng_state()
+    assert pyrovae.evaluate(vae, digits.train, 2) == pyrovae.evaluate(vae, digits.train, 2)
+    assert torch.equal(state, torch.get_rng_state())

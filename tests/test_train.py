@@ -220,10 +220,11 @@ def test_a_fault_in_the_validation_stops_the_run_at_the_end_of_the_epoch():
     class Broken(nn.Module):
         def __init__(self, network):
             super().__init__()
-            self.network = network
+            self.network, self.trained = network, False
 
         def forward(self, value):
-            return self.network(value) * (1.0 if self.training else torch.nan)
+            self.trained |= self.training
+            return self.network(value) * (torch.nan if self.trained and not self.training else 1.0)
 
     x = torch.rand(20, 6)
     vae = pyrovae.VAE(6, 2, likelihood=Normal)

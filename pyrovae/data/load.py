@@ -84,7 +84,10 @@ def _splits(
             labels = "" if y is None else f" and {len(y)} labels"
             raise ValueError(f"{name}: expected data, with a label for each row or none, found {len(x)} rows{labels}")
     images = len(train[0].shape) == 4
-    _check_grey(name, train[0], binarize if images else "none")
+    for x in (train[0], own_test[0] if own_test else train[0]):
+        _check_grey(name, x, binarize if images else "none")
+        if x.shape[1:] != train[0].shape[1:]:
+            raise ValueError(f"{name}: expected test rows like {tuple(train[0].shape[1:])}, found {tuple(x.shape[1:])}")
     rows = split_rows(len(train[0]), {"valid": valid} if own_test else {"test": test, "valid": valid})
     parts = {part: (choose(train[0], index), _choose(train[1], index)) for part, index in rows.items() if len(index)}
     if own_test:

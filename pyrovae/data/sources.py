@@ -7,6 +7,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -184,7 +185,7 @@ def arrays(path: Path) -> Parts:
         if large:
             return (Mapped(loaded), None), None
         found = {"x": loaded} if path.suffix == ".npy" else {key: loaded[key] for key in loaded.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, AttributeError, BadZipFile) as error:
         raise ValueError(f"{path}: expected numbers in numpy's format, found {error}") from None
     for ending in ("_train", ""):
         train = _part(found, ending)
@@ -228,7 +229,9 @@ def tensor(array: np.ndarray) -> Tensor:
         )
     if array.ndim == 3:
         array = array[:, None]
-    elif array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
+    elif array.ndim == 4 and array.shape[1] not in (1, 3):
+        if array.shape[3] not in (1, 3):
+            raise ValueError(f"expected images of 1 or 3 channels, found an array of shape {array.shape}")
         array = array.transpose(0, 3, 1, 2)
     bytes_kept = array.dtype == np.uint8 and array.ndim == 4
     return torch.from_numpy(np.ascontiguousarray(array if bytes_kept else array.astype(np.float32)))

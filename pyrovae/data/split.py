@@ -187,6 +187,10 @@ def blocks(data: Data, size: int) -> Iterator[Tensor]:
         yield torch.cat(held)
 
 
+def _whole(part: float) -> float:
+    return int(part) if float(part).is_integer() else part
+
+
 def split_rows(n: int, parts: dict[str, float]) -> dict[str, Tensor]:
     """Disjoint random rows for each named part (a share of n below 1, a count from 1 up), then the rest as "train".
 
@@ -195,7 +199,7 @@ def split_rows(n: int, parts: dict[str, float]) -> dict[str, Tensor]:
     order = torch.from_numpy(np.random.default_rng(0).permutation(n))
     taken = {}
     for name, part in parts.items():
-        count = round(checks.number(name, part, 0) * n) if part < 1 else checks.integer(name, part)
+        count = round(checks.number(name, part, 0) * n) if part < 1 else checks.integer(name, _whole(part))
         taken[name], order = order[:count].sort().values, order[count:]
     if len(order) == 0:
         raise ValueError(f"expected rows left to train on, found {n} rows for {parts}")

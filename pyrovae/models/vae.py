@@ -86,4 +86,4 @@ class VAE(nn.Module):
         checks.event(x, self.event_shape)
         checks.finite("x", x)
         support = self.p_x(x.new_zeros(1, *self.latent_shape)).support
-        checks.support(x, support, self.likelihood.advice)
+        checks.support(x, support, getattr(self.likelihood, "advice", ""))
