@@ -233,8 +233,6 @@ def test_a_fault_in_the_validation_stops_the_run_at_the_end_of_the_epoch():
     with pytest.raises(TrainingError, match=r"step 3 \(epoch 1\): .*invalid values; every site is finite"):
         fit(vae, Splits("mine", Split(x), Split(x)), epochs=2, batch_size=10)
     assert same(vae, before)
-    fit(vae, x, epochs=1)
-    assert not same(vae, before)
 
 
 @pytest.mark.parametrize(
