@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from pyrovae.data.split import Data
-from pyrovae.inference import importance, log_mean_exp, log_prob
+from pyrovae.inference import importance, log_mean_exp, log_prob, log_weight
 from pyrovae.programs import Programs
 
 # Burda, Grosse & Salakhutdinov 2016: a latent is active if the mean of q(z|x) varies over the data by more than this.
@@ -57,8 +57,7 @@ def scores(programs: Programs, data: Data, particles: int, seed: int) -> tuple[d
         for q, p in drawn:
             kl, exact = _kl(q, p)
             closed &= exact
-            log_w = log_prob(p, True) + log_prob(p, False) - log_prob(q, False)
-            parts.append({"log_weight": log_w, "reconstruction": log_prob(p, True)} | kl | _means(q))
+            parts.append({"log_weight": log_weight(q, p), "reconstruction": log_prob(p, True)} | kl | _means(q))
         joined = {name: torch.cat([part[name] for part in parts]).double() for name in parts[0]}
         log_w = joined.pop("log_weight")
         row = {name: values.mean(0) for name, values in joined.items()}

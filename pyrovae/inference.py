@@ -56,10 +56,14 @@ def log_prob(trace: Trace, observed: bool) -> Tensor:
     )  # type: ignore[return-value]
 
 
+def log_weight(q: Trace, p: Trace) -> Tensor:
+    """log p(x, z) - log q(z|x) of two scored traces. (particles, N)"""
+    return log_prob(p, True) + log_prob(p, False) - log_prob(q, False)
+
+
 def log_weights(model: Program, guide: Program, x: Tensor, particles: int) -> Tensor:
     """log p(x, z) - log q(z|x) at z ~ q(z|x). (particles, N), in nats; differentiable."""
-    q, p = traces(model, guide, x, particles)
-    return log_prob(p, True) + log_prob(p, False) - log_prob(q, False)
+    return log_weight(*traces(model, guide, x, particles))
 
 
 def log_mean_exp(log_w: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,8 +82,8 @@ def log_likelihood(programs: Programs, data: Data, particles: int = 100, seed: i
     """
     estimates = []
     for n, drawn in importance(programs, data, particles, seed):
-        log_w = [log_prob(p, True) + log_prob(p, False) - log_prob(q, False) for q, p in drawn]
-        estimates.append(torch.stack(log_mean_exp(torch.cat(log_w)))[:, :n].cpu())
+        log_w = torch.cat([log_weight(q, p) for q, p in drawn])
+        estimates.append(torch.stack(log_mean_exp(log_w))[:, :n].cpu())
     value, error = torch.cat(estimates, -1)
     return value, error
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pyrovae import checks
 from pyrovae.handlers import own_parameters
+from pyrovae.modes import mode
 
 Program = Callable[..., Any]
 
@@ -41,22 +42,9 @@ def modules(programs: Programs) -> list[nn.Module]:
 
 
 @contextmanager
-def mode(programs: Programs, training: bool) -> Iterator[None]:
-    """The programs' modules in training or in evaluation mode; afterwards in the mode in which they were."""
-    parts = {part: part.training for module in modules(programs) for part in module.modules()}
-    for module in modules(programs):
-        module.train(training)
-    try:
-        yield
-    finally:
-        for part, was in parts.items():
-            part.training = was
-
-
-@contextmanager
 def answering(programs: Programs) -> Iterator[None]:
     """Ask, and change nothing: no gradients, evaluation mode, no parameter left behind in Pyro's store."""
-    with mode(programs, training=False), torch.no_grad(), own_parameters():
+    with mode(modules(programs), training=False), torch.no_grad(), own_parameters():
         yield
 
 

@@ -18,8 +18,9 @@ from pyrovae import checks
 from pyrovae.data import Splits
 from pyrovae.data.split import Data, as_split, batches, blocks
 from pyrovae.handlers import own_parameters
+from pyrovae.modes import mode
 from pyrovae.objectives import ELBO
-from pyrovae.programs import Programs, answering, check, mode, modules, pair, placement
+from pyrovae.programs import Programs, answering, check, modules, pair, placement
 from pyrovae.randomness import Stream, seeded
 from pyrovae.svi import SVI
 
@@ -103,9 +104,11 @@ class Training:
         self.objective.step = 0
         if clip is not None:
             checks.positive("clip", clip)
-        first = _check_data(programs, [self.train, *([self.valid] if self.valid else [])])
+        _check_data(programs, [self.train, *([self.valid] if self.valid else [])])
         self.svi = SVI(*pair(programs), lambda p: optimizer(p, lr=learning_rate), self.objective, clip)
-        with mode(programs, training=False):  # a first look must not move a running mean
+        with mode(modules(programs), training=False):  # a first look must not move a running mean
+            with seeded(self.seed):
+                first = next(blocks(self.train, 2))
             self.svi.prepare(self._place(first))
         self.noise, self.order = Stream(self.seed, 1), torch.Generator().manual_seed(self.seed)
         self.epoch = self.step = self.best_epoch = self.stale = 0
@@ -142,7 +145,7 @@ class Training:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Encountered")  # Pyro's, of what is reported whole below
-                with self.noise(), mode(self.programs, training=True):
+                with self.noise(), mode(modules(self.programs), training=True):
                     for x in self._batches():
                         total += self._step(x, number) * len(x)
                         number, rows = number + 1, rows + len(x)
@@ -241,7 +244,7 @@ class Training:
         epoch, step, rate = self.epoch + 1, self.step + 1, self.rate
         what = str(fault).splitlines()[0].rstrip(":")
         self.restore(good)
-        with self.noise(), mode(self.programs, training=True):
+        with self.noise(), mode(modules(self.programs), training=True):
             remaining = self._batches()
             x = next(remaining)
             for done in range(number):
@@ -298,18 +301,15 @@ def _batch_size(batch_size: int | None, data: Any) -> int:
     return batch_size
 
 
-def _check_data(programs: Programs, parts: list[Any]) -> Tensor:
-    """Check all rows in memory, and the first rows of what is read later; the first rows of the first part."""
-    first: list[Tensor] = []
+def _check_data(programs: Programs, parts: list[Any]) -> None:
+    """Check all rows in memory, and the first rows of what is read later."""
     with seeded(0), answering(programs):
         for part in parts:
             resident = isinstance(getattr(part, "x", None), Tensor)
             for x in blocks(part, 1024 if resident else 2):
                 check(programs, x.to(*placement(programs)))
-                first.append(x[:2])
                 if not resident:
                     break
-    return first[0]
 
 
 def _summary(record: Record) -> str:

@@ -82,10 +82,12 @@ _MNIST_SHA256 = {
 def _idx(name: str, root: Path) -> Parts:
     from torchvision import datasets
 
-    kind = getattr(datasets, name)
-    _check_files(root / name / "raw", _MNIST_SHA256 if name == "MNIST" else {})
+    kind, raw, digests = getattr(datasets, name), root / name / "raw", _MNIST_SHA256 if name == "MNIST" else {}
+    downloads = not all((raw / file).exists() for file in _LENGTHS)
+    _check_files(raw, digests)
     train, test = (_offline_first(partial(kind, root, train), root) for train in (True, False))
-    _check_files(root / name / "raw", _MNIST_SHA256 if name == "MNIST" else {})
+    if downloads:
+        _check_files(raw, digests)
     return (train.data.unsqueeze(1), train.targets), (test.data.unsqueeze(1), test.targets)
 
 

@@ -163,13 +163,15 @@ def batches(data: Split | DataLoader[Any], order: Callable[[int], Tensor], size:
         yield from (_values(_first(item)) for item in data)
         return
     rows = order(len(data)).split(size)
-    if isinstance(data.x, Tensor):
-        yield from map(data.__getitem__, rows)
-        return
     # The noise of a dynamic binarisation is drawn here, not by the workers, which have random numbers of their own.
-    loader = DataLoader(data.x, None, sampler=rows, num_workers=data.x.workers, generator=torch.Generator())  # type: ignore
-    for x, index in zip(loader, rows, strict=True):
+    for x, index in zip(_stored(data.x, rows), rows, strict=True):
         yield data.convert(x, index)
+
+
+def _stored(x: Tensor | Lazy, rows: Sequence[Tensor]) -> Iterator[Tensor]:
+    if isinstance(x, Tensor):
+        return map(x.__getitem__, rows)
+    return iter(DataLoader(x, None, sampler=rows, num_workers=x.workers, generator=torch.Generator()))  # type: ignore
 
 
 def blocks(data: Data, size: int) -> Iterator[Tensor]:

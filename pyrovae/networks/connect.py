@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyrovae.modes import mode
 from pyrovae.randomness import seeded
 
 # A part of a model is given built, or as what builds it from its shapes: a class, or functools.partial of one.
@@ -40,16 +41,11 @@ def connect(part: Part, input_shape: tuple[int, ...], output_shape: tuple[int, .
 def _dry_run(network: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...] | str:
     """The output's shape, or the error; leaves modes, buffers and generators as they were."""
     like = next(network.parameters(), torch.empty(()))
-    modes = {part: part.training for part in network.modules()}
-    network.eval()
     try:
-        with torch.no_grad(), seeded(0):
+        with mode([network], training=False), torch.no_grad(), seeded(0):
             return tuple(network(torch.zeros(shape, dtype=like.dtype, device=like.device)).shape)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         return f"{type(error).__name__}: {error}".splitlines()[0]
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 class _OneBatch(nn.Module):
