@@ -98,10 +98,13 @@ def _means(q: Trace) -> dict[str, Tensor]:
     for name, site in q.nodes.items():
         if site["type"] == "sample" and not site["is_observed"]:
             q_z: Any = site["fn"]
+            drawn: Any = site["value"]
             try:
-                means[f"mean.{name}"] = q_z.mean
+                mean = q_z.mean
             except NotImplementedError:
-                means[f"mean.{name}"] = site["value"]
+                mean = drawn
+            # A categorical has no mean: its classes are no numbers, and torch says NaN.
+            means[f"mean.{name}"] = mean if bool(torch.isfinite(mean).all()) else drawn.to(mean)
     return means
 
 

@@ -1,7 +1,7 @@
 """Effect handlers: small changes to what the sites of a Pyro program mean."""
 
 from itertools import count
-from typing import Any
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 import pyro
@@ -49,20 +49,44 @@ class own_parameters(Messenger):
     """Modules keep their parameters to themselves: they are used where they are, not through the global store.
 
     The program's own `pyro.param` sites still live in the store. `found` collects every unconstrained parameter that
-    the programs used, by name.
+    the programs used, by name; of two that call themselves the same, the second gets a prime.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.found: dict[str, Tensor] = {}
 
+    def __enter__(self) -> Self:
+        self._hidden = _take_out_module_parameters()
+        return super().__enter__()
+
+    def __exit__(self, *fault: Any) -> None:
+        super().__exit__(*fault)
+        _take_out_module_parameters()
+        parameters, constraints = self._hidden
+        pyro.get_param_store().set_state({"params": parameters, "constraints": constraints})
+
     def _pyro_param(self, msg: dict[str, Any]) -> None:
         if _MODULE_NAMESPACE_DIVIDER in msg["name"] and len(msg["args"]) > 1:
             msg["value"], msg["done"] = msg["args"][1], True
 
     def _pyro_post_param(self, msg: dict[str, Any]) -> None:
-        value = msg["value"]
-        self.found[msg["name"]] = value.unconstrained() if hasattr(value, "unconstrained") else value
+        name, value = msg["name"], msg["value"]
+        value = value.unconstrained() if hasattr(value, "unconstrained") else value
+        while self.found.get(name, value) is not value:
+            name += "'"
+        self.found[name] = value
+
+
+def _take_out_module_parameters() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What the store holds of modules: parameters and constraints. A PyroModule asks the store before any handler
+    hears of it, and would take what another module of the same name left there."""
+    store = pyro.get_param_store()
+    state: Any = store.get_state()
+    taken = [name for name, value in state["params"].items() if isinstance(value, nn.Parameter)]
+    for name in taken:
+        del store[name]
+    return {name: state["params"][name] for name in taken}, {name: state["constraints"][name] for name in taken}
 
 
 def register(module: nn.Module) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import pyro
 import torch
 from torch import Tensor, nn
 
@@ -44,8 +45,14 @@ def modules(programs: Programs) -> list[nn.Module]:
 @contextmanager
 def answering(programs: Programs) -> Iterator[None]:
     """Ask, and change nothing: no gradients, evaluation mode, no parameter left behind in Pyro's store."""
-    with mode(modules(programs), training=False), torch.no_grad(), own_parameters():
-        yield
+    store = pyro.get_param_store()
+    before = set(store.keys())
+    try:
+        with mode(modules(programs), training=False), torch.no_grad(), own_parameters():
+            yield
+    finally:
+        for name in set(store.keys()) - before:
+            del store[name]
 
 
 def check(programs: Programs, x: Tensor) -> None:

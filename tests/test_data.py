@@ -292,6 +292,19 @@ def test_labels_are_numbers(tmp_path):
     np.savez(tmp_path / "d.npz", x=np.zeros((3, 2)), y=np.array(list("abc")))
     with pytest.raises(ValueError, match="labels: expected numbers, found <U1"):
         load(tmp_path / "d.npz")
+    with pytest.raises(ValueError, match="labels: expected numbers, found <U1"):
+        from_arrays(np.zeros((3, 2)), np.array(list("abc")))
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [("I;16", "expected 8 bits a channel, found mode 'I;16'"), ("RGBA", "expected opaque pixels, found transparent")],
+)
+def test_images_that_bytes_cannot_hold_are_refused(tmp_path, mode, message):
+    for i in range(4):
+        Image.new(mode, (4, 4)).save(tmp_path / f"{i}.png")
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(

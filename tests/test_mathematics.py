@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch.distributions import kl_divergence
 
@@ -179,6 +180,54 @@ def test_particles_are_chunked_without_changing_the_estimate(linear, monkeypatch
 def test_iwae_error_of_one_particle_is_unknown(linear):
     assert torch.isnan(inference.log_likelihood(linear.vae, linear.x, 1)[1]).all()
     assert pyrovae.evaluate(linear.vae, linear.x[:1], 4)["rows"] == 1
+
+
+PLATES = {
+    "expected one unscaled score a row, .* found plates .'data', 'pixels'.": lambda: pyro.plate("pixels", 1, dim=-3),
+    "found scale 0.5": lambda: poutine.scale(scale=0.5),
+    "found a mask": lambda: poutine.mask(mask=torch.tensor(True)),
+}
+
+
+@pytest.mark.parametrize("message", PLATES)
+def test_sites_without_one_score_a_row_are_refused(message):
+    """A silent sum over them would be no log-likelihood."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)), PLATES[message]():
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            with PLATES[message]():
+                pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    with pytest.raises(ValueError, match=message):
+        pyrovae.evaluate((model, guide), torch.zeros(5), 2)
+
+
+def test_a_subsampled_plate_has_no_score_a_row():
+    def model(x):
+        with pyro.plate("data", 500, subsample_size=len(x)):
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    with pytest.raises(ValueError, match="found 128 of 500 rows"):
+        pyrovae.evaluate((model, lambda x: None), torch.zeros(5), 2)
+
+
+def test_a_categorical_latent_has_draws_for_a_mean():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Categorical(torch.tensor([0.0, 0.0, 1.0])))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(torch.ones(3) / 3))
+            pyro.sample("x", dist.Normal(y, 1.0), obs=x)
+
+    means = scores((model, guide), torch.full((4,), 2.0), 3, 0)[0]["mean.y"]
+    assert means.tolist() == [2.0] * 4
 
 
 def test_svi_reaches_the_evidence(linear):

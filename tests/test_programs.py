@@ -2,6 +2,8 @@
 
 import copy
 import gc
+import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -9,6 +11,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import MCMC, NUTS, SVI, Predictive, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 import pyrovae
@@ -271,6 +274,66 @@ def test_own_parameters_still_uses_the_store_for_param_sites(x):
     pyrovae.fit((model, guide), x, epochs=400, learning_rate=0.05)
     torch.testing.assert_close(pyro.param("p").detach(), x.flatten(1).mean(0).clamp(0.02, 0.98), rtol=0, atol=0.03)
     assert list(pyro.get_param_store().keys()) == ["p"]
+
+
+class Loc(PyroModule):
+    """One constrained parameter; every object of it calls itself the same."""
+
+    def __init__(self, start):
+        super().__init__("same")
+        self.scale = PyroParam(torch.tensor(start), constraint=dist.constraints.positive)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(0.0, self.scale), obs=x)
+
+
+def test_modules_of_one_name_never_take_each_others_parameters():
+    x = torch.ones(4)
+    first, second = Loc(2.0), Loc(3.0)
+    SVI(first, lambda x: None, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO()).step(x)  # leaves its own in the store
+    trained = first.scale.item()
+    assert trained != pytest.approx(2.0)
+    ours = pyrovae.SVI(second, lambda x: None, partial(torch.optim.Adam, lr=0.1), Trace_ELBO())
+    ours.step(x)
+    assert second.scale.item() == pytest.approx(3.0 * math.exp(-0.1), rel=1e-4)  # a step of Adam, in log scale
+    assert first.scale.item() == trained
+    assert pyro.get_param_store()["same.scale"].item() == pytest.approx(trained)
+
+
+def test_parameters_of_one_name_are_all_trained():
+    weights = [nn.Linear(1, 1), nn.Linear(1, 1)]
+
+    def model(x):
+        for weight in weights:
+            pyro.module("w", weight)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(weights[0](x) + weights[1](x), 1.0).to_event(1), obs=x)
+
+    before = [weight.bias.item() for weight in weights]
+    svi = pyrovae.SVI(model, lambda x: None, partial(torch.optim.SGD, lr=0.1), Trace_ELBO())
+    svi.step(torch.ones(3, 1))
+    assert len(svi.parameters) == 4
+    assert all(weight.bias.item() != old for weight, old in zip(weights, before, strict=True))
+
+
+def test_answering_leaves_no_parameter_behind():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.param("new", torch.zeros(())), 1.0), obs=x)
+
+    with answering((model, model)):
+        model(torch.zeros(3))
+        assert "new" in pyro.get_param_store()
+    assert len(pyro.get_param_store()) == 0
+
+
+def test_networks_that_mix_leading_dimensions_are_folded(x):
+    """A softmax over dimension 1 means another thing for (particles, N, ...) than for (N, ...)."""
+    mixing = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.Softmax(1))
+    vae = pyrovae.VAE((1, 4, 4), 2, encoder=mixing)
+    twice = torch.stack([x, x.flip(0)])
+    torch.testing.assert_close(vae.encoder(twice)[1], mixing(x.flip(0)))
 
 
 def test_answering_needs_programs():

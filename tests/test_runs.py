@@ -194,6 +194,8 @@ def test_ctrl_c_in_a_real_process(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "pyrovae", "train", "--name", "real", "--epochs", "100000"],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # A shell's background jobs, and so their children, ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     state = runs.Path("runs/real/last.safetensors")
     deadline = time.monotonic() + 120

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pyrovae import checks
@@ -66,8 +65,8 @@ def from_arrays(
 ) -> Splits:
     """Splits of your own rows: vectors (N, D) or images (N, C, H, W) with labels (N,), as in `load`."""
     checks.member("binarize", binarize, get_args(Binarize))
-    labels = None if y is None else torch.as_tensor(y)
-    return _splits("arrays", (sources.tensor(np.asarray(x)), labels), None, binarize, valid, test, num_classes)
+    y = None if y is None else sources.labels(np.asarray(y))
+    return _splits("arrays", (sources.tensor(np.asarray(x)), y), None, binarize, valid, test, num_classes)
 
 
 def _splits(

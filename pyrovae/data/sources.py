@@ -152,7 +152,7 @@ class ImageFiles:
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = list(paths)
         with Image.open(self.paths[0]) as first:
-            self.mode = "L" if first.mode in ("L", "1", "I;16", "LA") else "RGB"
+            self.mode = "L" if first.mode in ("L", "1", "LA") else "RGB"
             self.size = first.size
         self.shape: tuple[int, ...] = (len(self.paths), len(self.mode), self.size[1], self.size[0])
 
@@ -165,6 +165,15 @@ class ImageFiles:
     def _read(self, path: Path) -> Tensor:
         try:
             with Image.open(path) as image:
+                if image.mode[0] in "IF":
+                    raise ValueError(
+                        f"{path}: expected 8 bits a channel, found mode {image.mode!r}; "
+                        "keep deeper images as an array (.npy)"
+                    )
+                if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+                    raise ValueError(
+                        f"{path}: expected opaque pixels, found transparent ones; choose a background first"
+                    )
                 pixels = np.asarray(image.convert(self.mode))
         except OSError as error:
             raise ValueError(f"{path}: expected an image, found a damaged file ({error})") from None
@@ -199,9 +208,14 @@ def arrays(path: Path) -> Parts:
 def _part(found: dict[str, np.ndarray], ending: str) -> Part | None:
     xs = [found[name + ending] for name in _X if name + ending in found]
     ys = [found[name + ending] for name in _Y if name + ending in found]
-    if ys and ys[0].dtype.kind not in "biuf":
-        raise ValueError(f"labels: expected numbers, found {ys[0].dtype}; number the classes from 0")
-    return (tensor(xs[0]), torch.from_numpy(ys[0]) if ys else None) if xs else None
+    return (tensor(xs[0]), labels(ys[0]) if ys else None) if xs else None
+
+
+def labels(array: np.ndarray) -> Tensor:
+    """Labels as they are, if they are numbers."""
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"labels: expected numbers, found {array.dtype}; number the classes from 0")
+    return torch.from_numpy(array)
 
 
 class Mapped:

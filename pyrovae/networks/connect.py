@@ -1,6 +1,6 @@
 """Building a model's networks, and proving that their shapes fit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,8 @@ def build(part: Part, *shapes: tuple[int, ...]) -> Any:
 def connect(part: Part, input_shape: tuple[int, ...], output_shape: tuple[int, ...], role: str) -> nn.Module:
     """Build a network and run it dry: (..., *input_shape) must become (..., *output_shape).
 
-    A network that takes only one leading dimension (one that starts with nn.Flatten(), say) is wrapped.
+    A network that takes only one leading dimension, or mixes several (one with nn.Flatten() or a softmax over
+    dimension 1, say), is wrapped.
 
     Raises:
         ValueError: it fails on such an input or returns another shape; says what was expected and found.
@@ -30,20 +31,23 @@ def connect(part: Part, input_shape: tuple[int, ...], output_shape: tuple[int, .
     expected = f"{role}: expected a network from (N, {_join(input_shape)}) to (N, {_join(output_shape)})"
     if not isinstance(network, nn.Module):
         raise ValueError(f"{expected}, found {network!r}")
-    found = _dry_run(network, (2, *input_shape))
-    if found != (2, *output_shape):
-        raise ValueError(f"{expected}, found {found if isinstance(found, str) else f'output (N, {_join(found[1:])})'}")
-    if _dry_run(network, (2, 1, *input_shape)) == (2, 1, *output_shape):
+    folded = _dry_run(network, (6,), input_shape)
+    if isinstance(folded, str) or folded.shape != (6, *output_shape):
+        found = folded if isinstance(folded, str) else f"output (N, {_join(folded.shape[1:])})"
+        raise ValueError(f"{expected}, found {found}")
+    whole = _dry_run(network, (2, 3), input_shape)
+    fits = not isinstance(whole, str) and whole.shape == (2, 3, *output_shape)
+    if fits and torch.allclose(whole.flatten(0, 1), folded, rtol=1e-3, atol=1e-5):  # type: ignore[union-attr]
         return network
     return _OneBatch(network, len(input_shape))
 
 
-def _dry_run(network: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...] | str:
-    """The output's shape, or the error; leaves modes, buffers and generators as they were."""
+def _dry_run(network: nn.Module, leading: tuple[int, ...], event_shape: tuple[int, ...]) -> Tensor | str:
+    """The output for noise, or the error; leaves modes, buffers and generators as they were."""
     like = next(network.parameters(), torch.empty(()))
     try:
         with mode([network], training=False), torch.no_grad(), seeded(0):
-            return tuple(network(torch.zeros(shape, dtype=like.dtype, device=like.device)).shape)
+            return network(torch.randn(*leading, *event_shape).to(like))
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         return f"{type(error).__name__}: {error}".splitlines()[0]
 
@@ -61,5 +65,5 @@ class _OneBatch(nn.Module):
         return h.reshape(*leading, *h.shape[1:])
 
 
-def _join(shape: tuple[int, ...]) -> str:
+def _join(shape: Sequence[int]) -> str:
     return ", ".join(map(str, shape))
