@@ -39,10 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(path: Path | None, name: str, root: Path, resume: bool, **options: Any) -> None:
     with _bad_input():
         target, asked = _target(path, name, root, resume, options)
-    with runs.threads(target, asked.threads):
+        count = asked.threads or runs.thread_count(target)
+    with runs.threads(count):
         with _bad_input():
             training = runs.prepare(target, asked, resume)
         print(f"{target}: {asked.data}, {len(training.train)} rows to train on", flush=True)
+        if training.matmul_measured:
+            print(
+                "matmul: {matmul} (medium: {medium_speed:.1f} x as fast, error {medium_error:.0e})".format(
+                    matmul=training.matmul, **training.matmul_measured
+                )
+            )
         try:
             runs.train(target, asked, training)
         except KeyboardInterrupt:
@@ -67,14 +74,14 @@ def _target(path: Path | None, name: str, root: Path, resume: bool, options: dic
 
 
 def _evaluate(path: Path, particles: int, split: str, seed: int) -> None:
-    with _bad_input(), runs.threads(path):
+    with _bad_input(), runs.threads(runs.thread_count(path)):
         checks.integer("particles", particles, 0)
         results = runs.evaluate(path, particles, split, seed)
     _report(results)
 
 
 def _plot(path: Path) -> None:
-    with _bad_input(), runs.threads(path):
+    with _bad_input(), runs.threads(runs.thread_count(path)):
         written = runs.plot(path)
     print("\n".join(map(str, written)))
 

@@ -1,12 +1,15 @@
 """Effect handlers: small changes to what the sites of a Pyro program mean."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 import pyro
 import torch
-from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER, param_with_module_name
+from pyro.distributions import ExpandedDistribution, MaskedDistribution, constraints
+from pyro.params.param_store import param_with_module_name
 from pyro.poutine import Trace
 from pyro.poutine.condition_messenger import ConditionMessenger
 from pyro.poutine.do_messenger import DoMessenger
@@ -14,6 +17,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.replay_messenger import ReplayMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
+from torch.distributions import Independent
 
 
 class scale_latents(Messenger):
@@ -55,6 +59,7 @@ class own_parameters(Messenger):
     def __init__(self) -> None:
         super().__init__()
         self.found: dict[str, Tensor] = {}
+        self._answered: set[str] = set()
 
     def __enter__(self) -> Self:
         self._hidden = _take_out_module_parameters()
@@ -63,19 +68,26 @@ class own_parameters(Messenger):
     def __exit__(self, *fault: Any) -> None:
         super().__exit__(*fault)
         _take_out_module_parameters()
-        parameters, constraints = self._hidden
-        pyro.get_param_store().set_state({"params": parameters, "constraints": constraints})
+        for name in self._answered & set(pyro.get_param_store().keys()):
+            del pyro.get_param_store()[name]  # a handler inside, as automatic guides have, asked the store itself
+        parameters, known = self._hidden
+        pyro.get_param_store().set_state({"params": parameters, "constraints": known})
 
     def _pyro_param(self, msg: dict[str, Any]) -> None:
-        if _MODULE_NAMESPACE_DIVIDER in msg["name"] and len(msg["args"]) > 1:
+        if _is_a_modules(msg):
             msg["value"], msg["done"] = msg["args"][1], True
+            self._answered.add(msg["name"])
 
     def _pyro_post_param(self, msg: dict[str, Any]) -> None:
         name, value = msg["name"], msg["value"]
         value = value.unconstrained() if hasattr(value, "unconstrained") else value
-        while self.found.get(name, value) is not value:
+        while _is_a_modules(msg) and self.found.get(name, value) is not value:
             name += "'"
-        self.found[name] = value
+        self.found[name] = value  # of the store's own the last: a PyroModule makes a nn.Parameter of its first one
+
+
+def _is_a_modules(msg: dict[str, Any]) -> bool:
+    return len(msg["args"]) > 1 and isinstance(msg["args"][1], nn.Parameter)
 
 
 def _take_out_module_parameters() -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -87,6 +99,45 @@ def _take_out_module_parameters() -> tuple[dict[str, Tensor], dict[str, Any]]:
     for name in taken:
         del store[name]
     return {name: state["params"][name] for name in taken}, {name: state["constraints"][name] for name in taken}
+
+
+@contextmanager
+def lent_to_the_store(parameters: dict[str, Tensor]) -> Iterator[None]:
+    """Inside, Pyro's store knows these parameters by name: a PyroOptim asks it for the names of what it moves."""
+    store: Any = pyro.get_param_store()
+    lent = {name: value for name, value in parameters.items() if name not in store}
+    store.set_state({"params": lent, "constraints": dict.fromkeys(lent, constraints.real)})
+    try:
+        yield
+    finally:
+        for name in lent:
+            del store[name]
+
+
+class in_support(Messenger):
+    """Collects, in `flags`, whether the observed values are in their supports, at the sites that Pyro validates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sites: set[str] = set()
+        self.flags: list[Tensor] = []
+
+    def __enter__(self) -> Self:
+        self.flags = []
+        return super().__enter__()
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        if not msg["is_observed"] or not isinstance(msg["value"], Tensor):
+            return
+        q: Any = msg["fn"]
+        scored = q
+        while isinstance(scored, Independent | MaskedDistribution | ExpandedDistribution):
+            scored = scored.base_dist
+        if getattr(scored, "_validate_args", False):
+            self.sites.add(msg["name"])  # seen where validation is on; recorded where it is off
+        if msg["name"] in self.sites:
+            with suppress(NotImplementedError):  # some distributions know no support
+                self.flags.append(q.support.check(msg["value"]).all())
 
 
 def register(module: nn.Module) -> None:

@@ -22,23 +22,25 @@ class Stream:
 
     def __init__(self, *seed: int) -> None:
         with seeded(*seed):
-            self.state = _states()
+            self.state = generators()
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         with torch.random.fork_rng():
-            _restore(self.state)
+            set_generators(self.state)
             try:
                 yield
             finally:
-                self.state = _states()
+                self.state = generators()
 
 
-def _states() -> list[Tensor]:
+def generators() -> list[Tensor]:
+    """The states of torch's generators: the CPU's, then each GPU's."""
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
 
 
-def _restore(states: list[Tensor]) -> None:
+def set_generators(states: list[Tensor]) -> None:
+    """Go on from these states of theirs."""
     torch.set_rng_state(states[0])
     if len(states) > 1:
         torch.cuda.set_rng_state_all(states[1:])

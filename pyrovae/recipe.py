@@ -5,7 +5,8 @@ import inspect
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import nn
 from pyrovae import checks, files, guides, likelihoods, networks, priors, train
 from pyrovae.data import DATASETS, Splits, load
 from pyrovae.models import VAE
+from pyrovae.modes import MATMULS
 from pyrovae.objectives import ELBO, Constant, Cyclic, WarmUp
 from pyrovae.randomness import seeded
 
@@ -65,7 +67,9 @@ class Recipe:
     particles: int = option(100, "importance samples for log p(x) in the evaluation")
     seed: int = option(0, "of initial weights, order and noise")
     device: str = option("auto", "auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
-    dtype: str = option("float32", "float32 or float64")
+    dtype: str = option("float32", "float32, float64, or bfloat16: float32 parameters, programs under torch.autocast")
+    matmul: str = option("highest", "precision of float32 products: highest, high, medium, or auto, which measures")
+    compile: str = option("auto", "the training step with Inductor: yes, no (eagerly), or auto, where it will pay")
     threads: int = option(0, "of torch on the CPU; 0: half of torch's own choice")
 
     def __post_init__(self) -> None:
@@ -79,10 +83,14 @@ class Recipe:
             checks.number(name, getattr(self, name), 0)
         for name in ("patience", "seed", "threads", "beta_cycles"):
             checks.integer(name, getattr(self, name), 0)
+        if self.threads > 1024:
+            raise ValueError(f"threads: expected at most 1024, found {self.threads}")
         for name in ("latent_dim", "epochs", "batch_size", "particles"):
             checks.integer(name, getattr(self, name))
         checks.positive("learning_rate", self.learning_rate)
         checks.member("dtype", self.dtype, _DTYPES)
+        checks.member("matmul", self.matmul, MATMULS)
+        checks.member("compile", self.compile, _COMPILE)
 
     def splits(self) -> Splits:
         """The data."""
@@ -92,7 +100,7 @@ class Recipe:
         """The model with its initial weights, which the seed determines."""
         activation = ACTIVATIONS[checks.member("activation", self.activation, ACTIVATIONS)]
         network = partial(_network, activation=activation)
-        with seeded(self.seed):
+        with seeded(self.seed), _affordable():
             vae = VAE(
                 event_shape,
                 self.latent_dim,
@@ -120,6 +128,9 @@ class Recipe:
             clip=self.clip or None,
             patience=self.patience or None,
             seed=self.seed,
+            compile=_COMPILE[self.compile],  # type: ignore[arg-type]
+            matmul=self.matmul,
+            autocast=self.dtype == "bfloat16",
         )
 
     def _schedule(self, steps_per_epoch: int) -> Constant | WarmUp | Cyclic:
@@ -132,15 +143,25 @@ class Recipe:
         """The device that `device` stands for on this machine."""
         name = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            return torch.empty((), device=name).device
-        except (RuntimeError, AssertionError) as error:
+            return torch.tensor(torch.zeros((), device=name).item(), device=name).device  # "meta" holds no value
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(
                 f"device: expected auto, cpu or a GPU of this machine, found {name!r} ({reason})"
             ) from None
 
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+@contextmanager
+def _affordable() -> Iterator[None]:
+    """What does not fit into memory, or into an integer, is a size that cannot be meant."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        raise ValueError(f"the networks are too large: {str(error).splitlines()[0]}") from None
+
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+_COMPILE = {"auto": "auto", "yes": True, "no": False}
 ESTIMATORS = {"trace": Trace_ELBO, "trace-mean-field": TraceMeanField_ELBO}
 OPTIMIZERS = {
     name.lower(): optimizer
@@ -188,6 +209,7 @@ def _parse(kind: str, text: str) -> tuple[str, dict[str, Any]]:
     try:
         call = ast.parse(f"f({rest}" if bracket else "f()", mode="eval").body
         assert isinstance(call, ast.Call)
+        assert isinstance(call.func, ast.Name)
         assert not call.args
         return name.strip(), {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
     except (SyntaxError, ValueError, AssertionError):

@@ -1,7 +1,7 @@
 """A run is a directory: run.toml goes in, everything else comes out. Each stage reads the directory and nothing else.
 
 run.toml                the recipe
-environment.json        versions, commit, device, threads, seconds
+environment.json        versions, commit, device, threads, how the steps ran, seconds
 metrics.jsonl           one record an epoch
 tensorboard/            the same, as curves
 best.safetensors        weights of the best epoch by validation loss (of the last, without validation data)
@@ -50,19 +50,26 @@ def free_name(root: Path, stem: str) -> Path:
 
 
 @contextmanager
-def threads(path: Path, count: int = 0) -> Iterator[None]:
-    """Inside, torch uses so many threads (0: as many as the run at `path` had, or half of torch's own choice, if it is
-    new); outside, as many as before.
+def threads(count: int = 0) -> Iterator[None]:
+    """Inside, torch uses so many threads (0: half of its own choice); outside, as many as before.
 
     Half, because threads that wait for a processor which others keep busy slow a small step down by tens of times.
     """
-    before, known = torch.get_num_threads(), path / "environment.json"
-    had = json.loads(known.read_text())["threads"] if known.exists() else max(1, before // 2)
-    torch.set_num_threads(count or had)
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or max(1, before // 2))
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def thread_count(path: Path) -> int:
+    """How many threads the run at `path` had; 0 where there is none."""
+    known = path / "environment.json"
+    try:
+        return checks.integer("threads", json.loads(known.read_text())["threads"]) if known.exists() else 0
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{known}: expected the environment of a run, found a damaged file ({error})") from None
 
 
 def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
@@ -78,11 +85,14 @@ def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
         raise ValueError(f"{path} already holds a run ({occupied[0]}): --resume goes on with it, --name starts another")
     if resume or (path.exists() and any(path.iterdir())):
         _same(path, recipe.read(path / "run.toml"), asked)
+    state = _last_state(path) if resume else None
     splits = asked.splits()
-    training = asked.training(asked.model(splits.event_shape), splits)
-    if resume and (state := _last_state(path)):
-        _same_place(path, state[1], training)
+    # What "auto" found in the first part is what the second part uses.
+    chosen = asked if state is None else replace(asked, matmul=state[1]["matmul"])
+    training = chosen.training(asked.model(splits.event_shape), splits)
+    if state is not None:
         training.restore(state)
+        _same_place(path, state[1], training)
     _make(path)
     return training
 
@@ -118,8 +128,6 @@ def _write_state(path: Path, training: Training) -> None:
 
 def _last_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """The newest state that is whole; None if no epoch was finished."""
-    for leftover in path.glob(".[0-9]*-*.*"):
-        leftover.unlink()
     present = [path / name for name in ("last.safetensors", "previous.safetensors") if (path / name).exists()]
     damaged = []
     for candidate in present:
@@ -146,8 +154,13 @@ def _same(path: Path, recorded: Recipe, asked: Recipe) -> None:
 
 def _place(training: Training) -> dict[str, Any]:
     """What else the bits of a training depend on."""
-    device = placement(training.programs)[0]
-    return {"threads": torch.get_num_threads(), "device": str(device), "torch": torch.__version__}
+    return {
+        "threads": torch.get_num_threads(),
+        "device": str(placement(training.programs)[0]),
+        "torch": torch.__version__,
+        "path": training.svi.path,
+        "matmul": training.matmul,
+    }
 
 
 def _same_place(path: Path, about: dict[str, Any], training: Training) -> None:
@@ -164,6 +177,8 @@ def _make(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path / ".writable", b"")
         (path / ".writable").unlink()
+        for leftover in path.glob(".[0-9]*-*.*"):  # of a process that was killed while it wrote
+            leftover.unlink()
     except OSError as error:
         raise ValueError(f"{path}: expected a directory that can be written to ({error.strerror})") from None
 
@@ -178,6 +193,7 @@ def _environment(training: Training) -> dict[str, Any]:
         "processors": os.cpu_count(),
         "parameters": sum(value.numel() for value in training.svi.parameters.values()),
         **_place(training),
+        **training.matmul_measured,
     }
 
 
@@ -206,8 +222,15 @@ def load(path: str | Path, weights: str = "best") -> VAE:
     if weights == "last":
         tensors = {name.removeprefix("weights."): x for name, x in tensors.items() if name.startswith("weights.")}
     vae = replace(made, device="cpu").model(tuple(about["event_shape"]))
-    vae.load_state_dict(tensors)
+    try:
+        vae.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: its weights are not of the model in its run.toml ({_reason(error)})") from None
     return vae.eval()
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[-1].strip()
 
 
 def evaluate(path: Path, particles: int = 0, split: str = "", seed: int = 0) -> dict[str, Any]:
@@ -295,7 +318,7 @@ def _vector_figures(vae: VAE, split: Split) -> dict[str, Figure]:
 
 def _latents(vae: VAE, split: Split, side: int = 20) -> Figure:
     codes = torch.cat([vae.q_z(x.to(*placement(vae))).mean for x in blocks(split, 1024)])
-    labels = None if split.y is None else split.y[: len(codes)].numpy()
+    labels = None if split.y is None or split.y.ndim > 1 else split.y[: len(codes)].numpy()
     if codes.shape[1] == 1:
         codes = torch.cat([codes, torch.zeros_like(codes)], 1)
     if codes.shape[1] > 2:

@@ -1,78 +1,288 @@
-"""Stochastic variational inference with one torch optimiser for all parameters."""
+"""Stochastic variational inference: Pyro's SVI, whose step is recorded once and runs as one graph."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import inspect
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, Literal
 
 import torch
+from pyro.optim import PyroOptim
 from torch import Tensor
 
-from pyrovae.handlers import own_parameters
-from pyrovae.programs import Program
-from pyrovae.randomness import seeded
+from pyrovae import checks
+from pyrovae.handlers import in_support, lent_to_the_store, own_parameters
+from pyrovae.objectives import ELBO
+from pyrovae.programs import Program, modules
+from pyrovae.randomness import generators, set_generators
+from pyrovae.tracing import Graph, UntraceableError, on_copies, signature, skips_on_device
+
+# Steps from which on it pays to compile a graph, which costs about 8 s and saves about 1 ms a step (nox -s bench).
+PAYS = 8000
+# Kinds of arguments that get a graph of their own.
+KINDS = 16
 
 
 class SVI:
     """Signature and meaning of pyro.infer.SVI: `step` and `evaluate_loss`, in the units of the loss.
 
+    A step (both programs, the loss, its gradients) is recorded as one graph of torch operations, and from then on the
+    graph alone is run: same random numbers, same results, none of Pyro's work. Programs that are no such graph (Python
+    branches on a sampled value) run eagerly, with one warning that says what is in the way, and where.
+
     Modules keep their own tensors, so models in one process never share any; after training, Pyro's store holds the
-    values of the programs' own `pyro.param` sites and nothing else. A step whose loss or gradient is not finite
-    changes no parameter, and is counted in `skipped`.
+    values of the programs' own `pyro.param` sites and nothing else. A step whose loss or gradient is not finite, or
+    whose data leave their support, changes no parameter. `step` then runs it again eagerly, where Pyro's validation
+    names the site in a ValueError; if there is no error, the step is counted in `skipped`.
 
     Args:
-        model, guide: Pyro programs.
-        optim: from a list of parameters to a torch optimiser: torch.optim.Adam, or functools.partial of it.
-        loss: `objectives.ELBO()`, or any of Pyro's ELBO estimators.
+        model, guide: Pyro programs. What changes from step to step comes as a tensor; for Python values, shapes, and
+            train or eval mode, each new combination is recorded anew.
+        optim: torch.optim.Adam or functools.partial of it (anything from a list of parameters to a torch optimiser;
+            fused where it can be), a torch optimiser, which trains what it holds, or a PyroOptim.
+        loss: `objectives.ELBO()`, any of Pyro's estimators, or a function of (model, guide, *args, **kwargs).
         clip: the largest norm of the gradient, to which a longer one is shortened.
+        compile: True compiles every graph, False runs the programs eagerly, "auto" compiles where it will pay.
+        steps: how many are planned, where that is known: then "auto" decides at once, for the first kind of arguments.
+        read: from a step's arguments to a tuple of the programs' arguments; part of the graph.
+        autocast: of torch.autocast around the programs, e.g. torch.bfloat16.
     """
 
     def __init__(
         self,
         model: Program,
         guide: Program,
-        optim: Callable[[Iterable[Tensor]], torch.optim.Optimizer],
+        optim: Any,
         loss: Any,
         clip: float | None = None,
+        compile: bool | Literal["auto"] = "auto",
+        steps: int | None = None,
+        read: Callable[..., tuple[Any, ...]] | None = None,
+        autocast: torch.dtype | None = None,
     ) -> None:
-        self.model, self.guide, self.optim, self.loss = model, guide, optim, loss
-        self.clip = float("inf") if clip is None else clip
+        if compile not in (True, False, "auto"):
+            raise ValueError(f'compile: expected "auto", True or False, found {compile!r}')
+        self.model, self.guide, self.loss, self.optim = model, guide, loss, optim
+        self.clip = None if clip is None else checks.positive("clip", clip)
+        self.compile, self.steps, self.read, self.autocast = compile, steps, read, autocast
         self.parameters: dict[str, Tensor] = {}
         self.optimizer: Any = None
         self.skipped = 0
+        self._build, self._clip_each = _factory(optim)
+        if isinstance(optim, torch.optim.Optimizer):
+            self.optimizer = _steppable(optim)
+            held = [value for group in optim.param_groups for value in group["params"]]
+            self.parameters = {str(number): value for number, value in enumerate(held) if value.requires_grad}
+        self._owners = modules((model, guide))
+        self._graphs: dict[Any, list[Graph | None]] = {}
+        self._warned: set[str] = set()
+
+    @property
+    def path(self) -> str:
+        """How the first kind of step runs: "eager", "graph" or "compiled"."""
+        first = next((graphs[0] for graphs in self._graphs.values()), None)
+        return "eager" if first is None else "compiled" if first.compiled else "graph"
 
     def prepare(self, *args: Any, **kwargs: Any) -> None:
-        """Run both programs once on these arguments to find their parameters; no random number is used up."""
-        with seeded(0), torch.no_grad(), own_parameters() as own:
-            self.loss.loss(self.model, self.guide, *args, **kwargs)
-        self._adopt(own.found)
-        if self.optimizer is None:
-            raise ValueError("expected programs with parameters to train, found none: no module is registered")
+        """Find the programs' parameters, and record a step with such arguments; it changes nothing.
 
-    def step(self, *args: Any, **kwargs: Any) -> float:
-        """One gradient step; the loss before it."""
-        with own_parameters() as own:
-            loss = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
-        self._adopt(own.found)
-        assert self.optimizer is not None, "a loss without parameters cannot be stepped"
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.clip)
-        if torch.isfinite(norm) and torch.isfinite(torch.as_tensor(loss)):
-            self.optimizer.step()
-        else:
-            self.skipped += 1
-        self.optimizer.zero_grad()
-        return loss
+        Raises:
+            ValueError: there is nothing to train; arguments that the programs refuse.
+        """
+        if self._graph((args, kwargs)) is None:
+            self._discover(args, kwargs)
 
-    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        """One gradient step; the loss before it as a number, or a tuple of numbers where the loss is one."""
+        if not self.parameters:
+            self.prepare(*args, **kwargs)
+        graph, before = self._graph((args, kwargs)), generators()
+        losses, gradients, taken = self._evaluate(graph, args, kwargs)
+        if graph is not None and not taken:
+            after = generators()
+            set_generators(before)
+            losses, gradients, taken = self._evaluate(None, args, kwargs)  # raises, or knows better than the graph
+            set_generators(after)
+        self._take(gradients, taken)
+        self.skipped += not taken
+        numbers = tuple(float(loss) for loss in losses)
+        return numbers[0] if len(numbers) == 1 else numbers
+
+    def launch(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """One gradient step that nobody waits for: its loss, and whether it is taken, as tensors on the device."""
+        losses, gradients, taken = self._evaluate(self._graph((args, kwargs)), args, kwargs)
+        self._take(gradients, taken)
+        return torch.stack(losses).sum(), taken.clone()
+
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """The loss; nothing changes."""
         with torch.no_grad(), own_parameters():
-            return self.loss.loss(self.model, self.guide, *args, **kwargs)
+            loss = self._value(*self._read(*args), **kwargs)
+        return type(loss)(map(float, loss)) if isinstance(loss, tuple) else float(loss)
+
+    def _read(self, *args: Any) -> tuple[Any, ...]:
+        return args if self.read is None else self.read(*args)
+
+    def _value(self, *args: Any, **kwargs: Any) -> Any:
+        with self._autocast(args):
+            return getattr(self.loss, "loss", self.loss)(self.model, self.guide, *args, **kwargs)
+
+    def _autocast(self, args: Any) -> Any:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(next(arg.device.type for arg in args if isinstance(arg, Tensor)), self.autocast)
+
+    def _graph(self, arguments: Any) -> Graph | None:
+        """The graph for such arguments, recorded if there is none; None where they run eagerly."""
+        if self.compile is False:
+            return None
+        kind = (*(owner.training for owner in self._owners), signature(arguments))
+        known = self._graphs.setdefault(kind, [])
+        fitting = [graph for graph in known if graph is None or graph.fits()]
+        if not fitting:
+            known.append(graph := self._record(arguments))
+            planned = self.steps is not None and self.steps >= PAYS and len(self._graphs) == 1
+            if graph is not None and (self.compile is True or planned):
+                graph.compile()
+            return graph
+        graph = fitting[0]
+        if graph is not None and self.compile == "auto" and self.steps is None and graph.calls == PAYS:
+            graph.compile()
+        return graph
+
+    def _record(self, arguments: Any) -> Graph | None:
+        if len(self._graphs) > KINDS:
+            what = f"found more than {KINDS} kinds of arguments: new ones run eagerly. What changes should be a tensor"
+        else:
+            self._discover(*arguments)
+            try:
+                function = partial(self._function, support=in_support())
+                return Graph(function, list(self.parameters.values()), arguments)
+            except UntraceableError as error:
+                what = f"the programs are not one fixed graph, and run eagerly: {error}"
+        if what not in self._warned:
+            warnings.warn(what, stacklevel=4)
+            self._warned.add(what)
+        return None
+
+    def _discover(self, args: Any, kwargs: Any) -> None:
+        with on_copies(), torch.no_grad(), own_parameters() as own:
+            self._value(*self._read(*args), **kwargs)
+        self._adopt(own.found)
+        if not self.parameters:
+            raise ValueError("expected programs with parameters to train, found none: no module is registered")
+
+    def _evaluate(self, graph: Graph | None, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
+        taken, *results = graph((args, kwargs)) if graph is not None else self._function(None, (args, kwargs))
+        return results[: -len(self.parameters)], results[-len(self.parameters) :], taken
+
+    def _function(
+        self, parameters: list[Tensor] | None, arguments: Any, support: in_support | None = None
+    ) -> list[Tensor | None]:
+        """Whether the step may be taken, the losses, and the gradients of these parameters (None: of all there are)."""
+        args, kwargs = arguments
+        by_autograd = getattr(self.loss, "differentiable_loss", None)
+        if by_autograd is None and not hasattr(self.loss, "loss_and_grads"):
+            by_autograd = self.loss
+        with torch.enable_grad(), own_parameters() as own, support or nullcontext():
+            args = self._read(*args)
+            with self._autocast(args):
+                value = (by_autograd or self.loss.loss_and_grads)(self.model, self.guide, *args, **kwargs)
+        if parameters is None:
+            self._adopt(own.found)
+            parameters = list(self.parameters.values())
+        if by_autograd is None:
+            gradients: Any = [parameter.grad for parameter in parameters]
+        elif value.requires_grad:
+            gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+        else:
+            gradients = [None] * len(parameters)
+        losses = [torch.as_tensor(loss).detach() for loss in (value if isinstance(value, tuple) else [value])]
+        flags = [torch.isfinite(loss).all() for loss in losses] + (support.flags if support else [])
+        gradients = [_laid_out(g, p) for g, p in zip(gradients, parameters, strict=True)]
+        if norms := [torch.linalg.vector_norm(g) for g in gradients if g is not None]:
+            norm = torch.linalg.vector_norm(torch.stack(norms))
+            flags.append(torch.isfinite(norm))
+            if self.clip is not None:
+                factor = (self.clip / (norm + 1e-6)).clamp(max=1)
+                gradients = [None if g is None else g * factor for g in gradients]
+        return [torch.stack(flags).all(), *losses, *gradients]
+
+    def _take(self, gradients: list[Tensor | None], taken: Tensor) -> None:
+        """Let the optimiser move the parameters, if the step is to be taken."""
+        parameters = list(self.parameters.values())
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+            if gradient is not None and "clip_norm" in self._clip_each:
+                torch.nn.utils.clip_grad_norm_(parameter, self._clip_each["clip_norm"])
+            if gradient is not None and "clip_value" in self._clip_each:
+                torch.nn.utils.clip_grad_value_(parameter, self._clip_each["clip_value"])
+        if skips_on_device(self.optimizer):
+            self.optimizer.found_inf = (~taken).to(torch.float32)
+            self.optimizer.step()
+        elif taken and self.optimizer is not None:
+            self.optimizer.step()
+        elif taken:
+            with lent_to_the_store(self.parameters):
+                self.optim([parameter for parameter in parameters if parameter.grad is not None])
+        for parameter in parameters:
+            parameter.grad = None
+        if isinstance(self.loss, ELBO):
+            self.loss.step += 1
 
     def _adopt(self, found: dict[str, Tensor]) -> None:
         """Give the optimiser the parameters that it has not seen yet."""
-        new = {name: value for name, value in found.items() if name not in self.parameters and value.requires_grad}
-        if not new:
+        if isinstance(self.optim, torch.optim.Optimizer):
             return
-        self.parameters.update(new)
-        if self.optimizer is None:
-            self.optimizer = self.optim(list(new.values()))
-        else:
-            self.optimizer.add_param_group({"params": list(new.values())})
+        new = {name: value for name, value in found.items() if name not in self.parameters and value.requires_grad}
+        self.parameters |= new
+        if new and self._build is not None:
+            if self.optimizer is None:
+                self.optimizer = _steppable(_fused(self._build, list(new.values())))
+            else:
+                self.optimizer.add_param_group({"params": list(new.values())})
+
+
+def _laid_out(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
+    """The gradient in its parameter's memory layout, which fused optimisers take for granted."""
+    if gradient is None or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient).detach()
+
+
+def _factory(optim: Any) -> tuple[Callable[..., Any] | None, dict[str, float]]:
+    """What builds one torch optimiser, if the parameters can share one, and how each gradient is clipped."""
+    if isinstance(optim, torch.optim.Optimizer):
+        return None, {}
+    if isinstance(optim, PyroOptim):
+        options, clip = optim.pt_optim_args, optim.pt_clip_args
+        if type(optim) is PyroOptim and not callable(options) and not callable(clip):
+            constructor: Any = optim.pt_optim_constructor
+            return partial(constructor, **options), clip or {}
+        return None, {}
+    if not callable(optim):
+        raise ValueError(f"optim: expected torch.optim.Adam or its like, an optimiser or a PyroOptim, found {optim!r}")
+    return optim, {}
+
+
+def _fused(build: Callable[..., Any], parameters: list[Tensor]) -> Any:
+    """The optimiser of these parameters, as one fused kernel where torch has it and nothing else is asked for."""
+    kind, given = (build.func, build.keywords) if isinstance(build, partial) else (build, {})
+    try:
+        if inspect.isclass(kind) and "fused" in inspect.signature(kind).parameters.keys() - given.keys():
+            try:
+                return build(parameters, fused=True)
+            except RuntimeError:  # not on this device, not of this dtype, not with foreach
+                pass
+        return build(parameters)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"optimizer: {error}") from None
+
+
+def _steppable(optimizer: Any) -> Any:
+    """The optimiser, if it can step on gradients alone."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(f"optimizer: expected one that steps on gradients, found {type(optimizer).__name__}")
+    return optimizer

@@ -5,7 +5,9 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal
 
 import pyro
 import torch
@@ -16,9 +18,9 @@ from tqdm import tqdm
 
 from pyrovae import checks
 from pyrovae.data import Splits
-from pyrovae.data.split import Data, as_split, batches, blocks
+from pyrovae.data.split import Data, Split, as_split, batches, blocks
 from pyrovae.handlers import own_parameters
-from pyrovae.modes import mode
+from pyrovae.modes import MATMULS, fastest_matmul, matmul_precision, mode
 from pyrovae.objectives import ELBO
 from pyrovae.programs import Programs, answering, check, modules, pair, placement
 from pyrovae.randomness import Stream, seeded
@@ -27,9 +29,12 @@ from pyrovae.svi import SVI
 Record = dict[str, Any]
 State = tuple[dict[str, Tensor], dict[str, Any]]
 
+# Rows of validation at a time, where they are small: so many, and so many numbers in them.
+ROWS, FLOATS = 1024, 2**20
+
 
 class TrainingError(RuntimeError):
-    """Training met a loss or a gradient that is not finite; the programs hold the last good state."""
+    """Training met a loss or a gradient that is not finite, or unreadable data; the last good state is restored."""
 
 
 def constant(share: float) -> float:
@@ -69,10 +74,14 @@ class Training:
         clip: largest norm of a gradient, None for any.
         patience: stop after so many epochs without a better validation loss, counted from the end of the warm-up.
         seed: of the order of the rows and of all noise.
+        compile: of the step, as in `SVI`: "auto" compiles it where all steps together will pay for that.
+        matmul: precision of float32 matrix products, as torch calls it: "highest"; "high" and "medium" may be faster;
+            "auto" measures speed and error of "medium" here, and takes it where it is as exact and faster.
+        autocast: run the programs in bfloat16 where torch.autocast finds that safe; parameters stay as they are.
 
     Raises:
         ValueError: before the first step, where an argument or the data cannot be meant.
-        TrainingError: a loss or gradient that is not finite.
+        TrainingError: a loss or gradient that is not finite, or data that cannot be read.
     """
 
     def __init__(
@@ -89,6 +98,9 @@ class Training:
         clip: float | None = None,
         patience: int | None = None,
         seed: int = 0,
+        compile: bool | Literal["auto"] = "auto",
+        matmul: str = "highest",
+        autocast: bool = False,
     ) -> None:
         splits = data if isinstance(data, Splits) else Splits("data", as_split(data))  # type: ignore[arg-type]
         self.programs: Any = programs
@@ -100,32 +112,52 @@ class Training:
             raise ValueError("patience: expected validation data to watch, found none")
         self.learning_rate, self.lr_schedule = checks.positive("learning_rate", learning_rate), lr_schedule
         self.seed = checks.integer("seed", seed, 0)
-        self.objective = objective or ELBO()
+        self.objective = ELBO() if objective is None else objective
+        if not isinstance(self.objective, ELBO):
+            raise ValueError(f"objective: expected objectives.ELBO(estimator=...), found {type(objective).__name__}")
         self.objective.step = 0
-        if clip is not None:
-            checks.positive("clip", clip)
+        if isinstance(self.train, Split):
+            self.train = self.train.settled()
         _check_data(programs, [self.train, *([self.valid] if self.valid else [])])
-        self.svi = SVI(*pair(programs), lambda p: optimizer(p, lr=learning_rate), self.objective, clip)
-        with mode(modules(programs), training=False):  # a first look must not move a running mean
-            with seeded(self.seed):
-                first = next(blocks(self.train, 2))
-            self.svi.prepare(self._place(first))
+        device, dtype = placement(programs)
+        self.resident = _resident(self.train, device, dtype)
+        total = 0 if self.steps_per_epoch is None else self.epochs * self.steps_per_epoch
+        self.svi = SVI(
+            *pair(programs),
+            partial(optimizer, lr=learning_rate),
+            self.objective,
+            clip,
+            compile,
+            total,
+            self._read,
+            torch.bfloat16 if autocast else None,
+        )
+        if isinstance(self.objective.weight, Tensor):
+            self.objective.weight = self.objective.weight.to(device)
+        self.matmul, self.matmul_measured = checks.member("matmul", matmul, MATMULS), {}
+        if matmul == "auto":
+            seen = [value for module in modules(programs) for value in module.parameters()]
+            self.matmul, *measured = fastest_matmul(seen, self.batch_size)
+            self.matmul_measured = dict(zip(("medium_error", "medium_speed"), measured, strict=True))
+        with mode(modules(programs), training=True), seeded(self.seed, 4), matmul_precision(self.matmul):
+            first = torch.arange(self.batch_size).to(device)
+            if self.resident is None:
+                first = self._place(next(batches(self.train, torch.arange, self.batch_size)))
+            self.svi.prepare(first)
         self.noise, self.order = Stream(self.seed, 1), torch.Generator().manual_seed(self.seed)
         self.epoch = self.step = self.best_epoch = self.stale = 0
         self.best_loss, self.rate = math.inf, self.learning_rate
+        self.best: dict[str, Tensor] = {}
 
     def __iter__(self) -> Iterator[Record]:
-        best: dict[str, Tensor] | None = None
         total = None if self.steps_per_epoch is None else self.epochs * self.steps_per_epoch
         with tqdm(total=total, initial=self.step, unit="step", disable=None, dynamic_ncols=True) as bar:
             while not self.finished:
                 record = self._epoch(bar)
                 bar.set_postfix_str(_summary(record))
-                if self.patience is not None and self.best_epoch == self.epoch:
-                    best = {name: value.detach().clone() for name, value in self.weights().items()}
                 yield record
-        if best is not None:
-            _copy(best, self.weights())
+        if self.best:
+            _copy(self.best, self.weights())
 
     @property
     def finished(self) -> bool:
@@ -141,62 +173,114 @@ class Training:
             return None
 
     def _epoch(self, bar: Any) -> Record:
-        start, good, total, rows, number = time.perf_counter(), self.state(), 0.0, 0, 0
+        start, good = time.perf_counter(), self.state()
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Encountered")  # Pyro's, of what is reported whole below
-                with self.noise(), mode(modules(self.programs), training=True):
-                    for x in self._batches():
-                        total += self._step(x, number) * len(x)
-                        number, rows = number + 1, rows + len(x)
-                        bar.update()
-                valid_loss = self._validate()
-        except (FloatingPointError, ValueError) as fault:
-            raise TrainingError(self._explain(fault, good, number)) from fault
+            loss = self._pass(good, bar)
+            valid_loss = self._validate()
+        except TrainingError:
+            self.restore(good)
+            raise
         self.epoch += 1
-        record = {"epoch": self.epoch, "step": self.step, "loss": total / rows}
+        record = {"epoch": self.epoch, "step": self.step, "loss": loss}
         record |= {} if valid_loss is None else {"valid_loss": valid_loss}
         self._note_best(valid_loss)
         settings = {"beta": self.objective.beta, "learning_rate": self.rate}
         return record | settings | {"seconds": time.perf_counter() - start}
 
+    def _pass(self, good: State, bar: Any) -> float:
+        """One step for each batch; the mean loss of a row. Nobody waits for a step before the end."""
+        losses: list[Tensor] = []
+        taken: list[Tensor] = []
+        sizes: list[int] = []
+        fault: ValueError | None = None
+        with self._stepping():
+            for batch in self._batches():
+                try:
+                    loss, step_taken = self._launch(batch, len(sizes))
+                except ValueError as error:  # Pyro's validation, where a step runs eagerly
+                    fault = error
+                    break
+                losses.append(loss)
+                taken.append(step_taken)
+                sizes.append(len(batch))
+                bar.update()
+        flags = torch.stack(taken).tolist() if taken else []
+        if not all(flags):
+            number = flags.index(False)
+            loss = losses[number]
+            what = "a gradient is not finite" if loss.isfinite() else f"the loss is {loss.item()}"
+            raise self._explained(what, good, number)
+        if fault is not None:
+            raise self._explained(_first_line(fault), good, len(sizes)) from fault
+        self.step += len(sizes)
+        if not all(bool(torch.isfinite(value).all()) for value in self.svi.parameters.values()):
+            raise self._explained("a parameter is not finite", good, len(sizes))
+        weights = torch.tensor(sizes, dtype=torch.float64)
+        return (torch.stack(losses).cpu().double() @ weights / weights.sum()).item()
+
+    @contextmanager
+    def _stepping(self) -> Iterator[None]:
+        with warnings.catch_warnings(), self.noise(), matmul_precision(self.matmul):
+            warnings.filterwarnings("ignore", "Encountered")  # Pyro's, of what is reported whole below
+            with mode(modules(self.programs), training=True):
+                yield
+
     def _batches(self) -> Iterator[Tensor]:
-        shuffled = batches(self.train, lambda n: torch.randperm(n, generator=self.order), self.batch_size)
-        return map(self._place, shuffled)
+        """The rows of each batch in an epoch: their numbers where the data are resident, else their values."""
+        if self.resident is not None:
+            order = torch.randperm(len(self.resident), generator=self.order).to(self.resident.device)
+            return iter(order.split(self.batch_size))
+        return self._read_all()
+
+    def _read_all(self) -> Iterator[Tensor]:
+        try:
+            shuffled = batches(self.train, lambda n: torch.randperm(n, generator=self.order), self.batch_size)
+            yield from map(self._place, shuffled)
+        except Exception as error:
+            raise TrainingError(f"the data cannot be read: {_last_line(error)}") from error
 
     def _place(self, x: Tensor) -> Tensor:
         return x.to(*placement(self.programs))
 
-    def _step(self, x: Tensor, number: int) -> float:
+    def _read(self, batch: Tensor) -> tuple[Tensor]:
+        """The programs' argument for a batch; part of the step."""
+        if self.resident is None:
+            return (batch,)
+        assert isinstance(self.train, Split)
+        return (self._place(self.train.convert(self.resident.index_select(0, batch), batch)),)
+
+    def _launch(self, batch: Tensor, number: int) -> tuple[Tensor, Tensor]:
         share = (self.epoch + number / (self.steps_per_epoch or math.inf)) / self.epochs
         self.rate = self.learning_rate * self.lr_schedule(share)
         for group in self.svi.optimizer.param_groups:
             group["lr"] = self.rate
-        loss = self.svi.step(x)
-        if self.svi.skipped:
-            raise FloatingPointError(f"the loss is {loss}" if not math.isfinite(loss) else "a gradient is not finite")
-        self.step += 1
-        return loss
+        return self.svi.launch(batch)
 
     def _validate(self) -> float | None:
         """The loss on the validation data, at the beta that the schedule leads to and with the same noise always."""
-        if not all(bool(torch.isfinite(value).all()) for value in self.svi.parameters.values()):
-            raise FloatingPointError("a parameter is not finite")
         if self.valid is None:
             return None
         total = rows = 0.0
-        with seeded(self.seed, 2), answering(self.programs):
-            for x in map(self._place, blocks(self.valid, self.batch_size)):
-                total += self.objective.final_loss(*pair(self.programs), x) * len(x)
-                rows += len(x)
-        if not math.isfinite(total):
-            raise FloatingPointError(f"the validation loss is {total / rows}")
+        size = max(self.batch_size, min(ROWS, FLOATS // math.prod(self.valid.event_shape)))
+        with seeded(self.seed, 2), answering(self.programs), matmul_precision(self.matmul):
+            for x in map(self._place, blocks(self.valid, size)):
+                try:
+                    loss = self.objective.final_loss(*pair(self.programs), x)
+                    what = "" if math.isfinite(loss) else f"the validation loss is {loss}"
+                except ValueError as fault:
+                    what = _first_line(fault)
+                if what:
+                    where = f"{what} in validation; {first_fault(self.programs, x)}"
+                    raise TrainingError(self._report(where, self.step))
+                total, rows = total + loss * len(x), rows + len(x)
         return total / rows
 
     def _note_best(self, valid_loss: float | None) -> None:
         if valid_loss is None or valid_loss < self.best_loss:
             self.best_loss = math.inf if valid_loss is None else valid_loss
             self.best_epoch, self.stale = self.epoch, 0
+            if self.patience is not None:
+                self.best = {name: value.detach().clone() for name, value in self.weights().items()}
         elif self.step > self.objective.schedule.settled:
             self.stale += 1
 
@@ -215,6 +299,7 @@ class Training:
         """A copy of all that changes in training, as tensors and as what JSON can say; `restore` takes it back."""
         optimizer = self.svi.optimizer.state_dict()
         tensors = {f"weights.{name}": value for name, value in self.weights().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
         for index, values in optimizer["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items() if value is not None}
         tensors |= {f"noise.{device}": value for device, value in enumerate(self.noise.state)}
@@ -226,36 +311,39 @@ class Training:
     def restore(self, state: State) -> None:
         """Go on from a `state`, to the same bits as if there had been no interruption."""
         tensors, about = state
-        _copy({name: tensors[f"weights.{name}"] for name in self.weights()}, self.weights())
+        _copy(_part(tensors, "weights"), self.weights())
+        self.best = {name: value.clone() for name, value in _part(tensors, "best").items()}
         kept: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".", 2)
-                kept.setdefault(int(index), {})[name] = value
+        for key, value in _part(tensors, "optimizer").items():
+            index, name = key.split(".", 1)
+            kept.setdefault(int(index), {})[name] = value
         self.svi.optimizer.load_state_dict({"state": kept, "param_groups": copy.deepcopy(about["param_groups"])})
-        self.noise.state = [value.clone() for name, value in sorted(tensors.items()) if name.startswith("noise.")]
+        self.noise.state = [value.clone() for _, value in sorted(_part(tensors, "noise").items())]
         self.order.set_state(tensors["order"])
         for name in _COUNTERS:
             setattr(self, name, about[name])
-        self.objective.step, self.svi.skipped = about["objective_step"], 0
+        self.objective.step = about["objective_step"]
 
-    def _explain(self, fault: Exception, good: State, number: int) -> str:
+    def _explained(self, what: str, good: State, number: int) -> TrainingError:
         """Replay the epoch from its start to the step that failed, and look at each site there."""
-        epoch, step, rate = self.epoch + 1, self.step + 1, self.rate
-        what = str(fault).splitlines()[0].rstrip(":")
         self.restore(good)
-        with self.noise(), mode(modules(self.programs), training=True):
+        with self._stepping():
             remaining = self._batches()
-            x = next(remaining)
+            batch = next(remaining)
             for done in range(number):
-                self._step(x, done)
-                x = next(remaining, x)  # where it was the validation that failed, the last batch again
+                self._launch(batch, done)
+                batch = next(remaining, batch)  # where the last step spoilt a parameter, its batch again
+            (x,) = self._read(batch)
             where = first_fault(self.programs, x)
+        message = self._report(f"{what}; {where}", self.step + min(number + 1, self.steps_per_epoch or number + 1))
         self.restore(good)
+        return TrainingError(message)
+
+    def _report(self, what: str, step: int) -> str:
         return (
-            f"step {step} (epoch {epoch}): {what}; {where}. Usual causes: a learning rate that is too high "
-            f"(here {rate:g}; try a tenth of it, or clip=1), a learned scale that vanishes on constant data, "
-            f"data outside the likelihood's support. The state at the end of epoch {epoch - 1} is kept"
+            f"step {step} (epoch {self.epoch + 1}): {what}. Usual causes: a learning rate that is too high "
+            f"(here {self.rate:g}; try a tenth of it, or clip=1), a learned scale that vanishes on constant data, "
+            f"data outside the likelihood's support. The state at the end of epoch {self.epoch} is kept"
         )
 
 
@@ -263,12 +351,16 @@ _COUNTERS = ("epoch", "step", "best_epoch", "stale", "best_loss", "rate")
 
 
 def first_fault(programs: Programs, x: Tensor) -> str:
-    """The first parameter, site's value or site's log-probability that is not finite, in words."""
+    """The first parameter, datum, site's value or site's log-probability that is not as it must be, in words."""
     model, guide = pair(programs)
     for module in modules(programs):
         for name, parameter in module.named_parameters():
             if not bool(torch.isfinite(parameter).all()):
                 return f"parameter {name!r} is not finite"
+    try:
+        check(programs, x)
+    except ValueError as fault:
+        return f"the data: {fault}"
     # Validation would stop at the distribution, which does not know its site's name.
     with pyro.validation_enabled(False), torch.no_grad(), own_parameters():
         q = poutine.trace(guide).get_trace(x)
@@ -285,18 +377,41 @@ def first_fault(programs: Programs, x: Tensor) -> str:
 
 def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
     with torch.no_grad():
-        for name, value in target.items():
-            value.copy_(source[name])
+        for name in target.keys() & source.keys():
+            target[name].copy_(source[name])
+
+
+def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(":")
+
+
+def _last_line(error: Exception) -> str:
+    """A worker's error ends with its own message, after its traceback."""
+    return ([line for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]
+
+
+def _resident(data: Any, device: torch.device | None, dtype: torch.dtype | None) -> Tensor | None:
+    """Rows in memory, where the programs are: bytes as bytes, the rest as the programs' dtype."""
+    x = getattr(data, "x", None)
+    if not isinstance(x, Tensor):
+        return None
+    return x.to(device) if x.dtype == torch.uint8 else x.to(device, dtype)
 
 
 def _batch_size(batch_size: int | None, data: Any) -> int:
+    if batch_size is not None:
+        checks.integer("batch_size", batch_size)
     if isinstance(data, DataLoader):
-        return 128
+        return batch_size or 128
     if len(data) < 2:
         raise ValueError("expected at least 2 rows to train on, found 1")
     if batch_size is None:
         return min(128, len(data))
-    if checks.integer("batch_size", batch_size) > len(data):
+    if batch_size > len(data):
         raise ValueError(f"batch_size: expected at most the {len(data)} training rows, found {batch_size}")
     return batch_size
 

@@ -11,7 +11,7 @@ import pyrovae
 PACKAGE = Path(pyrovae.__file__).parent
 FLOORS = [
     ["checks", "randomness", "files", "handlers", "modes", "plots"],
-    ["programs", "data", "networks"],
+    ["programs", "tracing", "data", "networks"],
     ["priors", "likelihoods", "guides", "inference"],
     ["models", "objectives"],
     ["svi", "evaluate"],

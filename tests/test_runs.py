@@ -132,14 +132,14 @@ def test_options_reach_the_model():
 
 def interrupt_after(monkeypatch, epochs, error=KeyboardInterrupt):
     """Fail in the middle of the epoch after this one."""
-    step = pyrovae.Training._step
+    step = pyrovae.Training._launch
 
     def failing(self, x, number):
         if self.epoch == epochs and number == 3:
             raise error
         return step(self, x, number)
 
-    monkeypatch.setattr(pyrovae.Training, "_step", failing)
+    monkeypatch.setattr(pyrovae.Training, "_launch", failing)
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 3])

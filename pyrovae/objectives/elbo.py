@@ -33,6 +33,9 @@ class ELBO(pyro.infer.ELBO):
         super().__init__()
         self.schedule: Schedule = beta if isinstance(beta, Schedule) else Constant(beta)
         self.estimator: Any = estimator or Trace_ELBO()
+        # What changes from step to step is a tensor: a graph of the step reads it, where it would keep a number.
+        fixed = isinstance(self.schedule, Constant)
+        self.weight: float | Tensor = self.schedule.final if fixed else torch.zeros((), dtype=torch.float64)
         self.step = 0
         if not hasattr(self.estimator, "differentiable_loss"):
             raise ValueError(
@@ -42,6 +45,17 @@ class ELBO(pyro.infer.ELBO):
             )
 
     @property
+    def step(self) -> int:
+        """The steps that were taken."""
+        return self._step
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self._step = step
+        if isinstance(self.weight, Tensor):
+            self.weight.fill_(self.beta)
+
+    @property
     def beta(self) -> float:
         """The weight of the KL at the present step."""
         return self.schedule(self.step)
@@ -49,7 +63,7 @@ class ELBO(pyro.infer.ELBO):
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The present loss, as a number. Nats per datum."""
         with torch.no_grad():
-            return float(self._per_datum(self.estimator.loss, self.beta, model, guide, *args, **kwargs))
+            return float(self._per_datum(self.estimator.loss, self.weight, model, guide, *args, **kwargs))
 
     def final_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The loss at the beta that the schedule leads to: comparable from the first epoch to the last."""
@@ -58,7 +72,7 @@ class ELBO(pyro.infer.ELBO):
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The present loss, with gradients. Nats per datum."""
-        return self._per_datum(self.estimator.differentiable_loss, self.beta, model, guide, *args, **kwargs)
+        return self._per_datum(self.estimator.differentiable_loss, self.weight, model, guide, *args, **kwargs)
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The present loss, with its gradients added to the parameters' .grad; one step on in the schedule."""
@@ -69,7 +83,7 @@ class ELBO(pyro.infer.ELBO):
         return loss.item()
 
     def _per_datum(
-        self, total: Callable[..., Any], beta: float, model: Program, guide: Program, *args: Any, **kwargs: Any
+        self, total: Callable[..., Any], beta: float | Tensor, model: Program, guide: Program, *args: Any, **kwargs: Any
     ) -> Any:
         data = plate_size("data")
         weighted = [scale_latents(beta)(program) for program in (model, guide)]

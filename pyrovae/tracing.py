@@ -1,0 +1,246 @@
+"""A Python function of tensors as one graph. What is private in torch is used here, and nowhere else."""
+
+import math
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+Function = Callable[[list[Tensor], Any], Sequence[Tensor | None]]
+
+
+class UntraceableError(Exception):
+    """The function is no graph of fixed structure: what is in the way, and where."""
+
+
+class Graph:
+    """function(parameters, arguments) as one graph of torch operations.
+
+    The function is run three times, on copies and with the same noise, which leaves everything as it was: once to see
+    which tensors it finds elsewhere (buffers, a closure's tensors), which become inputs of the graph; once to record
+    it; once to compare the graph's numbers with its own. Values of tensors may change from call to call, and what the
+    function writes into buffers the graph writes, too; shapes, Python values and the modes of modules are fixed.
+
+    Args:
+        function: from (parameters, arguments) to a list of tensors or None; `parameters` are leaves with gradients.
+        parameters: tensors that the function may also find by itself.
+        arguments: any nest of tensors and Python values.
+
+    Raises:
+        UntraceableError: Python branches on the value of a tensor, or draws random numbers that torch does not know.
+    """
+
+    def __init__(self, function: Function, parameters: Sequence[Tensor], arguments: Any) -> None:
+        leaves, structure = pytree.tree_flatten(arguments)
+
+        def run(outside: Sequence[Tensor], inputs: Sequence[Tensor], **how: Any) -> Any:
+            values = iter(inputs)
+            nest = [next(values) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            leading = [value.detach().requires_grad_() for value in outside[: len(parameters)]]
+            rest = zip(found, outside[len(parameters) :], strict=True)
+            news = [*leading, *(new.detach().requires_grad_() if old.requires_grad else new for old, new in rest)]
+            olds = [*parameters, *found]
+            replaced = _Replaced(dict(zip(map(id, olds), news, strict=True)), [*news, *inputs], **how)
+            with replaced:
+                results = function(leading, pytree.tree_unflatten(nest, structure))
+            found.extend(replaced.found)
+            return list(results)
+
+        found: list[Tensor] = []
+        with _called() as modules, torch.random.fork_rng():
+            expected = run(_copies(parameters), _copies(_tensors(arguments)))
+        self.parameters, self.outside, self.modules = parameters, [*parameters, *found], modules
+        self.modes = [module.training for module in modules]
+        copies = _copies(self.outside), _copies(_tensors(arguments))
+        with torch.random.fork_rng(), pyro.validation_enabled(False), warnings.catch_warnings(action="ignore"):
+            trace = make_fx(lambda *inputs: run(*inputs, tracing=True), _NOISE, _allow_non_fake_inputs=True)
+            try:
+                self.module = trace(*copies)
+            except Exception as error:
+                raise UntraceableError(_what_and_where(error)) from error
+        if {id(tensor) for tensor in [*self.module.parameters(), *self.module.buffers()]} & set(map(id, self.outside)):
+            raise UntraceableError("a parameter or buffer is used out of torch's sight")
+        with torch.random.fork_rng(), torch.no_grad():
+            _compare(expected, self.module(_copies(self.outside), copies[1]))
+        self.run: Callable[..., Any] = self.module
+        self.compiled, self.calls = False, 0
+
+    def fits(self) -> bool:
+        """The modules are in the modes that they were in."""
+        return [module.training for module in self.modules] == self.modes
+
+    def compile(self) -> None:
+        """Run compiled from now on, with the noise of eager torch; on a GPU, as a CUDA graph on static tensors."""
+        on_gpu = self.outside[0].is_cuda
+        if on_gpu:
+            for tensor in self.outside:
+                torch._dynamo.mark_static_address(tensor)
+        options: dict[str, Any] = {"fallback_random": True, "triton.cudagraphs": on_gpu}
+        compiled = torch.compile(self.module, fullgraph=True, dynamic=False, options=options)
+
+        def first(*inputs: Any) -> Any:
+            try:
+                with warnings.catch_warnings(action="ignore"):  # Inductor's, of its own deprecations
+                    results = compiled(*inputs)
+                self.run, self.compiled = compiled, True
+            except Exception as error:  # no C++ compiler, say; a fault of the graph itself is met again
+                warnings.warn(f"the step runs as a graph, but uncompiled: {_first_line(error)}", stacklevel=2)
+                self.run = self.module
+                results = self.module(*inputs)
+            return results
+
+        self.run = first
+
+    def __call__(self, arguments: Any) -> list[Tensor | None]:
+        """The function's results for arguments with the same `signature`."""
+        self.calls += 1
+        with torch.no_grad():
+            return self.run(self.outside, _tensors(arguments))
+
+
+def signature(arguments: Any) -> Any:
+    """What a graph takes for granted of its arguments, and of torch."""
+    leaves, structure = pytree.tree_flatten(arguments)
+    kinds = [(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else (type(x), x) for x in leaves]
+    devices = {x.device.type for x in leaves if isinstance(x, Tensor)}
+    autocast = [torch.get_autocast_dtype(device) for device in devices if torch.is_autocast_enabled(device)]
+    return (repr(structure), torch.is_inference_mode_enabled(), *autocast, *kinds)
+
+
+def skips_on_device(optimizer: Any) -> bool:
+    """Whether this optimiser takes `found_inf`, a tensor: a step with 1 in it changes nothing, and nobody waits."""
+    return getattr(optimizer, "_step_supports_amp_scaling", False)
+
+
+@contextmanager
+def on_copies() -> Iterator[None]:
+    """Inside, tensors from outside are read, and written, as copies, and no random number is used up."""
+    with torch.random.fork_rng(), _Replaced({}, []):
+        yield
+
+
+class _Replaced(TorchFunctionMode):
+    """Inside, tensors are replaced as the table says: {id of the old: new}. One that was not made inside, and is not
+    in the table, gets a copy at first sight and is noted in `found`, or in tracing ends it."""
+
+    def __init__(self, table: dict[int, Tensor], own: list[Tensor], tracing: bool = False) -> None:
+        super().__init__()
+        self.table, self.tracing, self.found = table, tracing, []  # type: ignore[var-annotated]
+        self.own = {id(tensor): tensor for tensor in own}  # which keeps them: an id must not come back
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = pytree.tree_map_only(Tensor, self._replace, (args, kwargs or {}))
+        answer = _ANSWERS.get(func, {}) if self.tracing else {}
+        known = answer.get(_asker(), answer.get("")) if answer else None
+        made = func(*args, **kwargs) if known is None else known(args[0])
+        for tensor in _tensors(made):
+            self.own |= {id(each): each for each in (tensor, *_wrapped(tensor))}
+        return made
+
+    def _replace(self, tensor: Tensor) -> Tensor:
+        if any(id(each) in self.own for each in (tensor, *_wrapped(tensor))):
+            return tensor
+        if id(tensor) not in self.table:
+            if self.tracing:
+                raise UntraceableError(f"a tensor of shape {tuple(tensor.shape)} is made anew by something else")
+            self.found.append(tensor)
+            self.table[id(tensor)] = _copies([tensor])[0].requires_grad_(tensor.requires_grad)
+            self.own[id(self.table[id(tensor)])] = self.table[id(tensor)]
+        return self.table[id(tensor)]
+
+
+# Where Pyro's estimators and torch's distributions ask for a value only to report it, or to refuse it, while a graph is
+# being recorded: what they are told. By who asks; "" is anyone.
+_ANSWERS: dict[Any, dict[str, Callable[[Tensor], Any]]] = {
+    Tensor.item: {"": lambda x: x.detach()},
+    Tensor.__bool__: {
+        "pyro.util": lambda x: False,  # warn_if_nan: is it? The step's own flag says so
+        "pyro.infer.util": lambda x: True,  # Dice: are all probabilities > 0? If not, the flag will say so
+        "torch.distributions.distribution": lambda x: True,  # are the arguments valid?
+    },
+    Tensor.register_hook: {"pyro.util": lambda x: None},  # warn_if_nan, of a gradient
+}
+
+
+# Inductor draws a bernoulli from float32 uniforms whatever the dtype; eager torch, from uniforms of its own dtype.
+_NOISE = {torch.ops.aten.bernoulli.default: lambda p, generator=None: (torch.rand_like(p) < p).to(p.dtype)}
+
+
+def _asker() -> str:
+    frame = sys._getframe(2)
+    while frame.f_globals["__name__"] in ("torch._tensor", "torch.overrides") and frame.f_back:
+        frame = frame.f_back
+    return frame.f_globals["__name__"]
+
+
+@contextmanager
+def _called() -> Iterator[list[nn.Module]]:
+    """The modules that are called inside."""
+    called: dict[int, nn.Module] = {}
+
+    def note(module: nn.Module, _: Any) -> None:
+        called[id(module)] = module
+
+    hook = register_module_forward_pre_hook(note)
+    modules: list[nn.Module] = []
+    try:
+        yield modules
+    finally:
+        hook.remove()
+        modules.extend(called.values())
+
+
+def _tensors(nest: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(nest) if isinstance(leaf, Tensor)]
+
+
+def _wrapped(tensor: Tensor) -> list[Tensor]:
+    """What a tensor of a subclass holds: Pyro's estimators wrap tensors to learn where they come from."""
+    return [] if type(tensor) in (Tensor, nn.Parameter) else _tensors(vars(tensor))
+
+
+def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies to be written to; what is too large for a buffer is data, which no program writes to."""
+    with torch._C.DisableTorchFunction():
+        return [tensor.detach() if tensor.numel() > 2**24 else tensor.detach().clone() for tensor in tensors]
+
+
+def _compare(expected: Sequence[Tensor | None], found: Sequence[Tensor | None]) -> None:
+    for a, b in zip(expected, found, strict=True):
+        if (a is None) != (b is None):
+            raise UntraceableError("it takes another way at every run")
+        if a is None or b is None:
+            continue
+        largest = a.abs().max().item() if a.numel() and a.is_floating_point() else 1.0
+        close = 1e-3 * largest if math.isfinite(largest) else 0
+        if not torch.allclose(a, b, rtol=0, atol=close, equal_nan=True):
+            raise UntraceableError("it gives other numbers at every run, with the same random numbers of torch")
+
+
+def _what_and_where(error: Exception) -> str:
+    what = _first_line(error)
+    if "get value out of a tracing tensor" in what:
+        what = "Python asks for the value of a tensor"
+    frames = list(traceback.extract_tb(error.__traceback__))
+    theirs = [each for each in frames if not any(part in each.filename for part in _NOT_THEIRS)]
+    for frame in islice(reversed(theirs), 1):
+        what += f', at line {frame.lineno} of {frame.filename}, in {frame.name}: "{frame.line}"'
+    return what
+
+
+_NOT_THEIRS = ("/torch/", "/pyro/", "/pyrovae/", "<")
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
