@@ -26,6 +26,20 @@ def mode(modules: Iterable[nn.Module], training: bool) -> Iterator[None]:
 
 
 @contextmanager
+def channels_last(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside, modules with convolutions hold their kernels as processors and GPUs like them best; outside, as torch
+    does, and as Pyro's store does, which would copy any other layout."""
+    convolutional = [module for module in modules if any(value.ndim == 4 for value in module.parameters())]
+    for module in convolutional:
+        module.to(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        for module in convolutional:
+            module.to(memory_format=torch.contiguous_format)
+
+
+@contextmanager
 def matmul_precision(name: str) -> Iterator[None]:
     """Inside, float32 matrix products have this precision ("highest", "high", "medium"); outside, the one before."""
     before = torch.get_float32_matmul_precision()

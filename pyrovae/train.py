@@ -20,7 +20,7 @@ from pyrovae import checks
 from pyrovae.data import Splits
 from pyrovae.data.split import Data, Split, as_split, batches, blocks
 from pyrovae.handlers import own_parameters
-from pyrovae.modes import MATMULS, fastest_matmul, matmul_precision, mode
+from pyrovae.modes import MATMULS, channels_last, fastest_matmul, matmul_precision, mode
 from pyrovae.objectives import ELBO
 from pyrovae.programs import Programs, answering, check, modules, pair, placement
 from pyrovae.randomness import Stream, seeded
@@ -139,7 +139,7 @@ class Training:
             seen = [value for module in modules(programs) for value in module.parameters()]
             self.matmul, *measured = fastest_matmul(seen, self.batch_size)
             self.matmul_measured = dict(zip(("medium_error", "medium_speed"), measured, strict=True))
-        with mode(modules(programs), training=True), seeded(self.seed, 4), matmul_precision(self.matmul):
+        with seeded(self.seed, 4), self._training():
             first = torch.arange(self.batch_size).to(device)
             if self.resident is None:
                 first = self._place(next(batches(self.train, torch.arange, self.batch_size)))
@@ -219,11 +219,17 @@ class Training:
         return (torch.stack(losses).cpu().double() @ weights / weights.sum()).item()
 
     @contextmanager
+    def _training(self) -> Iterator[None]:
+        """The modes in which steps are recorded and taken."""
+        owners = modules(self.programs)
+        with mode(owners, training=True), channels_last(owners), matmul_precision(self.matmul):
+            yield
+
+    @contextmanager
     def _stepping(self) -> Iterator[None]:
-        with warnings.catch_warnings(), self.noise(), matmul_precision(self.matmul):
+        with warnings.catch_warnings(), self.noise(), self._training():
             warnings.filterwarnings("ignore", "Encountered")  # Pyro's, of what is reported whole below
-            with mode(modules(self.programs), training=True):
-                yield
+            yield
 
     def _batches(self) -> Iterator[Tensor]:
         """The rows of each batch in an epoch: their numbers where the data are resident, else their values."""
@@ -314,9 +320,10 @@ class Training:
         _copy(_part(tensors, "weights"), self.weights())
         self.best = {name: value.clone() for name, value in _part(tensors, "best").items()}
         kept: dict[int, dict[str, Tensor]] = {}
+        held = [value for group in self.svi.optimizer.param_groups for value in group["params"]]
         for key, value in _part(tensors, "optimizer").items():
             index, name = key.split(".", 1)
-            kept.setdefault(int(index), {})[name] = value
+            kept.setdefault(int(index), {})[name] = _stepped_layout(value, held[int(index)])
         self.svi.optimizer.load_state_dict({"state": kept, "param_groups": copy.deepcopy(about["param_groups"])})
         self.noise.state = [value.clone() for _, value in sorted(_part(tensors, "noise").items())]
         self.order.set_state(tensors["order"])
@@ -381,6 +388,12 @@ def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
             target[name].copy_(source[name])
 
 
+def _stepped_layout(value: Tensor, parameter: Tensor) -> Tensor:
+    """Fused optimisers take for granted that their state lies in memory as the parameter does, in steps."""
+    kernel = value.ndim == 4 and value.shape == parameter.shape
+    return value.contiguous(memory_format=torch.channels_last) if kernel else value
+
+
 def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
 
@@ -417,13 +430,14 @@ def _batch_size(batch_size: int | None, data: Any) -> int:
 
 
 def _check_data(programs: Programs, parts: list[Any]) -> None:
-    """Check all rows in memory, and the first rows of what is read later."""
+    """Check all rows in memory, and the first rows of what is read later, or is binary by the way it is read."""
     with seeded(0), answering(programs):
         for part in parts:
-            resident = isinstance(getattr(part, "x", None), Tensor)
-            for x in blocks(part, 1024 if resident else 2):
+            x = getattr(part, "x", None)
+            every = isinstance(x, Tensor) and (x.dtype != torch.uint8 or part.binarize == "none")
+            for x in blocks(part, ROWS if every else 2):
                 check(programs, x.to(*placement(programs)))
-                if not resident:
+                if not every:
                     break
 
 

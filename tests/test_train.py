@@ -1,6 +1,7 @@
 """The loop: what it trains, what it stops at, and that an interruption changes no bit."""
 
 import copy
+from contextlib import contextmanager
 from functools import partial
 
 import pyro
@@ -12,9 +13,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import pyrovae
-from pyrovae import Training, TrainingError, fit
+from pyrovae import Training, TrainingError, fit, modes
 from pyrovae.data import Split, Splits
 from pyrovae.likelihoods import Normal
+from pyrovae.networks import Conv
 from pyrovae.objectives import ELBO, WarmUp
 from pyrovae.train import cosine
 
@@ -122,6 +124,26 @@ SETTINGS = {
 }
 
 
+def test_convolutions_resume_to_the_same_bits(digits):
+    """Their kernels, and the optimiser's state of them, lie in memory otherwise in training than on disk."""
+
+    def start():
+        torch.manual_seed(1)
+        part = Split(digits.train.x[:300], binarize="dynamic")
+        return Training(pyrovae.VAE(digits.event_shape, 2, encoder=Conv, decoder=Conv), part, epochs=3, batch_size=100)
+
+    whole, cut, resumed = start(), start(), start()
+    list(whole)
+    next(iter(cut))
+    tensors, about = cut.state()
+    resumed.restore(({name: value.contiguous() for name, value in tensors.items()}, about))
+    list(resumed)
+    assert same(whole.programs, resumed.programs)
+    assert whole.programs.encoder[0].weight.is_contiguous()
+    state = whole.svi.optimizer.state[whole.programs.encoder[2].weight]["exp_avg"]
+    assert state.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("stop", [1, 4])
 def test_a_resumed_training_is_bitwise_the_uninterrupted_one(digits, name, stop):
@@ -210,6 +232,48 @@ def test_every_path_trains_to_the_same_numbers(digits, compile):
 
 
 REFERENCE: dict[str, list[float]] = {}
+
+
+@pytest.mark.parametrize("matmul", ["medium", "auto"])
+def test_the_matmul_precision_is_the_trainings_alone(vae, x, matmul):
+    training = Training(vae, x, epochs=1, matmul=matmul)
+    seen = []
+    launch = training.svi.launch
+    training.svi.launch = lambda batch: seen.append(torch.get_float32_matmul_precision()) or launch(batch)
+    list(training)
+    assert seen == [training.matmul]
+    assert training.matmul in ("highest", "medium")
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert bool(training.matmul_measured) == (matmul == "auto")
+
+
+def test_medium_is_taken_only_where_it_is_as_exact(monkeypatch):
+    """A product with bfloat16's error is refused, however fast; an exact and fast one is taken."""
+    weight = [torch.randn(50, 60)]
+    monkeypatch.setattr(modes, "_seconds", lambda x, w: {"highest": 2.0, "medium": 1.0}[precision()])
+    precision = torch.get_float32_matmul_precision
+    assert modes.fastest_matmul(weight, 8)[0] == "medium"
+    assert modes.fastest_matmul([], 8) == ("highest", 0.0, 1.0)
+    rounded = modes.matmul_precision
+
+    @contextmanager
+    def coarse(name):
+        with rounded(name), monkeypatch.context() as patch:
+            if name == "medium":
+                patch.setattr(torch.Tensor, "__matmul__", lambda a, b: a.bfloat16().float().mm(b.bfloat16().float()))
+            yield
+
+    monkeypatch.setattr(modes, "matmul_precision", coarse)
+    choice, error, speed = modes.fastest_matmul(weight, 8)
+    assert (choice, speed) == ("highest", 2.0)
+    assert 1e-4 < error < 1e-1
+
+
+def test_autocast_is_close_and_keeps_the_parameters(vae, x):
+    exact, rounded = [fit(copy.deepcopy(vae), x, epochs=3, autocast=autocast)[-1]["loss"] for autocast in (False, True)]
+    assert rounded == pytest.approx(exact, rel=0.01)
+    assert rounded != exact
+    assert {value.dtype for value in vae.parameters()} == {torch.float32}
 
 
 def test_cosine_goes_from_one_to_zero(vae, x):

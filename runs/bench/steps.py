@@ -16,9 +16,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import pyro
-import pyro.distributions as dist
+import pyro.infer
+import pyro.optim
 import torch
+from theirs import pyro_programs, pythae_vae
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -71,6 +72,8 @@ def by_hand(made: pyrovae.VAE, x: Tensor) -> Tensor:
 
 def hand_written(net: str, batch: int, compiled: bool = False, autocast: bool = False) -> Step:
     made, held, following = vae(net), data(net), rows(batch)
+    if compiled and net == "conv":
+        made.to(memory_format=torch.channels_last)
 
     def loss(index: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -123,62 +126,29 @@ def data_loader(net: str, batch: int) -> Step:
 
 
 def pyros(net: str, batch: int) -> Step:
-    """Pyro's own SVI on the same programs, as in its VAE example, but with the data in memory."""
+    """Pyro's own SVI on such programs, with the data in memory."""
     made, held, following = vae(net), data(net), rows(batch)
-
-    def model(x: Tensor) -> None:
-        pyro.module("decoder", made.decoder)
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), NETS[net][1]), 1.0).to_event(1))
-            pyro.sample("x", dist.Bernoulli(logits=made.decoder(z)).to_event(len(NETS[net][0])), obs=x)
-
-    def guide(x: Tensor) -> None:
-        pyro.module("encoder", made.encoder)
-        with pyro.plate("data", len(x)):
-            loc, log_variance = made.encoder(x).chunk(2, -1)
-            pyro.sample("z", dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1))
-
-    svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO())
+    programs = pyro_programs(made.encoder, made.decoder, NETS[net][1], len(NETS[net][0]))
+    optimizer = pyro.optim.PyroOptim(torch.optim.Adam, {"lr": 1e-3})
+    svi = pyro.infer.SVI(*programs, optimizer, pyro.infer.Trace_ELBO())
     return lambda: svi.step(binary(held[following()])) and None
 
 
 def pythaes(net: str, batch: int) -> Callable[[int], None]:
-    """pythae's trainer on its own VAE, with the same networks inside; it runs whole epochs of so many steps."""
+    """pythae's trainer; it runs whole epochs, of so many steps."""
     import tempfile
 
     from pythae.data.datasets import BaseDataset
-    from pythae.models import VAE, VAEConfig
-    from pythae.models.base.base_utils import ModelOutput
-    from pythae.models.nn import BaseDecoder, BaseEncoder
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
-    made, (event_shape, latent_dim, _) = vae(net), NETS[net]
-
-    class Encoder(BaseEncoder):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = made.encoder
-
-        def forward(self, x: Tensor) -> Any:
-            loc, log_variance = self.network(x).chunk(2, -1)
-            return ModelOutput(embedding=loc, log_covariance=log_variance)
-
-    class Decoder(BaseDecoder):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = made.decoder
-
-        def forward(self, z: Tensor) -> Any:
-            return ModelOutput(reconstruction=self.network(z).sigmoid())
-
-    config = VAEConfig(input_dim=event_shape, latent_dim=latent_dim, reconstruction_loss="bce")
-    model, held = VAE(config, Encoder(), Decoder()), data(net) / 255
+    made, held = vae(net), data(net) / 255
+    model = pythae_vae(made.encoder, made.decoder, NETS[net][1], NETS[net][0])
 
     def run(steps: int) -> None:
         part = BaseDataset(held[: steps * batch], torch.zeros(steps * batch))
         with tempfile.TemporaryDirectory() as folder:
             options = BaseTrainerConfig(
-                output_dir=folder, num_epochs=1, per_device_train_batch_size=batch, learning_rate=1e-3, no_cuda=True
+                folder, num_epochs=1, per_device_train_batch_size=batch, learning_rate=1e-3, no_cuda=True
             )
             trainer = BaseTrainer(model, part, training_config=options)
             trainer.prepare_training()
@@ -192,7 +162,9 @@ def pythaes(net: str, batch: int) -> Callable[[int], None]:
 def floor(net: str, batch: int) -> Step:
     """The network's matrix products (or convolutions) and their gradients alone."""
     made = vae(net)
-    linear = [part for each in (made.encoder, made.decoder) for part in each if not isinstance(part, nn.ReLU)]
+    linear = [
+        part for each in (made.encoder, made.decoder) for part in each.children() if not isinstance(part, nn.ReLU)
+    ]
     weights = [p for part in linear for p in part.parameters() if p.ndim > 1]
     x = binary(data(net)[:batch])
 
@@ -208,6 +180,8 @@ def floor(net: str, batch: int) -> Step:
 
 def ours(net: str, batch: int, compile: Any = True, autocast: bool = False) -> Step:
     made, held, following = vae(net), data(net), rows(batch)
+    if net == "conv":
+        made.to(memory_format=torch.channels_last)  # as `fit` does
     svi = pyrovae.SVI(
         made.model,
         made.guide,
@@ -232,10 +206,14 @@ WAYS: dict[str, Any] = {
     "ours, compiled": ours,
     "by hand, torch.compile, medium": partial(hand_written, compiled=True),
     "ours, compiled, medium": ours,
+}
+STRONG = "by hand, torch.compile, fused Adam"
+
+
+BFLOAT16 = {
     "by hand, torch.compile, bfloat16": partial(hand_written, compiled=True, autocast=True),
     "ours, compiled, bfloat16": partial(ours, autocast=True),
 }
-STRONG = "by hand, torch.compile, fused Adam"
 
 
 def serve(way: str, net: str, batch: int, threads: int, pipe: Any) -> None:
@@ -243,7 +221,7 @@ def serve(way: str, net: str, batch: int, threads: int, pipe: Any) -> None:
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("medium" if way.endswith("medium") else "highest")
     try:
-        step = WAYS[way](net, batch)
+        step = (WAYS | BFLOAT16)[way](net, batch)
         whole = way == "pythae's trainer"
         while steps := pipe.recv():
             start = time.perf_counter()
@@ -258,11 +236,13 @@ def serve(way: str, net: str, batch: int, threads: int, pipe: Any) -> None:
         pipe.send(str(error).splitlines()[0])
 
 
-def measure(net: str, batch: int, threads: int, rounds: int, seconds: float) -> dict[str, tuple[list[float], float]]:
+def measure(
+    ways: list[str], net: str, batch: int, threads: int, rounds: int, seconds: float
+) -> dict[str, tuple[list[float], float]]:
     """For each way, milliseconds a step in each round, and the peak memory in MiB."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = {}, []
-    for way in WAYS:
+    for way in ways:
         pipes[way], theirs = context.Pipe()
         processes.append(context.Process(target=serve, args=(way, net, batch, threads, theirs), daemon=True))
         processes[-1].start()
@@ -304,12 +284,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=max(1, torch.get_num_threads() // 2))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.7, help="of each way in each round")
+    parser.add_argument("--bfloat16", action="store_true", help="rows of their own for torch.autocast")
     asked = parser.parse_args()
+    ways = [*WAYS, *(BFLOAT16 if asked.bfloat16 else ())]
     print(f"torch {torch.__version__}, Pyro {pyro.__version__}, {platform.machine()}, {asked.threads} threads")
     for net in asked.nets:
         for batch in asked.batches:
             start = time.perf_counter()
-            found = measure(net, batch, asked.threads, asked.rounds, asked.seconds)
+            found = measure(ways, net, batch, asked.threads, asked.rounds, asked.seconds)
             print(f"\n### {net}, batch {batch}\n\n{table(found)}", flush=True)
             print(f"\n{asked.rounds} rounds, {time.perf_counter() - start:.0f} s")
 
