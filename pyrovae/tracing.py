@@ -62,17 +62,16 @@ class Graph:
             expected = run(_copies(parameters), _copies(_tensors(arguments)))
         self.parameters, self.outside, self.modules = parameters, [*parameters, *found], modules
         self.modes = [module.training for module in modules]
-        copies = _copies(self.outside), _copies(_tensors(arguments))
+        inputs = self.outside, _tensors(arguments)
         with torch.random.fork_rng(), pyro.validation_enabled(False), warnings.catch_warnings(action="ignore"):
             trace = make_fx(lambda *inputs: run(*inputs, tracing=True), _NOISE, _allow_non_fake_inputs=True)
             try:
-                self.module = trace(*copies)
+                self.module = trace(*map(_copies, inputs))
             except Exception as error:
                 raise UntraceableError(_what_and_where(error)) from error
         if {id(tensor) for tensor in [*self.module.parameters(), *self.module.buffers()]} & set(map(id, self.outside)):
             raise UntraceableError("a parameter or buffer is used out of torch's sight")
-        with torch.random.fork_rng(), torch.no_grad():
-            _compare(expected, self.module(_copies(self.outside), copies[1]))
+        _compare(expected, _tried(self.module, inputs))
         self.run: Callable[..., Any] = self.module
         self.compiled, self.calls = False, 0
 
@@ -86,19 +85,20 @@ class Graph:
         if on_gpu:
             for tensor in self.outside:
                 torch._dynamo.mark_static_address(tensor)
-        options: dict[str, Any] = {"fallback_random": True, "triton.cudagraphs": on_gpu}
+        # Not in the order of memory's peak: random numbers are drawn in the order of the program.
+        options: dict[str, Any] = {"fallback_random": True, "reorder_for_peak_memory": False}
+        options |= {"triton.cudagraphs": on_gpu}
         compiled = torch.compile(self.module, fullgraph=True, dynamic=False, options=options)
 
         def first(*inputs: Any) -> Any:
+            self.run = self.module
             try:
                 with warnings.catch_warnings(action="ignore"):  # Inductor's, of its own deprecations
-                    results = compiled(*inputs)
+                    _compare(*(_tried(run, inputs) for run in (self.module, compiled)))
                 self.run, self.compiled = compiled, True
             except Exception as error:  # no C++ compiler, say; a fault of the graph itself is met again
                 warnings.warn(f"the step runs as a graph, but uncompiled: {_first_line(error)}", stacklevel=2)
-                self.run = self.module
-                results = self.module(*inputs)
-            return results
+            return self.run(*inputs)
 
         self.run = first
 
@@ -214,6 +214,12 @@ def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Copies to be written to; what is too large for a buffer is data, which no program writes to."""
     with torch._C.DisableTorchFunction():
         return [tensor.detach() if tensor.numel() > 2**24 else tensor.detach().clone() for tensor in tensors]
+
+
+def _tried(run: Callable[..., Any], inputs: Sequence[Sequence[Tensor]]) -> Any:
+    """The results on copies, with the next random numbers, which are not used up."""
+    with torch.random.fork_rng(), torch.no_grad():
+        return run(*map(_copies, inputs))
 
 
 def _compare(expected: Sequence[Tensor | None], found: Sequence[Tensor | None]) -> None:

@@ -37,9 +37,15 @@ def connect(part: Part, input_shape: tuple[int, ...], output_shape: tuple[int, .
         raise ValueError(f"{expected}, found {found}")
     whole = _dry_run(network, (2, 3), input_shape)
     fits = not isinstance(whole, str) and whole.shape == (2, 3, *output_shape)
-    if fits and torch.allclose(whole.flatten(0, 1), folded, rtol=1e-3, atol=1e-5):  # type: ignore[union-attr]
-        return network
-    return _OneBatch(network, len(input_shape))
+    if not fits or not torch.allclose(whole.flatten(0, 1), folded, rtol=1e-3, atol=1e-5):  # type: ignore[union-attr]
+        network = _OneBatch(network, len(input_shape))
+    network.register_forward_hook(_in_the_inputs_dtype)
+    return network
+
+
+def _in_the_inputs_dtype(network: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """Under torch.autocast a network may answer in bfloat16, in which no distribution should be scored or sampled."""
+    return output.to(inputs[0].dtype)
 
 
 def _dry_run(network: nn.Module, leading: tuple[int, ...], event_shape: tuple[int, ...]) -> Tensor | str:
