@@ -219,7 +219,14 @@ def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
 def _tried(run: Callable[..., Any], inputs: Sequence[Sequence[Tensor]]) -> Any:
     """The results on copies, with the next random numbers, which are not used up."""
     with torch.random.fork_rng(), torch.no_grad():
-        return run(*map(_copies, inputs))
+        return run(*([_alike(*both) for both in zip(_copies(part), part, strict=True)] for part in inputs))
+
+
+def _alike(copy: Tensor, tensor: Tensor) -> Tensor:
+    """The copy as a parameter, where the tensor is one: what is compiled for the one kind is not for the other."""
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(copy, tensor.requires_grad)
+    return copy.requires_grad_(tensor.requires_grad)
 
 
 def _compare(expected: Sequence[Tensor | None], found: Sequence[Tensor | None]) -> None:

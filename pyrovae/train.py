@@ -112,6 +112,8 @@ class Training:
             raise ValueError("patience: expected validation data to watch, found none")
         self.learning_rate, self.lr_schedule = checks.positive("learning_rate", learning_rate), lr_schedule
         self.seed = checks.integer("seed", seed, 0)
+        if self.seed >= 2**63:
+            raise ValueError(f"seed: expected an integer < 2**63, found {seed}")
         self.objective = ELBO() if objective is None else objective
         if not isinstance(self.objective, ELBO):
             raise ValueError(f"objective: expected objectives.ELBO(estimator=...), found {type(objective).__name__}")
