@@ -296,7 +296,6 @@ TABLE = {
     "subsampling, arguments by name": (subsampled, Trace_ELBO, [lambda: torch.tensor(0.9)]),
 }  # fmt: skip
 NAMED = {"subsampling, arguments by name": lambda: {"shift": None, "times": torch.tensor(0.5)}}
-COMPILED = ["ours, beta rising", "M2, enumerated"]  # the rest: nox -s slow
 STILL = ["mixture, enumerated", "hidden Markov model"]  # no latent is drawn
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
 
@@ -372,17 +371,26 @@ def compare(name, dtype, compile):
     return losses
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], indirect=True, ids=["float32", "float64"])
-@pytest.mark.parametrize("name", TABLE)
+def cases(quick):
+    """Every program in both dtypes; those not in `quick` are left to nox -s slow."""
+    return pytest.mark.parametrize(
+        ("name", "dtype"),
+        [
+            pytest.param(name, dtype, marks=[] if (name, dtype) in quick else pytest.mark.slow, id=f"{name}-{dtype}")
+            for name in TABLE
+            for dtype in TOLERANCE
+        ],
+        indirect=["dtype"],
+    )
+
+
+@cases([(name, torch.float64) for name in TABLE] + [("ours, convolutions", torch.float32)])
 def test_a_graph_gives_the_loss_and_gradients_of_eager_pyro(name, dtype):
     losses = compare(name, dtype, "auto")
     assert (losses[0] != losses[1]) == (name not in STILL)  # fresh noise, where there is any
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], indirect=True, ids=["float32", "float64"])
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in COMPILED else pytest.mark.slow) for name in TABLE]
-)
+@cases([("ours, beta rising", torch.float32), ("M2, enumerated", torch.float64)])
 def test_compiled_it_is_still_the_same(name, dtype):
     losses = compare(name, dtype, True)
     assert (losses[0] != losses[1]) == (name not in STILL)
