@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -232,6 +233,38 @@ def test_a_run_that_blows_up_keeps_its_last_good_state(capsys):
     assert printed.count("\n") == 1
 
 
+def test_how_the_steps_run_is_chosen_and_recorded():
+    options = ["--dtype", "bfloat16", "--matmul", "auto", "--compile", "no", "--epochs", 2, "--particles", 2]
+    assert train("--name", "how", *options) == 0
+    environment = json.loads(runs.Path("runs/how/environment.json").read_text())
+    assert environment["path"] == "eager"
+    assert environment["matmul"] in ("highest", "medium")
+    assert environment["medium_speed"] > 0
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert {value.dtype for value in pyrovae.load("runs/how").parameters()} == {torch.float32}
+
+
+def test_a_resumed_run_uses_the_matmul_that_auto_found(monkeypatch):
+    monkeypatch.setattr("pyrovae.train.fastest_matmul", lambda *found: ("medium", 1e-6, 2.0))
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 1)
+        assert train("--name", "fast", "--matmul", "auto", *QUICK) == 130
+    monkeypatch.setattr("pyrovae.train.fastest_matmul", lambda *found: ("highest", 1e-6, 1.0))
+    assert train("runs/fast", "--resume") == 0
+    assert json.loads(runs.Path("runs/fast/environment.json").read_text())["matmul"] == "medium"
+
+
+def test_a_damaged_environment_and_weights_of_another_model_are_named(finished, tmp_path, capsys):
+    shutil.copytree(finished, "copy")
+    runs.Path("copy/environment.json").write_text("{")
+    assert main(["evaluate", "copy"]) == 2
+    assert "copy/environment.json: expected the environment of a run" in capsys.readouterr().err
+    runs.Path("copy/environment.json").unlink()
+    recipe.write(recipe.Recipe(latent_dim=3), runs.Path("copy/run.toml"))
+    assert main(["evaluate", "copy"]) == 2
+    assert "its weights are not of the model in its run.toml (size mismatch" in capsys.readouterr().err
+
+
 def test_nothing_of_a_run_is_pickled(finished):
     for path in finished.rglob("*"):
         if path.is_file():
@@ -287,6 +320,13 @@ def occupied(path):
         (["train", "--epoch", "3"], "unknown option '--epoch'; did you mean '--epochs'?"),
         (["train", "--dtype", "float16"], "unknown dtype 'float16'"),
         (["train", "--device", "cuda:99"], "device: expected auto, cpu or a GPU"),
+        (["train", "--device", "meta"], "device: expected auto, cpu or a GPU"),
+        (["train", "--compile", "fast"], "unknown compile 'fast'"),
+        (["train", "--matmul", "lowest"], "unknown matmul 'lowest'"),
+        (["train", "--threads", "5000"], "threads: expected at most 1024, found 5000"),
+        (["train", "--seed", str(2**63)], "seed: expected an integer < 2**63"),
+        (["train", "--network", "mlp()()"], "network: expected name or"),
+        (["train", "--network", "mlp(hidden=[10000000000000])"], "the networks are too large"),
         (["train", "--resume"], "--resume: expected the run to go on with"),
         (["train", "nowhere"], "nowhere is not a run: there is no run.toml in it"),
         (["train", "--name", "occupied"], "runs/occupied already holds a run (metrics.jsonl)"),
