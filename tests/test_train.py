@@ -121,6 +121,7 @@ SETTINGS = {
     "adamw": {"optimizer": torch.optim.AdamW, "clip": 1.0, "lr_schedule": cosine},
     "warm-up": {"objective": lambda: ELBO(WarmUp(15))},
     "validation": {"patience": 3},
+    "compiled": {"compile": True},
 }
 
 
@@ -144,7 +145,7 @@ def test_convolutions_resume_to_the_same_bits(digits):
     assert state.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == "compiled" else ()) for n in SETTINGS])
 @pytest.mark.parametrize("stop", [1, 4])
 def test_a_resumed_training_is_bitwise_the_uninterrupted_one(digits, name, stop):
     def start():
