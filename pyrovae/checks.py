@@ -51,6 +51,12 @@ def member(kind: str, name: str, known: Iterable[str]) -> str:
     raise ValueError(f"unknown {kind} {name!r}{hint} (known: {', '.join(known)})")
 
 
+def reason(error: Exception, last: bool = False) -> str:
+    """The first (or the last) line of what an error says, where a message has room for one."""
+    lines = [line.strip().rstrip(":") for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[-1 if last else 0]
+
+
 def event(x: Tensor, event_shape: tuple[int, ...]) -> None:
     """Rows of the right shape, at least one."""
     expected = ", ".join(["N", *map(str, event_shape)])

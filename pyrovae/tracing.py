@@ -1,12 +1,13 @@
 """A Python function of tensors as one graph. What is private in torch is used here, and nowhere else."""
 
 import math
+import os
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -16,6 +17,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+
+from pyrovae import checks
 
 Function = Callable[[list[Tensor], Any], Sequence[Tensor | None]]
 
@@ -60,7 +63,7 @@ class Graph:
         found: list[Tensor] = []
         with _called() as modules, torch.random.fork_rng():
             expected = run(_copies(parameters), _copies(_tensors(arguments)))
-        self.parameters, self.outside, self.modules = parameters, [*parameters, *found], modules
+        self.outside, self.modules = [*parameters, *found], modules
         self.modes = [module.training for module in modules]
         inputs = self.outside, _tensors(arguments)
         with torch.random.fork_rng(), pyro.validation_enabled(False), warnings.catch_warnings(action="ignore"):
@@ -97,7 +100,7 @@ class Graph:
                     _compare(*(_tried(run, inputs) for run in (self.module, compiled)))
                 self.run, self.compiled = compiled, True
             except Exception as error:  # no C++ compiler, say; a fault of the graph itself is met again
-                warnings.warn(f"the step runs as a graph, but uncompiled: {_first_line(error)}", stacklevel=2)
+                warnings.warn(f"the step runs as a graph, but uncompiled: {checks.reason(error)}", stacklevel=2)
             return self.run(*inputs)
 
         self.run = first
@@ -247,18 +250,15 @@ def _compare(expected: Sequence[Tensor | None], found: Sequence[Tensor | None]) 
 
 
 def _what_and_where(error: Exception) -> str:
-    what = _first_line(error)
+    what = checks.reason(error)
     if "get value out of a tracing tensor" in what:
         what = "Python asks for the value of a tensor"
-    frames = list(traceback.extract_tb(error.__traceback__))
-    theirs = [each for each in frames if not any(part in each.filename for part in _NOT_THEIRS)]
-    for frame in islice(reversed(theirs), 1):
+    frames = traceback.extract_tb(error.__traceback__)
+    if theirs := [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]:
+        frame = theirs[-1]
         what += f', at line {frame.lineno} of {frame.filename}, in {frame.name}: "{frame.line}"'
     return what
 
 
-_NOT_THEIRS = ("/torch/", "/pyro/", "/pyrovae/", "<")
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+# The packages themselves, not whatever lies in a folder of that name: a clone of this project, say.
+_NOT_THEIRS = (*(str(Path(file).parent) + os.sep for file in (torch.__file__, pyro.__file__, __file__)), "<")
