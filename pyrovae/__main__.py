@@ -106,7 +106,7 @@ def _bad_input() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        raise BadInputError(str(error).splitlines()[0]) from error
+        raise BadInputError(checks.reason(error)) from error
 
 
 class _Parser(argparse.ArgumentParser):

@@ -52,22 +52,19 @@ def traces(model: Program, guide: Program, x: Tensor, particles: int) -> tuple[T
 def _check_per_datum(trace: Trace) -> None:
     """Every site must have one score for each row: what is shared, scaled, hidden or subsampled has none."""
     for name, site in trace.nodes.items():
-        if site["type"] != "sample":
-            continue
-        plates = {frame.name: frame for frame in site["cond_indep_stack"]}
-        found = (
-            f"plates {sorted(plates.keys() - {'particles'})}"
-            if plates.keys() != {"particles", "data"}
-            else f"{plates['data'].size} of {plates['data'].full_size} rows"
-            if plates["data"].full_size not in (None, plates["data"].size)
-            else f"scale {site['scale']}"
-            if isinstance(site["scale"], Tensor) or site["scale"] != 1
-            else "a mask"
-            if site["mask"] is not None and not site["is_observed"]
-            else ""
-        )
-        if found:
+        if site["type"] == "sample" and (found := _not_per_datum(site)):
             raise ValueError(f'site {name!r}: expected one unscaled score a row, in plate "data" alone, found {found}')
+
+
+def _not_per_datum(site: Any) -> str:
+    plates = {frame.name: frame for frame in site["cond_indep_stack"]}
+    if plates.keys() != {"particles", "data"}:
+        return f"plates {sorted(plates.keys() - {'particles'})}"
+    if plates["data"].full_size not in (None, plates["data"].size):
+        return f"{plates['data'].size} of {plates['data'].full_size} rows"
+    if isinstance(site["scale"], Tensor) or site["scale"] != 1:
+        return f"scale {site['scale']}"
+    return "a mask" if site["mask"] is not None and not site["is_observed"] else ""
 
 
 def log_prob(trace: Trace, observed: bool) -> Tensor:

@@ -51,7 +51,7 @@ def matmul_precision(name: str) -> Iterator[None]:
 
 
 def fastest_matmul(parameters: Iterable[Tensor], batch_size: int) -> tuple[str, float, float]:
-    """ "medium" where it is as exact as "highest" and faster, else "highest"; its relative error; its speed.
+    """The choice: "medium" where it is as exact as "highest" and faster, else "highest"; medium's error; its speed.
 
     "medium" allows bfloat16, which some processors take and others do not: it is tried on a product of a batch with
     the largest matrix of these parameters, and trusted where its largest error stays below 1e-5 of the result's

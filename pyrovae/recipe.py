@@ -143,11 +143,12 @@ class Recipe:
         """The device that `device` stands for on this machine."""
         name = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            return torch.tensor(torch.zeros((), device=name).item(), device=name).device  # "meta" holds no value
+            probe = torch.zeros((), device=name)
+            probe.item()  # "meta" is a device, but holds no values
+            return probe.device
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0]
             raise ValueError(
-                f"device: expected auto, cpu or a GPU of this machine, found {name!r} ({reason})"
+                f"device: expected auto, cpu or a GPU of this machine, found {name!r} ({checks.reason(error)})"
             ) from None
 
 
@@ -157,7 +158,7 @@ def _affordable() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError, OverflowError) as error:
-        raise ValueError(f"the networks are too large: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"the networks are too large: {checks.reason(error)}") from None
 
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}

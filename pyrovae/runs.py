@@ -225,12 +225,10 @@ def load(path: str | Path, weights: str = "best") -> VAE:
     try:
         vae.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ValueError(f"{path}: its weights are not of the model in its run.toml ({_reason(error)})") from None
+        raise ValueError(
+            f"{path}: its weights are not of the model in its run.toml ({checks.reason(error, last=True)})"
+        ) from None
     return vae.eval()
-
-
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[-1].strip()
 
 
 def evaluate(path: Path, particles: int = 0, split: str = "", seed: int = 0) -> dict[str, Any]:

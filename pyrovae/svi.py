@@ -98,7 +98,8 @@ class SVI:
         """One gradient step; the loss before it as a number, or a tuple of numbers where the loss is one."""
         if not self.parameters:
             self.prepare(*args, **kwargs)
-        graph, before = self._graph((args, kwargs)), generators()
+        graph = self._graph((args, kwargs))
+        before = generators() if graph is not None else []
         losses, gradients, taken = self._evaluate(graph, args, kwargs)
         if graph is not None and not taken:
             after = generators()
@@ -201,7 +202,7 @@ class SVI:
             gradients = [None] * len(parameters)
         losses = [torch.as_tensor(loss).detach() for loss in (value if isinstance(value, tuple) else [value])]
         flags = [torch.isfinite(loss).all() for loss in losses] + (support.flags if support else [])
-        gradients = [_laid_out(g, p) for g, p in zip(gradients, parameters, strict=True)]
+        gradients = [None if g is None else laid_out(g, p) for g, p in zip(gradients, parameters, strict=True)]
         if norms := [torch.linalg.vector_norm(g) for g in gradients if g is not None]:
             norm = torch.linalg.vector_norm(torch.stack(norms))
             flags.append(torch.isfinite(norm))
@@ -245,11 +246,11 @@ class SVI:
                 self.optimizer.add_param_group({"params": list(new.values())})
 
 
-def _laid_out(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
-    """The gradient in its parameter's memory layout, which fused optimisers take for granted."""
-    if gradient is None or gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient).detach()
+def laid_out(value: Tensor, parameter: Tensor) -> Tensor:
+    """A gradient or a moment in its parameter's memory layout, which fused optimisers take for granted."""
+    if value.shape != parameter.shape or value.stride() == parameter.stride():
+        return value
+    return torch.empty_like(parameter).copy_(value).detach()
 
 
 def _factory(optim: Any) -> tuple[Callable[..., Any] | None, dict[str, float]]:

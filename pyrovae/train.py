@@ -24,7 +24,7 @@ from pyrovae.modes import MATMULS, channels_last, fastest_matmul, matmul_precisi
 from pyrovae.objectives import ELBO
 from pyrovae.programs import Programs, answering, check, modules, pair, placement
 from pyrovae.randomness import Stream, seeded
-from pyrovae.svi import SVI
+from pyrovae.svi import SVI, laid_out
 
 Record = dict[str, Any]
 State = tuple[dict[str, Tensor], dict[str, Any]]
@@ -213,7 +213,7 @@ class Training:
             what = "a gradient is not finite" if loss.isfinite() else f"the loss is {loss.item()}"
             raise self._explained(what, good, number)
         if fault is not None:
-            raise self._explained(_first_line(fault), good, len(sizes)) from fault
+            raise self._explained(checks.reason(fault), good, len(sizes)) from fault
         self.step += len(sizes)
         if not all(bool(torch.isfinite(value).all()) for value in self.svi.parameters.values()):
             raise self._explained("a parameter is not finite", good, len(sizes))
@@ -244,8 +244,8 @@ class Training:
         try:
             shuffled = batches(self.train, lambda n: torch.randperm(n, generator=self.order), self.batch_size)
             yield from map(self._place, shuffled)
-        except Exception as error:
-            raise TrainingError(f"the data cannot be read: {_last_line(error)}") from error
+        except Exception as error:  # a worker's ends with its own message, after its traceback
+            raise TrainingError(f"the data cannot be read: {checks.reason(error, last=True)}") from error
 
     def _place(self, x: Tensor) -> Tensor:
         return x.to(*placement(self.programs))
@@ -276,7 +276,7 @@ class Training:
                     loss = self.objective.final_loss(*pair(self.programs), x)
                     what = "" if math.isfinite(loss) else f"the validation loss is {loss}"
                 except ValueError as fault:
-                    what = _first_line(fault)
+                    what = checks.reason(fault)
                 if what:
                     where = f"{what} in validation; {first_fault(self.programs, x)}"
                     raise TrainingError(self._report(where, self.step))
@@ -323,9 +323,10 @@ class Training:
         self.best = {name: value.clone() for name, value in _part(tensors, "best").items()}
         kept: dict[int, dict[str, Tensor]] = {}
         held = [value for group in self.svi.optimizer.param_groups for value in group["params"]]
-        for key, value in _part(tensors, "optimizer").items():
-            index, name = key.split(".", 1)
-            kept.setdefault(int(index), {})[name] = _stepped_layout(value, held[int(index)])
+        with channels_last(modules(self.programs)):  # as the parameters lie in steps, so does what belongs to them
+            for key, value in _part(tensors, "optimizer").items():
+                index, name = key.split(".", 1)
+                kept.setdefault(int(index), {})[name] = laid_out(value, held[int(index)])
         self.svi.optimizer.load_state_dict({"state": kept, "param_groups": copy.deepcopy(about["param_groups"])})
         self.noise.state = [value.clone() for _, value in sorted(_part(tensors, "noise").items())]
         self.order.set_state(tensors["order"])
@@ -390,23 +391,8 @@ def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
             target[name].copy_(source[name])
 
 
-def _stepped_layout(value: Tensor, parameter: Tensor) -> Tensor:
-    """Fused optimisers take for granted that their state lies in memory as the parameter does, in steps."""
-    kernel = value.ndim == 4 and value.shape == parameter.shape
-    return value.contiguous(memory_format=torch.channels_last) if kernel else value
-
-
 def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(":")
-
-
-def _last_line(error: Exception) -> str:
-    """A worker's error ends with its own message, after its traceback."""
-    return ([line for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]
 
 
 def _resident(data: Any, device: torch.device | None, dtype: torch.dtype | None) -> Tensor | None:

@@ -220,19 +220,20 @@ def test_a_bad_row_that_is_read_late_is_named(vae, x, compile):
     assert same(vae, before)
 
 
-@pytest.mark.parametrize("compile", [False, "auto", True])
+@pytest.mark.parametrize("compile", ["auto", True])
 def test_every_path_trains_to_the_same_numbers(digits, compile):
     """Resident bytes, binarised on the way, with a ragged last batch: eager, as a graph, compiled."""
-    torch.manual_seed(3)
-    vae = pyrovae.VAE(digits.event_shape, 2).double()
-    training = Training(vae, digits, epochs=2, batch_size=100, compile=compile, objective=ELBO(WarmUp(20)))
-    assert [n for n in (len(training.train) % 100,) if n]
-    losses = [record["loss"] for record in training]
-    assert training.svi.path == {False: "eager", "auto": "graph", True: "compiled"}[compile]
-    assert losses == pytest.approx(REFERENCE.setdefault("losses", losses), rel=1e-10)
 
+    def losses(compile):
+        torch.manual_seed(3)
+        vae = pyrovae.VAE(digits.event_shape, 2).double()
+        training = Training(vae, digits, epochs=2, batch_size=100, compile=compile, objective=ELBO(WarmUp(20)))
+        found = [record["loss"] for record in training]
+        assert len(training.train) % 100
+        assert training.svi.path == {False: "eager", "auto": "graph", True: "compiled"}[compile]
+        return found
 
-REFERENCE: dict[str, list[float]] = {}
+    assert losses(compile) == pytest.approx(losses(False), rel=1e-10)
 
 
 @pytest.mark.parametrize("matmul", ["medium", "auto"])

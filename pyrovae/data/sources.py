@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pyrovae import files
+from pyrovae import checks, files
 from pyrovae.data.split import Lazy
 
 Part = tuple[Tensor | Lazy, Tensor | None]
@@ -110,7 +110,7 @@ def _offline_first(dataset: Callable[..., Any], root: Path) -> Any:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             return dataset(download=True)
     except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = checks.reason(error)
         raise ValueError(
             f"{root}: expected the dataset's files here, found none, and the download failed ({reason}); "
             "give their folder with --data-root (root=...) or PYROVAE_DATA"

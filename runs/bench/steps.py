@@ -11,6 +11,7 @@ import multiprocessing
 import platform
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -137,8 +138,6 @@ def pyros(net: str, batch: int) -> Step:
 
 def pythaes(net: str, batch: int) -> Callable[[int], None]:
     """pythae's trainer; it runs whole epochs, of so many steps."""
-    import tempfile
-
     from pythae.data.datasets import BaseDataset
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """One hidden layer of ReLU."""
     return nn.Sequential(nn.Flatten(), nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
 

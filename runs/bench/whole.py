@@ -11,6 +11,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -92,8 +93,6 @@ def pyros(clock: Clock, epochs: int) -> None:
 
 def pythaes(clock: Clock, epochs: int) -> None:
     """pythae's trainer, its data set binarised as it is read."""
-    import tempfile
-
     from pythae.data.datasets import BaseDataset, DatasetOutput
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
