@@ -14,6 +14,7 @@ figures/                pictures
 import json
 import os
 import platform
+import shutil
 import subprocess
 import warnings
 from collections.abc import Iterator
@@ -119,11 +120,11 @@ def train(path: Path, asked: Recipe, training: Training) -> None:
 
 def _write_state(path: Path, training: Training) -> None:
     tensors, about = training.state()
-    if (path / "last.safetensors").exists():
-        os.replace(path / "last.safetensors", path / "previous.safetensors")
-    files.write_tensors(
-        path / "last.safetensors", tensors, about | _place(training) | {"event_shape": training.programs.event_shape}
-    )
+    last = path / "last.safetensors"
+    if last.exists():  # and will, at every moment: a copy, so that an interruption between the two loses no epoch
+        with files.replacing(path / "previous.safetensors") as temporary:
+            shutil.copyfile(last, temporary)
+    files.write_tensors(last, tensors, about | _place(training) | {"event_shape": training.programs.event_shape})
 
 
 def _last_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
