@@ -13,6 +13,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "tests"]
 
+PARALLEL = ["-n", "auto", "--dist", "worksteal"]  # a process for each core; each runs torch on one thread
 PROJECT = nox.project.load_toml("pyproject.toml")
 
 
@@ -33,21 +34,22 @@ def train(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests: nox -s tests -- -k resume."""
     install(session, "test")
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", *PARALLEL, *session.posargs)
 
 
 @nox.session
 def slow(session: nox.Session) -> None:
     """Run the tests that take too long for every change: every program of the table, compiled."""
     install(session, "test")
-    session.run("python", "-m", "pytest", "-m", "slow", *session.posargs)
+    session.run("python", "-m", "pytest", *PARALLEL, "-m", "slow", *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Time our training step beside others': nox -s bench -- --nets mlp --batches 128."""
+    """Time our training beside others', a step of it or the whole: nox -s bench -- steps --nets mlp, or -- whole."""
     install(session, "bench")
-    session.run("python", "runs/bench/steps.py", *session.posargs)
+    script, *options = session.posargs or ["steps"]
+    session.run("python", f"runs/bench/{script}.py", *options)
 
 
 @nox.session

@@ -1,4 +1,4 @@
-"""Seconds from the start of a process to a test ELBO on MNIST: PYROVAE_DATA=... python runs/bench/whole.py --help.
+"""Seconds from the start of a process to a test ELBO on MNIST: PYROVAE_DATA=... nox -s bench -- whole --help.
 
 Everything counts (imports, data, compilation, training) but the evaluation, which is the same for all: after each
 epoch, one sample of -ELBO for each of the 10 000 test images, binarised once and for all. All train MLP 784-400-20 on
