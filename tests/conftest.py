@@ -62,3 +62,8 @@ def linear():
     evidence = dist.MultivariateNormal(b.detach(), covariance)
     x = evidence.sample((40,))
     return SimpleNamespace(vae=vae, exact=(vae.model, guide), posterior=posterior, evidence=evidence, x=x, s=s)
+
+
+def kind(member):
+    """The class that an entry of a table of members builds."""
+    return member.func if isinstance(member, partial) else member

@@ -10,7 +10,7 @@ import pyrovae
 
 PACKAGE = Path(pyrovae.__file__).parent
 FLOORS = [
-    ["checks", "randomness", "files", "handlers", "modes", "plots"],
+    ["checks", "distributions", "randomness", "files", "handlers", "modes", "plots"],
     ["programs", "tracing", "data", "networks"],
     ["priors", "likelihoods", "guides", "inference"],
     ["models", "objectives"],

@@ -23,7 +23,7 @@ class VAE(nn.Module):
     Args:
         event_shape: shape of one datum x: (C, H, W), or (D,).
         latent_dim: number of latents.
-        prior: p(z), from the latent shape.
+        prior: p(z), from the latent and the event shape.
         likelihood: p(x|h), from the event shape.
         guide: the family q(z|h), from the latent shape.
         encoder: network from x to the guide's parameters.
@@ -46,7 +46,7 @@ class VAE(nn.Module):
         super().__init__()
         self.event_shape = checks.shape("event_shape", event_shape)
         self.latent_shape = (checks.integer("latent_dim", latent_dim),)
-        self.prior = build(prior, self.latent_shape)
+        self.prior = build(prior, self.latent_shape, self.event_shape)
         self.likelihood = build(likelihood, self.event_shape)
         self.family = build(guide, self.latent_shape)
         self.encoder = connect(encoder, self.event_shape, self.family.param_shape, "encoder")

@@ -1,6 +1,7 @@
-"""Priors p(z): modules that return a distribution over latents. Each is built from the latents' shape.
+"""Priors p(z): modules that return a distribution over latents.
 
-A prior is called with the encoding x -> q(z|x), which only priors made of encodings need.
+Each is built from the latents' shape and the data's, and called with the encoding x -> q(z|x); only priors made of
+encodings need the last two.
 """
 
 from pyrovae.priors.standard_normal import StandardNormal

@@ -14,12 +14,13 @@ class StandardNormal(nn.Module):
 
     Args:
         latent_shape: event shape of z.
+        event_shape: not needed.
     """
 
     zero: Tensor
     one: Tensor
 
-    def __init__(self, latent_shape: Sequence[int] | int) -> None:
+    def __init__(self, latent_shape: Sequence[int] | int, event_shape: object = None) -> None:
         super().__init__()
         self.latent_shape = checks.shape("latent_shape", latent_shape)
         # Buffers, so that the prior follows the model's device and dtype; constants, so not part of its state.
