@@ -4,13 +4,12 @@ import math
 from typing import Any
 
 import torch
-from pyro.poutine import Trace
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
 
 from pyrovae.data.split import Data
-from pyrovae.inference import importance, log_mean_exp, log_prob, log_weight
+from pyrovae.inference import importance
 from pyrovae.programs import Programs
+from pyrovae.traces import closed_mean, kl, log_mean_exp, log_prob, log_weight, sites
 
 # Burda, Grosse & Salakhutdinov 2016: a latent is active if the mean of q(z|x) varies over the data by more than this.
 ACTIVE = 0.01
@@ -55,9 +54,14 @@ def scores(programs: Programs, data: Data, particles: int, seed: int) -> tuple[d
     for n, drawn in importance(programs, data, particles, seed):
         parts = []
         for q, p in drawn:
-            kl, exact = _kl(q, p)
+            kls, exact = kl(q, p)
             closed &= exact
-            parts.append({"log_weight": log_weight(q, p), "reconstruction": log_prob(p, True)} | kl | _means(q))
+            parts.append(
+                {"log_weight": log_weight(q, p), "reconstruction": log_prob(p, True)}
+                | {"kl": torch.stack([each.flatten(2).sum(-1) if each.ndim > 2 else each for each in kls.values()]).sum(0)}
+                | {f"kl_per_latent.{site}": each for site, each in kls.items() if each.ndim > 2}
+                | {f"mean.{name}": _mean_or_draw(site) for name, site in sites(q, False).items()}
+            )
         joined = {name: torch.cat([part[name] for part in parts]).double() for name in parts[0]}
         log_w = joined.pop("log_weight")
         row = {name: values.mean(0) for name, values in joined.items()}
@@ -71,41 +75,10 @@ def scores(programs: Programs, data: Data, particles: int, seed: int) -> tuple[d
     }, "closed form" if closed else "sampled"
 
 
-def _kl(q: Trace, p: Trace) -> tuple[dict[str, Tensor], bool]:
-    """The KL (particles, N), per latent where it falls apart; and whether it is exact.
-
-    With several latent sites a closed form of one at draws of the others is the KL only if the guide draws in the
-    order in which the model depends; so there it is sampled.
-    """
-    latents = [name for name, site in q.nodes.items() if site["type"] == "sample" and not site["is_observed"]]
-    if len(latents) == 1:
-        q_z: Any = q.nodes[latents[0]]["fn"]
-        p_z: Any = p.nodes[latents[0]]["fn"]
-        try:
-            if isinstance(q_z, Independent) and isinstance(p_z, Independent):
-                each = kl_divergence(q_z.base_dist, p_z.base_dist)
-                total = each.flatten(2).sum(-1)
-                return {"kl": total, f"kl_per_latent.{latents[0]}": each}, True
-            return {"kl": kl_divergence(q_z, p_z)}, True
-        except NotImplementedError:
-            pass
-    return {"kl": log_prob(q, False) - log_prob(p, False)}, False
-
-
-def _means(q: Trace) -> dict[str, Tensor]:
-    """E_q[z|x] at each latent site; a draw where the family has no closed mean, so that the average is Monte Carlo."""
-    means = {}
-    for name, site in q.nodes.items():
-        if site["type"] == "sample" and not site["is_observed"]:
-            q_z: Any = site["fn"]
-            drawn: Any = site["value"]
-            try:
-                mean = q_z.mean
-            except NotImplementedError:
-                mean = drawn
-            # A categorical has no mean: its classes are no numbers, and torch says NaN.
-            means[f"mean.{name}"] = mean if bool(torch.isfinite(mean).all()) else drawn.to(mean)
-    return means
+def _mean_or_draw(site: Any) -> Tensor:
+    """E_q[z|x] at a latent site; a draw where the family has no closed mean, so that the average is Monte Carlo."""
+    mean = closed_mean(site["fn"])
+    return site["value"].to(torch.get_default_dtype()) if mean is None else mean
 
 
 def _by_site(table: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

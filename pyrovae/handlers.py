@@ -36,6 +36,18 @@ class scale_latents(Messenger):
             msg["scale"] = msg["scale"] * self.beta
 
 
+class scale_observed(Messenger):
+    """Multiplies the score of every observed site by a weight, and changes nothing else."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["is_observed"]:
+            msg["scale"] = msg["scale"] * self.weight
+
+
 class plate_size(Messenger):
     """Notes the full size of the plate of this name (None while it has not been met)."""
 

@@ -35,7 +35,7 @@ from pyrovae import checks, files, plots, recipe
 from pyrovae.data import DATASETS, Split, Splits
 from pyrovae.data.split import blocks
 from pyrovae.evaluate import evaluate as evaluate_programs
-from pyrovae.inference import reconstruct
+from pyrovae.inference import expectation, reconstruct
 from pyrovae.models import VAE
 from pyrovae.programs import answering, placement
 from pyrovae.randomness import seeded
@@ -287,7 +287,7 @@ def _image_figures(vae: VAE, split: Split) -> dict[str, Figure]:
     z = vae.p_z().expand((64,)).sample()
     few = min(6, len(x))
     drawn = vae.q_z(x[:few]).expand((10, few)).sample().transpose(0, 1)
-    ends = vae.q_z(x).mean
+    ends = expectation(vae.q_z(x))
     path = torch.stack([torch.lerp(ends[:few], ends[-few:], share) for share in torch.linspace(0, 1, 10).tolist()], 1)
     return {
         "samples": plots.image_grids(
@@ -316,7 +316,7 @@ def _vector_figures(vae: VAE, split: Split) -> dict[str, Figure]:
 
 
 def _latents(vae: VAE, split: Split, side: int = 20) -> Figure:
-    codes = torch.cat([vae.q_z(x.to(*placement(vae))).mean for x in blocks(split, 1024)])
+    codes = torch.cat([expectation(vae.q_z(x.to(*placement(vae)))) for x in blocks(split, 1024)])
     labels = None if split.y is None or split.y.ndim > 1 else split.y[: len(codes)].numpy()
     if codes.shape[1] == 1:
         codes = torch.cat([codes, torch.zeros_like(codes)], 1)

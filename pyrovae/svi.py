@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.handlers import in_support, lent_to_the_store, own_parameters
-from pyrovae.objectives import ELBO
+from pyrovae.objectives import Objective
 from pyrovae.programs import Program, modules
 from pyrovae.randomness import generators, set_generators
 from pyrovae.tracing import Graph, UntraceableError, on_copies, signature, skips_on_device
@@ -42,7 +42,7 @@ class SVI:
             train or eval mode, each new combination is recorded anew.
         optim: torch.optim.Adam or functools.partial of it (anything from a list of parameters to a torch optimiser;
             fused where it can be), a torch optimiser, which trains what it holds, or a PyroOptim.
-        loss: `objectives.ELBO()`, any of Pyro's estimators, or a function of (model, guide, *args, **kwargs).
+        loss: one of `objectives`, any of Pyro's estimators, or a function of (model, guide, *args, **kwargs).
         clip: the largest norm of the gradient, to which a longer one is shortened.
         compile: True compiles every graph, False runs the programs eagerly, "auto" compiles where it will pay.
         steps: how many are planned, where that is known: then "auto" decides at once, for the first kind of arguments.
@@ -230,7 +230,7 @@ class SVI:
                 self.optim([parameter for parameter in parameters if parameter.grad is not None])
         for parameter in parameters:
             parameter.grad = None
-        if isinstance(self.loss, ELBO):
+        if isinstance(self.loss, Objective):
             self.loss.step += 1
 
     def _adopt(self, found: dict[str, Tensor]) -> None:

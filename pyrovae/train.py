@@ -21,7 +21,7 @@ from pyrovae.data import Splits
 from pyrovae.data.split import Data, Split, as_split, batches, blocks
 from pyrovae.handlers import own_parameters
 from pyrovae.modes import MATMULS, channels_last, fastest_matmul, matmul_precision, mode
-from pyrovae.objectives import ELBO
+from pyrovae.objectives import ELBO, Objective
 from pyrovae.programs import Programs, answering, check, modules, pair, placement
 from pyrovae.randomness import Stream, seeded
 from pyrovae.svi import SVI, laid_out
@@ -91,7 +91,7 @@ class Training:
         *,
         epochs: int = 100,
         batch_size: int | None = None,
-        objective: ELBO | None = None,
+        objective: Objective | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         learning_rate: float = 1e-3,
         lr_schedule: Callable[[float], float] = constant,
@@ -115,8 +115,8 @@ class Training:
         if self.seed >= 2**63:
             raise ValueError(f"seed: expected an integer < 2**63, found {seed}")
         self.objective = ELBO() if objective is None else objective
-        if not isinstance(self.objective, ELBO):
-            raise ValueError(f"objective: expected objectives.ELBO(estimator=...), found {type(objective).__name__}")
+        if not isinstance(self.objective, Objective):
+            raise ValueError(f"objective: expected one of pyrovae.objectives, found {type(objective).__name__}")
         self.objective.step = 0
         if isinstance(self.train, Split):
             self.train = self.train.settled()
@@ -134,8 +134,8 @@ class Training:
             self._read,
             torch.bfloat16 if autocast else None,
         )
-        if isinstance(self.objective.weight, Tensor):
-            self.objective.weight = self.objective.weight.to(device)
+        if isinstance(self.objective.number, Tensor):
+            self.objective.number = self.objective.number.to(device)
         self.matmul, self.matmul_measured = checks.member("matmul", matmul, MATMULS), {}
         if matmul == "auto":
             seen = [value for module in modules(programs) for value in module.parameters()]
@@ -186,7 +186,7 @@ class Training:
         record = {"epoch": self.epoch, "step": self.step, "loss": loss}
         record |= {} if valid_loss is None else {"valid_loss": valid_loss}
         self._note_best(valid_loss)
-        settings = {"beta": self.objective.beta, "learning_rate": self.rate}
+        settings = {self.objective.scheduled: self.objective.now, "learning_rate": self.rate}
         return record | settings | {"seconds": time.perf_counter() - start}
 
     def _pass(self, good: State, bar: Any) -> float:

@@ -12,9 +12,9 @@ PACKAGE = Path(pyrovae.__file__).parent
 FLOORS = [
     ["checks", "distributions", "randomness", "files", "handlers", "modes", "plots"],
     ["programs", "tracing", "data", "networks"],
-    ["priors", "likelihoods", "guides", "inference"],
-    ["models", "objectives"],
-    ["svi", "evaluate"],
+    ["priors", "likelihoods", "guides", "traces"],
+    ["inference", "objectives"],
+    ["models", "svi", "evaluate"],
     ["train"],
     ["recipe"],
     ["runs"],

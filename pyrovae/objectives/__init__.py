@@ -1,6 +1,31 @@
-"""Objectives: what SVI minimises, in nats per datum; each serves as `loss=` of pyro.infer.SVI."""
+"""Objectives: what SVI minimises, in nats per datum; each serves as `loss=` of pyro.infer.SVI.
 
-from pyrovae.objectives.elbo import ELBO
+A beta (or a capacity) is a number or a schedule of it: `Constant`, `WarmUp`, `Cyclic` in `objectives.schedules`.
+"""
+
+from pyrovae.objectives.capacity import Capacity
+from pyrovae.objectives.elbo import ELBO, KL, Reconstruction
+from pyrovae.objectives.free_bits import FreeBits
+from pyrovae.objectives.iwae import IWAE, Renyi
+from pyrovae.objectives.mmd import MMD
+from pyrovae.objectives.objective import Objective
 from pyrovae.objectives.schedules import Constant, Cyclic, WarmUp
+from pyrovae.objectives.total_correlation import TotalCorrelation
+from pyrovae.objectives.wake_sleep import ReweightedWakeSleep
 
-__all__ = ["ELBO", "Constant", "Cyclic", "WarmUp"]
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "KL",
+    "MMD",
+    "Capacity",
+    "Constant",
+    "Cyclic",
+    "FreeBits",
+    "Objective",
+    "Reconstruction",
+    "Renyi",
+    "ReweightedWakeSleep",
+    "TotalCorrelation",
+    "WarmUp",
+]

@@ -1,0 +1,94 @@
+"""The importance-weighted bound."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae import checks
+from pyrovae.objectives.objective import Objective
+from pyrovae.programs import Program
+from pyrovae.traces import (
+    at,
+    check_pathwise,
+    detached,
+    draw,
+    log_mean_exp,
+    log_prob,
+    log_weight,
+    log_weights,
+    replayed,
+    sites,
+)
+
+
+class IWAE(Objective):
+    """L = -1/N sum_n E[log 1/K sum_k p(x_n, z_k) / q(z_k|x_n)], z_k ~ q(z|x_n).  (Burda et al. 2016)
+
+    With more particles the bound rises towards log p(x), and the encoder's gradient drowns in noise (Rainforth et al.
+    2018). `dreg` takes the doubly reparametrised one, of the same mean, which does not (Tucker et al. 2019).
+
+    Args:
+        k: particles K.
+        dreg: the encoder's gradient as sum_k w_k^2 d log w_k / dz_k dz_k/dphi, with w_k the normalised weights.
+
+    Raises:
+        ValueError: dreg where a latent is no differentiable function of the guide's parameters.
+    """
+
+    def __init__(self, k: int = 5, dreg: bool = False) -> None:
+        super().__init__()
+        self.k, self.dreg = checks.integer("k", k), bool(dreg)
+
+    def value(self, number: Any, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        if self.dreg and torch.is_grad_enabled():
+            return -self._doubly_reparametrised(model, guide, *args, **kwargs).mean()
+        return -log_mean_exp(log_weights(model, guide, self.k, *args, **kwargs))[0].mean()
+
+    def _doubly_reparametrised(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """The bound (N,), whose gradient has each weight once for the model's parameters, twice for the guide's."""
+        q = draw(guide, self.k, *args, **kwargs)
+        check_pathwise(q, "dreg")
+        share: list[Tensor] = []
+
+        def weighted(z: Tensor) -> Tensor:
+            again = z.clone()
+            if again.requires_grad:
+                again.register_hook(lambda gradient: gradient * _over(share[0], gradient))
+            return again
+
+        latents = at(q, {name: weighted(site["value"]) for name, site in sites(q, False).items()})
+        p = replayed(model, latents, self.k, *args, **kwargs)
+        path = replayed(guide, latents, self.k, *args, **kwargs)
+        score = log_prob(replayed(guide, detached(q), self.k, *args, **kwargs), False)
+        log_w = log_weight(path, p) + score - score.detach()
+        share.append(log_w.detach().softmax(0))
+        surrogate = (share[0] * log_w).sum(0)
+        return log_mean_exp(log_w.detach())[0] + surrogate - surrogate.detach()
+
+
+def _over(weights: Tensor, like: Tensor) -> Tensor:
+    """(K, N) made to fit (K, N, ...)."""
+    return weights.reshape(*weights.shape, *[1] * (like.ndim - weights.ndim))
+
+
+class Renyi(Objective):
+    """L = -1/N sum_n 1/(1 - a) E[log 1/K sum_k (p(x_n, z_k) / q(z_k|x_n))^(1 - a)].  (Li & Turner 2016)
+
+    a = 0 is the importance-weighted bound, a towards 1 the ELBO; a > 1 leans on the guide's worst places.
+
+    Args:
+        alpha: a, any number but 1.
+        k: particles K.
+    """
+
+    def __init__(self, alpha: float = 0.5, k: int = 5) -> None:
+        super().__init__()
+        self.alpha, self.k = checks.number("alpha", alpha), checks.integer("k", k)
+        if math.isclose(alpha, 1):
+            raise ValueError("alpha: expected a number other than 1, where the bound is objectives.ELBO")
+
+    def value(self, number: Any, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        log_w = log_weights(model, guide, self.k, *args, **kwargs)
+        return -(log_mean_exp((1 - self.alpha) * log_w)[0] / (1 - self.alpha)).mean()

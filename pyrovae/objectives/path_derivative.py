@@ -1,0 +1,26 @@
+"""The ELBO whose gradient holds the path through the latents alone."""
+
+from typing import Any
+
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+from torch import Tensor
+
+from pyrovae.programs import Program
+from pyrovae.traces import check_pathwise, detached
+
+
+class PathDerivative_ELBO(Trace_ELBO):  # noqa: N801 (Pyro's style)
+    """grad = E[d/dz (log p(x, z) - log q(z|x)) dz/dphi]: the score d/dphi log q at fixed z, of mean 0, is left out.
+
+    The value is that of Trace_ELBO. The score is the gradient of the guide run again on its own latents as constants,
+    and is subtracted; so a guide must score values that it did not draw.  (Roeder, Wu & Duvenaud 2017)
+    """
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        loss: Any = 0.0
+        for p, q in self._get_traces(model, guide, args, kwargs):
+            check_pathwise(q, "the path derivative")
+            score = poutine.trace(poutine.replay(guide, trace=detached(q))).get_trace(*args, **kwargs).log_prob_sum()
+            loss += (q.log_prob_sum() - p.log_prob_sum() - score + score.detach()) / self.num_particles
+        return loss

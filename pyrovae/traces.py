@@ -1,0 +1,136 @@
+"""Both programs run many times at once, each site scored for each row: what estimates are made of."""
+
+import math
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+from torch.distributions import Independent, kl_divergence
+
+from pyrovae.programs import Program
+
+
+def traces(model: Program, guide: Program, particles: int, *args: Any, **kwargs: Any) -> tuple[Trace, Trace]:
+    """The guide run `particles` times at once, and the model on its latents; every site scored, (particles, N)."""
+    q = draw(guide, particles, *args, **kwargs)
+    return q, replayed(model, q, particles, *args, **kwargs)
+
+
+def draw(program: Program, particles: int, *args: Any, **kwargs: Any) -> Trace:
+    """A program run `particles` times at once, in a plate at dim -2 around it."""
+    with pyro.plate("particles", particles, dim=-2):
+        trace = poutine.trace(program).get_trace(*args, **kwargs)
+    return _scored(trace)
+
+
+def replayed(program: Program, at: Trace, particles: int, *args: Any, **kwargs: Any) -> Trace:
+    """A program run on the latents of a trace."""
+    with pyro.plate("particles", particles, dim=-2):
+        trace = poutine.trace(poutine.replay(program, trace=at)).get_trace(*args, **kwargs)
+    return _scored(trace)
+
+
+def _scored(trace: Trace) -> Trace:
+    trace = prune_subsample_sites(trace)
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and (found := _not_per_datum(site)):
+            raise ValueError(f'site {name!r}: expected one unscaled score a row, in plate "data" alone, found {found}')
+    trace.compute_log_prob()
+    return trace
+
+
+def _not_per_datum(site: Any) -> str:
+    """Why a site has no score for each row; what is shared, scaled, hidden or subsampled has none."""
+    plates = {frame.name: frame for frame in site["cond_indep_stack"]}
+    if plates.keys() != {"particles", "data"}:
+        return f"plates {sorted(plates.keys() - {'particles'})}"
+    if plates["data"].full_size not in (None, plates["data"].size):
+        return f"{plates['data'].size} of {plates['data'].full_size} rows"
+    if isinstance(site["scale"], Tensor) or site["scale"] != 1:
+        return f"scale {site['scale']}"
+    return "a mask" if site["mask"] is not None and not site["is_observed"] else ""
+
+
+def sites(trace: Trace, observed: bool) -> dict[str, Any]:
+    """The observed (or the latent) sites by name."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and site["is_observed"] == observed
+    }
+
+
+def log_prob(trace: Trace, observed: bool) -> Tensor:
+    """The sum of the observed (or of the latent) sites' log-probabilities. (particles, N)"""
+    return sum(site["log_prob"] for site in sites(trace, observed).values())  # type: ignore[return-value]
+
+
+def log_weight(q: Trace, p: Trace) -> Tensor:
+    """log p(x, z) - log q(z|x) of two scored traces. (particles, N)"""
+    return log_prob(p, True) + log_prob(p, False) - log_prob(q, False)
+
+
+def log_weights(model: Program, guide: Program, particles: int, *args: Any, **kwargs: Any) -> Tensor:
+    """log p(x, z) - log q(z|x) at z ~ q(z|x). (particles, N), in nats; differentiable."""
+    return log_weight(*traces(model, guide, particles, *args, **kwargs))
+
+
+def log_mean_exp(log_w: Tensor) -> tuple[Tensor, Tensor]:
+    """log of the mean weight over particles (K, N), and its standard error by the delta method: two (N,)."""
+    k = len(log_w)
+    log_mean = log_w.logsumexp(0) - math.log(k)
+    if k == 1:
+        return log_mean, torch.full_like(log_mean, math.nan)
+    return log_mean, (log_w - log_mean).exp().std(0) / math.sqrt(k)
+
+
+def kl(q: Trace, p: Trace) -> tuple[dict[str, Tensor], bool]:
+    """The KL by latent site, (particles, N), or per latent, (particles, N, *latent_shape); and whether it is exact.
+
+    With several latent sites a closed form of one at draws of the others is the KL only if the guide draws in the
+    order in which the model depends; so there it is sampled.
+    """
+    latents = sites(q, False)
+    if len(latents) == 1:
+        (name,) = latents
+        q_z, p_z = latents[name]["fn"], p.nodes[name]["fn"]
+        try:
+            if isinstance(q_z, Independent) and isinstance(p_z, Independent):
+                return {name: kl_divergence(q_z.base_dist, p_z.base_dist)}, True
+            return {name: kl_divergence(q_z, p_z)}, True
+        except NotImplementedError:
+            pass
+    return {name: site["log_prob"] - p.nodes[name]["log_prob"] for name, site in latents.items()}, False
+
+
+def closed_mean(distribution: Any) -> Tensor | None:
+    """A distribution's mean; None where it has no closed form (flows), or where its values are no numbers."""
+    try:
+        mean = distribution.mean
+    except NotImplementedError:
+        return None
+    return mean if bool(torch.isfinite(mean).all()) else None  # the mean of a categorical is NaN
+
+
+def at(trace: Trace, values: dict[str, Tensor]) -> Trace:
+    """A copy of a trace with these values at its sites."""
+    moved = trace.copy()
+    for name, value in values.items():
+        moved.nodes[name] = moved.nodes[name] | {"value": value}
+    return moved
+
+
+def detached(trace: Trace) -> Trace:
+    """A copy of a trace whose latents are constants."""
+    return at(trace, {name: site["value"].detach() for name, site in sites(trace, False).items()})
+
+
+def check_pathwise(trace: Trace, what: str) -> None:
+    """Raise a ValueError unless every latent is a differentiable function of the guide's parameters."""
+    for name, site in sites(trace, False).items():
+        if not getattr(site["fn"], "has_rsample", False):
+            raise ValueError(f"{what} needs reparametrised latents: {name!r} of {type(site['fn']).__name__} is none")
