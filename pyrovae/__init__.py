@@ -1,8 +1,9 @@
 """Variational autoencoders as explicit Pyro programs."""
 
 from pyrovae import data, guides, likelihoods, models, networks, objectives, priors
-from pyrovae.evaluate import evaluate
+from pyrovae.evaluate import evaluate, gaps
 from pyrovae.models import VAE
+from pyrovae.refine import refine
 from pyrovae.runs import load
 from pyrovae.svi import SVI
 from pyrovae.train import Training, TrainingError, fit
@@ -15,6 +16,7 @@ __all__ = [
     "data",
     "evaluate",
     "fit",
+    "gaps",
     "guides",
     "likelihoods",
     "load",
@@ -22,5 +24,6 @@ __all__ = [
     "networks",
     "objectives",
     "priors",
+    "refine",
 ]
 __version__ = "0.1.0"

@@ -68,13 +68,14 @@ def event(x: Tensor, event_shape: tuple[int, ...]) -> None:
         raise ValueError(f"x: expected at least one row of shape ({expected[3:]}), found none")
 
 
-def finite(name: str, x: Tensor) -> None:
-    """No NaN and no infinity."""
-    if x.is_floating_point() and not bool((bad := ~torch.isfinite(x)).any()):
-        return
-    if x.is_floating_point():
+def finite(name: str, x: Tensor, missing: bool = False) -> None:
+    """No infinity, and no NaN unless entries may be missing."""
+    bad = torch.isinf(x) if missing else ~torch.isfinite(x)
+    if bool(bad.any()):
         where = tuple(bad.nonzero()[0].tolist())
-        raise ValueError(f"{name}: expected finite values, found {x[where].item()} at {where}, {int(bad.sum())} in all")
+        advice = "; likelihoods.Missing takes NaN for a missing entry" if x[where].isnan() else ""
+        found = f"{x[where].item()} at {where}, {int(bad.sum())} in all"
+        raise ValueError(f"{name}: expected finite values, found {found}{advice}")
 
 
 def support(x: Tensor, constraint: Any, advice: str = "") -> None:

@@ -15,7 +15,7 @@ from pyro.poutine.condition_messenger import ConditionMessenger
 from pyro.poutine.do_messenger import DoMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.replay_messenger import ReplayMessenger
-from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 from torch import Tensor, nn
 from torch.distributions import Independent
 
@@ -150,6 +150,21 @@ class in_support(Messenger):
         if msg["name"] in self.sites:
             with suppress(NotImplementedError):  # some distributions know no support
                 self.flags.append(q.support.check(msg["value"]).all())
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, programs are run as if nothing was around them: no trace hears of them, no plate adds a dimension.
+
+    Only `own_parameters` stays: modules keep their parameters to themselves here, too.
+    """
+    handlers, dims = _PYRO_STACK[:], _DIM_ALLOCATOR._stack[:]
+    _PYRO_STACK[:] = [handler for handler in handlers if isinstance(handler, own_parameters)]
+    _DIM_ALLOCATOR._stack[:] = []
+    try:
+        yield
+    finally:
+        _PYRO_STACK[:], _DIM_ALLOCATOR._stack[:] = handlers, dims
 
 
 def register(module: nn.Module) -> None:

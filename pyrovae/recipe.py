@@ -4,25 +4,26 @@ import ast
 import inspect
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import tomli_w
 import torch
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
-from pyrovae import checks, files, guides, likelihoods, networks, priors, train
+from pyrovae import checks, files, guides, likelihoods, networks, objectives, priors, train
 from pyrovae.data import DATASETS, Splits, load
 from pyrovae.models import VAE
 from pyrovae.modes import MATMULS
-from pyrovae.objectives import ELBO, Constant, Cyclic, WarmUp
+from pyrovae.objectives import Constant, Cyclic, Objective, WarmUp
 from pyrovae.randomness import seeded
 
 SCHEMA = 1
@@ -42,7 +43,7 @@ class Recipe:
 
     data: str = option("digits", "dataset (digits, mnist, fashion_mnist, kmnist, omniglot), folder, .npy or .npz")
     data_root: str = option("", "folder of the dataset's files; empty: $PYROVAE_DATA, else ~/.cache/pyrovae")
-    binarize: str = option("dynamic", "of images: dynamic, threshold or none")
+    binarize: str = option("dynamic", "of images: dynamic, threshold, none, or dequantize (greys with uniform noise)")
     valid: float = option(0.1, "validation rows held out of training, a share or a count")
     test: float = option(0.2, "the same for a test part, where the dataset has none")
     latent_dim: int = option(2, "number of latents")
@@ -53,10 +54,10 @@ class Recipe:
     encoder: str = option("", "encoder where it differs from network")
     decoder: str = option("", "decoder where it differs from network")
     activation: str = option("relu", "of the networks: relu, tanh, softplus, elu, gelu, ...")
+    objective: str = option("elbo", "what is minimised, e.g. \"elbo(estimator='analytic')\" or 'iwae(k=5)'")
     beta: float = option(1.0, "weight of the KL")
     beta_warmup: float = option(0.0, "epochs in which beta rises from 0")
     beta_cycles: int = option(0, "cycles of beta over the training, instead of one warm-up")
-    estimator: str = option("trace", "of the ELBO: trace (sampled KL) or trace-mean-field (closed form)")
     epochs: int = option(100, "passes over the training data")
     batch_size: int = option(128, "rows a step")
     optimizer: str = option("adam", "of torch.optim, e.g. adamw or 'adam(betas=[0.9, 0.99])'")
@@ -115,13 +116,12 @@ class Recipe:
     def training(self, model: VAE, splits: Splits) -> train.Training:
         """The training of a model on data."""
         steps = -(-len(splits.train) // self.batch_size)
-        estimator = ESTIMATORS[checks.member("estimator", self.estimator, ESTIMATORS)]()
         return train.Training(
             model,
             splits,
             epochs=self.epochs,
             batch_size=self.batch_size,
-            objective=ELBO(self._schedule(steps), estimator),
+            objective=self._objective(steps),
             optimizer=member("optimizer", OPTIMIZERS, self.optimizer, reserved="lr"),
             learning_rate=self.learning_rate,
             lr_schedule=LR_SCHEDULES[checks.member("lr_schedule", self.lr_schedule, LR_SCHEDULES)],
@@ -132,6 +132,15 @@ class Recipe:
             matmul=self.matmul,
             autocast=self.dtype == "bfloat16",
         )
+
+    def _objective(self, steps_per_epoch: int) -> Objective:
+        beta = self._schedule(steps_per_epoch)
+        build = member("objective", OBJECTIVES, self.objective, reserved="beta")
+        if "beta" in inspect.signature(build).parameters:
+            return build(beta=beta)
+        if beta != Constant(1.0):
+            raise ValueError(f"beta: {self.objective} has none; expected 1 and no schedule, found {beta}")
+        return build()
 
     def _schedule(self, steps_per_epoch: int) -> Constant | WarmUp | Cyclic:
         if self.beta_cycles:
@@ -161,9 +170,18 @@ def _affordable() -> Iterator[None]:
         raise ValueError(f"the networks are too large: {checks.reason(error)}") from None
 
 
+def kebab(name: str) -> str:
+    """StandardNormal -> standard-normal, MLP -> mlp."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
+
+
+def members(package: ModuleType) -> dict[str, Callable[..., Any]]:
+    """The members of one of our packages, by their names in kebab-case."""
+    return {kebab(name): getattr(package, name) for name in package.__all__}
+
+
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 _COMPILE = {"auto": "auto", "yes": True, "no": False}
-ESTIMATORS = {"trace": Trace_ELBO, "trace-mean-field": TraceMeanField_ELBO}
 OPTIMIZERS = {
     name.lower(): optimizer
     for name, optimizer in vars(torch.optim).items()
@@ -181,40 +199,64 @@ ACTIVATIONS = {
     "softplus": nn.Softplus,
     "tanh": nn.Tanh,
 }
+OBJECTIVES = {
+    name: found
+    for name, found in members(objectives).items()
+    if isinstance(found, type) and issubclass(found, Objective) and found is not Objective
+}
 LR_SCHEDULES = {"constant": train.constant, "cosine": train.cosine}
 
 
-def kebab(name: str) -> str:
-    """StandardNormal -> standard-normal, MLP -> mlp."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
-
-
-def members(package: ModuleType) -> dict[str, Callable[..., Any]]:
-    """The members of one of our packages, by their names in kebab-case."""
-    return {kebab(name): getattr(package, name) for name in package.__all__}
-
-
 def member(kind: str, known: Mapping[str, Callable[..., Any]], text: str, reserved: str = "") -> Callable[..., Any]:
-    """What "name(option=value, ...)" stands for: a known class with these options, but not the reserved one."""
-    name, options = _parse(kind, text)
-    found = known[checks.member(kind, name, known)]
-    parameters = inspect.signature(found).parameters.values()
-    takes = [each.name for each in parameters if each.default is not each.empty and each.name != reserved]
-    for given in options:
-        checks.member(f"option of {kind} {name!r}", given, takes)
-    return partial(found, **options)
+    """What "name(option=value, ...)" stands for: a class with these options, but not the reserved one.
 
+    The name is a known one, or a user's own "module:Class". A value is a literal, another member, or a list of them:
+    "missing(of=normal(scale=0.1))".
+    """
+    name, _, rest = text.partition("(")
+    name, source = name.strip(), f"f({rest}" if rest else "f()"
+    unreadable = f"{kind}: expected name or 'name(option=value, ...)', found {text!r}"
+    found = _own(kind, name) if ":" in name else known[checks.member(kind, name, known)]
 
-def _parse(kind: str, text: str) -> tuple[str, dict[str, Any]]:
-    name, bracket, rest = text.partition("(")
+    def value(node: ast.expr) -> Any:
+        if isinstance(node, ast.List | ast.Tuple):
+            return [value(each) for each in node.elts]
+        if isinstance(node, ast.Name | ast.Call | ast.BinOp):  # a-b is a subtraction to Python
+            return member(kind, known, ast.get_source_segment(source, node) or "")
+        try:
+            return ast.literal_eval(node)
+        except ValueError:
+            raise ValueError(unreadable) from None
+
     try:
-        call = ast.parse(f"f({rest}" if bracket else "f()", mode="eval").body
+        call = ast.parse(source, mode="eval").body
         assert isinstance(call, ast.Call)
         assert isinstance(call.func, ast.Name)
         assert not call.args
-        return name.strip(), {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+        given = {str(word.arg): word.value for word in call.keywords}
     except (SyntaxError, ValueError, AssertionError):
-        raise ValueError(f"{kind}: expected name or 'name(option=value, ...)', found {text!r}") from None
+        raise ValueError(unreadable) from None
+    parameters = inspect.signature(found).parameters.values()
+    takes = [each.name for each in parameters if each.default is not each.empty and each.name != reserved]
+    for option in given:
+        checks.member(f"option of {kind} {name!r}", option, takes)
+    return partial(found, **{option: value(node) for option, node in given.items()})
+
+
+def _own(kind: str, name: str) -> Callable[..., Any]:
+    """A user's class, "module:Class": installed or on PYTHONPATH. The working directory may be a downloaded run."""
+    module, _, attribute = name.partition(":")
+    before = sys.path[:]
+    trusted = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:] = [path for path in before if path in trusted or Path(path or os.curdir).resolve() != Path.cwd()]
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{kind}: expected 'module:Class' of an installed module or one on PYTHONPATH, found {name!r} ({error})"
+        ) from None
+    finally:
+        sys.path[:] = before
 
 
 def _network(text: str, activation: Callable[..., Any]) -> Callable[..., Any]:

@@ -58,15 +58,13 @@ def _not_per_datum(site: Any) -> str:
 def sites(trace: Trace, observed: bool) -> dict[str, Any]:
     """The observed (or the latent) sites by name."""
     return {
-        name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and site["is_observed"] == observed
+        name: site for name, site in trace.nodes.items() if site["type"] == "sample" and site["is_observed"] == observed
     }
 
 
 def log_prob(trace: Trace, observed: bool) -> Tensor:
     """The sum of the observed (or of the latent) sites' log-probabilities. (particles, N)"""
-    return sum(site["log_prob"] for site in sites(trace, observed).values())  # type: ignore[return-value]
+    return sum(site["log_prob"] for site in sites(trace, observed).values())
 
 
 def log_weight(q: Trace, p: Trace) -> Tensor:
@@ -97,7 +95,8 @@ def kl(q: Trace, p: Trace) -> tuple[dict[str, Tensor], bool]:
     latents = sites(q, False)
     if len(latents) == 1:
         (name,) = latents
-        q_z, p_z = latents[name]["fn"], p.nodes[name]["fn"]
+        q_z: Any = latents[name]["fn"]
+        p_z: Any = p.nodes[name]["fn"]
         try:
             if isinstance(q_z, Independent) and isinstance(p_z, Independent):
                 return {name: kl_divergence(q_z.base_dist, p_z.base_dist)}, True

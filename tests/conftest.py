@@ -47,9 +47,14 @@ def linear():
     vae = pyrovae.VAE(
         width, d, likelihood=partial(Normal, scale=s), encoder=nn.Linear(width, 2 * d), decoder=nn.Linear(d, width)
     ).double()
+    return known(vae, s)
+
+
+def known(vae, s):
+    """What is known of it, for its present W and b, and data drawn from it; `again` after they were changed."""
     w, b = vae.decoder.weight, vae.decoder.bias
-    precision = (w.T @ w / s**2 + torch.eye(d, dtype=torch.float64)).detach()
-    covariance = (w @ w.T + s**2 * torch.eye(width, dtype=torch.float64)).detach()
+    precision = (w.T @ w / s**2 + torch.eye(w.shape[1], dtype=torch.float64)).detach()
+    covariance = (w @ w.T + s**2 * torch.eye(len(w), dtype=torch.float64)).detach()
 
     def posterior(x):
         mean = torch.linalg.solve(precision, (x - b) @ w / s**2, left=False)
@@ -59,9 +64,16 @@ def linear():
         with pyro.plate("data", len(x)):
             return pyro.sample("z", posterior(x))
 
-    evidence = dist.MultivariateNormal(b.detach(), covariance)
-    x = evidence.sample((40,))
-    return SimpleNamespace(vae=vae, exact=(vae.model, guide), posterior=posterior, evidence=evidence, x=x, s=s)
+    evidence = dist.MultivariateNormal(b.detach().clone(), covariance)
+    return SimpleNamespace(
+        vae=vae,
+        exact=(vae.model, guide),
+        posterior=posterior,
+        evidence=evidence,
+        x=evidence.sample((40,)),
+        s=s,
+        again=lambda: known(vae, s),
+    )
 
 
 def kind(member):

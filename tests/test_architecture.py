@@ -13,7 +13,7 @@ FLOORS = [
     ["checks", "distributions", "randomness", "files", "handlers", "modes", "plots"],
     ["programs", "tracing", "data", "networks"],
     ["priors", "likelihoods", "guides", "traces"],
-    ["inference", "objectives"],
+    ["inference", "objectives", "refine"],
     ["models", "svi", "evaluate"],
     ["train"],
     ["recipe"],

@@ -291,7 +291,14 @@ def test_the_path_derivative_has_no_variance_at_the_posterior(linear):
 
 def test_without_the_data_the_guide_becomes_the_prior(digits):
     vae = pyrovae.VAE(digits.event_shape, 5)
-    pyrovae.fit(vae, digits.train[:256], epochs=100, batch_size=128, objective=objectives.KL(estimator="analytic"), compile=False)
+    pyrovae.fit(
+        vae,
+        digits.train[:256],
+        epochs=100,
+        batch_size=128,
+        objective=objectives.KL(estimator="analytic"),
+        compile=False,
+    )
     assert pyrovae.evaluate(vae, digits.train[:256], 1)["kl"]["value"] < 0.01
 
 

@@ -117,7 +117,7 @@ def test_options_reach_the_model():
         "--likelihood", "normal(scale=0.2, learn='one')", "--latent-dim", "3", "--binarize", "none",
         "--dtype", "float64",
         "--beta", "0.5", "--beta-warmup", "1", "--lr-schedule", "cosine", "--optimizer", "adamw(weight_decay=0.1)",
-        "--estimator", "trace-mean-field", "--patience", "9", "--clip", "5", "--seed", "2", "--device", "cpu",
+        "--objective", "elbo(estimator='analytic')", "--patience", "9", "--clip", "5", "--seed", "2", "--device", "cpu",
     ]  # fmt: skip
     assert train("--name", "all", *QUICK, *options) == 0
     vae = pyrovae.load("runs/all")
@@ -306,10 +306,15 @@ def occupied(path):
         (["train", "--network", "mpl"], "unknown network 'mpl'; did you mean 'mlp'?"),
         (["train", "--network", "mlp(hiden=3)"], "unknown option of network 'mlp' 'hiden'; did you mean 'hidden'?"),
         (["train", "--network", "mlp(3"], "network: expected name or 'name(option=value, ...)', found 'mlp(3'"),
-        (["train", "--likelihood", "normal(scale=open)"], "likelihood: expected name or"),
+        (["train", "--likelihood", "normal(scale=open)"], "unknown likelihood 'open'"),
+        (["train", "--likelihood", "normal(scale=1+1)"], "unknown likelihood '1+1'"),
+        (["train", "--likelihood", "normal(scale=not 1)"], "likelihood: expected name or"),
         (["train", "--optimizer", "adan"], "unknown optimizer 'adan'; did you mean 'adam'?"),
         (["train", "--activation", "rely"], "did you mean 'relu'?"),
-        (["train", "--estimator", "tracer"], "did you mean 'trace'?"),
+        (["train", "--objective", "elbow"], "did you mean 'elbo'?"),
+        (["train", "--objective", "iwae(k=2)", "--beta", "4"], "beta: iwae(k=2) has none; expected 1"),
+        (["train", "--likelihood", "nowhere:Nothing"], "expected 'module:Class' of an installed module"),
+        (["train", "--likelihood", "json:Nothing"], "has no attribute 'Nothing'"),
         (["train", "--lr-schedule", "cos"], "unknown lr_schedule 'cos'; did you mean 'cosine'?"),
         (["train", "--binarize", "yes"], "unknown binarize 'yes'"),
         (["train", "--binarize", "none"], "binarise the data"),

@@ -33,7 +33,7 @@ def load(
         root: the folder of the datasets' files; $PYROVAE_DATA, else ~/.cache/pyrovae. Missing files are downloaded.
         binarize: of images (vectors stay as they are). "dynamic": a fresh draw x' ~ Bernoulli(x) every time in
             training, one fixed draw for validation and test (Burda et al. 2016); "threshold": x' = [x > 1/2];
-            "none": grey values in [0, 1].
+            "none": grey values in [0, 1]; "dequantize": (255 x + u) / 256 with fresh u ~ U(0, 1).
         valid: rows held out of the training part, a share below 1 or a count; 0 keeps the full training set.
         test: the same for a test part, where the dataset has none of its own.
 
@@ -107,7 +107,7 @@ def _check_grey(name: str, x: Tensor | Lazy, binarize: str) -> None:
     """Only grey values in [0, 1] are probabilities that a draw or a threshold can make binary."""
     if not isinstance(x, Tensor):
         return
-    checks.finite(name, x)
+    checks.finite(name, x, missing=True)  # NaN is an entry that is missing, if the model says so
     if binarize != "none" and x.is_floating_point() and not 0 <= float(x.min()) <= float(x.max()) <= 1:
         raise ValueError(
             f"{name}: binarize={binarize!r} expects bytes or grey values in [0, 1], found values from "

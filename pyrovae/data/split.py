@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pyrovae import checks
 
-Binarize = Literal["dynamic", "threshold", "none"]
+Binarize = Literal["dynamic", "threshold", "none", "dequantize"]
 
 
 class Lazy(Protocol):
@@ -31,16 +31,18 @@ class Split:
     Args:
         x: grey levels 0..255 as uint8, or real values as floats. (N, *event_shape)
         y: labels (N,), or None.
-        binarize: how x (in [0, 1] after division by 255) becomes binary:
+        binarize: how x (in [0, 1] after division by 255) becomes what a model takes:
             "dynamic": x' ~ Bernoulli(x), a fresh draw each time it is read;
             "fixed": the same draw each time, which depends on the row alone;
             "threshold": x' = [x > 1/2];
-            "none": x' = x.
+            "none": x' = x;
+            "dequantize": x' = (255 x + u) / 256, u ~ U(0, 1), a fresh draw each time: densities of x' are worth
+                bits per dimension (Theis, van den Oord & Bethge 2016).
     """
 
     x: Tensor | Lazy
     y: Tensor | None = None
-    binarize: Literal["dynamic", "fixed", "threshold", "none"] = "none"
+    binarize: Literal["dynamic", "fixed", "threshold", "none", "dequantize"] = "none"
 
     def __len__(self) -> int:
         return len(self.x)
@@ -61,7 +63,7 @@ class Split:
 
     def settled(self) -> "Split":
         """The same values, with a binarisation that never changes done once and for all."""
-        if self.binarize in ("dynamic", "none") or not isinstance(self.x, Tensor):
+        if self.binarize in ("dynamic", "none", "dequantize") or not isinstance(self.x, Tensor):
             return self
         return Split((self[:] * 255).to(torch.uint8), self.y)
 
@@ -76,11 +78,18 @@ def _fixed(x: Tensor, rows: Tensor) -> Tensor:
     return (torch.from_numpy(np.stack(draws)) < x).to(x.dtype) if draws else x
 
 
+def _dequantize(x: Tensor, rows: Tensor) -> Tensor:
+    """u on a grid that float32 holds exactly beside 255 levels, so that x' never rounds to 0 or 1."""
+    u = ((torch.rand_like(x) * 2**15).floor() + 0.5) / 2**15
+    return (x * 255 + u) / 256
+
+
 _BINARIZE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "dynamic": lambda x, rows: torch.bernoulli(x),
     "fixed": _fixed,
     "threshold": lambda x, rows: (x > 0.5).to(x.dtype),
     "none": lambda x, rows: x,
+    "dequantize": _dequantize,
 }
 
 

@@ -84,6 +84,6 @@ class VAE(nn.Module):
     def check(self, x: Tensor) -> None:
         """Raise a ValueError unless x are data of this model: their shape, finite, in the likelihood's support."""
         checks.event(x, self.event_shape)
-        checks.finite("x", x)
+        checks.finite("x", x, missing=getattr(self.likelihood, "missing", False))
         support = self.p_x(x.new_zeros(1, *self.latent_shape)).support
         checks.support(x, support, getattr(self.likelihood, "advice", ""))

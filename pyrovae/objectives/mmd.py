@@ -31,8 +31,8 @@ class MMD(Objective):
         q, p = traces(model, guide, 1, *args, **kwargs)
         distance: Any = 0.0
         for name, site in sites(q, False).items():
-            p_z, z = p.nodes[name]["fn"], site["value"][0]
-            distance = distance + mmd(z, p_z.expand(site["log_prob"].shape).sample()[0])
+            p_z: Any = p.nodes[name]["fn"]
+            distance = distance + mmd(site["value"][0], p_z.expand(site["log_prob"].shape).sample()[0])
         cost = number * (log_prob(q, False) - log_prob(p, False)).mean()
         return cost + self.weight * distance - log_prob(p, True).mean()
 

@@ -10,7 +10,7 @@ from pyrovae.programs import Program
 from pyrovae.traces import check_pathwise, detached
 
 
-class PathDerivative_ELBO(Trace_ELBO):  # noqa: N801 (Pyro's style)
+class PathDerivative_ELBO(Trace_ELBO):
     """grad = E[d/dz (log p(x, z) - log q(z|x)) dz/dphi]: the score d/dphi log q at fixed z, of mean 0, is left out.
 
     The value is that of Trace_ELBO. The score is the gradient of the guide run again on its own latents as constants,
@@ -21,6 +21,7 @@ class PathDerivative_ELBO(Trace_ELBO):  # noqa: N801 (Pyro's style)
         loss: Any = 0.0
         for p, q in self._get_traces(model, guide, args, kwargs):
             check_pathwise(q, "the path derivative")
-            score = poutine.trace(poutine.replay(guide, trace=detached(q))).get_trace(*args, **kwargs).log_prob_sum()
+            again = poutine.trace(poutine.replay(guide, trace=detached(q))).get_trace(*args, **kwargs)
+            score: Any = again.log_prob_sum()
             loss += (q.log_prob_sum() - p.log_prob_sum() - score + score.detach()) / self.num_particles
         return loss

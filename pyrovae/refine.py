@@ -1,0 +1,121 @@
+"""Semi-amortised inference: a guide whose proposal is improved for each datum by gradient steps."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import Independent, TransformedDistribution, transform_to
+
+from pyrovae import checks
+from pyrovae.handlers import alone
+from pyrovae.programs import Program
+from pyrovae.randomness import generators, set_generators
+from pyrovae.traces import log_weights
+
+Shifts = dict[str, dict[str, Tensor]]
+
+# Draws that decide between a proposal and its refinement: few would often prefer the worse one by luck.
+DRAWS = 64
+
+
+def refine(model: Program, guide: Program, steps: int = 20, learning_rate: float = 0.05, particles: int = 8) -> Program:
+    """A guide that proposes q(z; t + d*), d* ~ argmax_d ELBO(x; q(z; t + d)), where `guide` proposes q(z; t).
+
+    t are the parameters of each latent site's distribution, unconstrained, and d their own shifts for each datum,
+    found by `steps` of Adam from 0; where the result is no better than the proposal (at the same noise), d* = 0.
+    Gradients reach the guide through t: it may be trained so, too. With many steps the amortisation gap is what is
+    gained. (Kim et al. 2018; Cremer, Li & Duvenaud 2018)
+
+    Args:
+        model, guide: Pyro programs with a plate "data"; every latent reparametrised.
+        steps: of Adam, for each call.
+        learning_rate: of Adam at the start, in units of the unconstrained parameters.
+        particles: draws for each estimate of the ELBO.
+    """
+    checks.integer("steps", steps, 0)
+    checks.positive("learning_rate", learning_rate)
+    checks.integer("particles", particles)
+
+    def refined(*args: Any, **kwargs: Any) -> Any:
+        def elbo(shifts: Shifts, draws: int = particles) -> Tensor:
+            return log_weights(model, shifted(shifts)(guide), draws, *args, **kwargs).mean(0)
+
+        with alone():
+            with torch.no_grad():
+                start: Shifts = {}
+                shifted(start)(guide)(*args, **kwargs)  # fills in what there is to shift, for each datum alone
+            best = _climb(elbo, start, steps, learning_rate)
+        return shifted(best)(guide)(*args, **kwargs)
+
+    return refined
+
+
+class shifted(Messenger):
+    """Shifts the unconstrained parameters of each latent site's distribution; notes 0 where no shift is known."""
+
+    def __init__(self, shifts: Shifts) -> None:
+        super().__init__()
+        self.shifts = shifts
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or msg["done"] or site_is_subsample(msg):
+            return
+        try:
+            msg["fn"] = _moved(msg["fn"], self.shifts.setdefault(msg["name"], {}))
+        except NotImplementedError as error:
+            raise ValueError(f"refine: expected real parameters to shift at {msg['name']!r}, {error}") from None
+
+
+def _moved(fn: Any, shifts: dict[str, Tensor]) -> Any:
+    """The distribution of the same kind whose parameters are T(T^-1(t) + shift), T onto their constraint."""
+    if isinstance(fn, Independent):
+        return _moved(fn.base_dist, shifts).to_event(fn.reinterpreted_batch_ndims)
+    if isinstance(fn, TransformedDistribution):
+        return dist.TransformedDistribution(_moved(fn.base_dist, shifts), fn.transforms)
+    given = {name: vars(fn)[name] for name in fn.arg_constraints if name in vars(fn)}
+    if not given or not fn.has_rsample:
+        raise NotImplementedError(f"found {type(fn).__name__}")
+    moved = {}
+    for name, value in given.items():
+        onto = transform_to(fn.arg_constraints[name])
+        free = onto.inv(value)
+        moved[name] = onto(free + shifts.setdefault(name, torch.zeros_like(free)))
+    return type(fn)(**moved)
+
+
+def _climb(elbo: Callable[..., Tensor], start: Shifts, steps: int, learning_rate: float) -> Shifts:
+    """Adam on the sum of the ELBOs, in which each datum's shifts meet its own term alone; its steps shrink to 0."""
+    keys = [(site, name) for site, values in start.items() for name in values]
+    flat = [start[site][name] for site, name in keys]
+    moments = [(torch.zeros_like(value), torch.zeros_like(value)) for value in flat]
+    for step in range(1, steps + 1):
+        flat = [value.detach().requires_grad_() for value in flat]
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(elbo(_nested(keys, flat)).sum(), flat)
+        moments = [
+            (torch.lerp(g, first, 0.9), torch.lerp(g * g, second, 0.999))
+            for g, (first, second) in zip(gradients, moments, strict=True)
+        ]
+        rate = learning_rate * (1 - (step - 1) / steps)
+        flat = [
+            value.detach() + rate * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+            for value, (first, second) in zip(flat, moments, strict=True)
+        ]
+    with torch.no_grad():
+        noise = generators()
+        after = elbo(_nested(keys, flat), DRAWS)
+        set_generators(noise)
+        better = after > elbo(start, DRAWS)
+    kept = [value * better.reshape(-1, *[1] * (value.ndim - 1)) for value in flat]
+    return _nested(keys, kept)
+
+
+def _nested(keys: list[tuple[str, str]], values: list[Tensor]) -> Shifts:
+    shifts: Shifts = {}
+    for (site, name), value in zip(keys, values, strict=True):
+        shifts.setdefault(site, {})[name] = value
+    return shifts
