@@ -1,6 +1,7 @@
-"""The command line: `pyrovae train`, `pyrovae evaluate RUN`, `pyrovae plot RUN`."""
+"""The command line: `pyrovae train`, `pyrovae evaluate RUN`, `pyrovae plot RUN`, `pyrovae compare`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pyrovae import checks, recipe, runs
+from pyrovae import checks, compare, files, recipe, runs
 from pyrovae.recipe import Recipe
 from pyrovae.train import TrainingError
 
@@ -86,6 +87,24 @@ def _plot(path: Path) -> None:
     print("\n".join(map(str, written)))
 
 
+def _compare(root: Path, seeds: int, jobs: int, **options: Any) -> None:
+    with _bad_input():
+        axes = {name: compare.split(options.pop(name)) for name in compare.AXES if name in options}
+        start = recipe.locate(recipe.from_options({"threads": 1} | options), Path.cwd())
+        cells = compare.grid(start, axes, seeds)
+        compare.check(cells)
+        jobs = jobs or max(1, (os.cpu_count() or 1) // max(1, start.threads))
+        checks.integer("jobs", jobs)
+    print(f"{root}: {len(cells)} runs, {jobs} at a time", flush=True)
+    with _bad_input():
+        failed = compare.compare(root, cells, jobs)
+    shown = "\n\n".join(compare.tables(compare.collect(root, cells, axes)))
+    files.write_bytes(root / "compare.md", f"{shown}\n".encode())
+    print(f"\n{shown}")
+    if failed:
+        raise TrainingError(f"{len(failed)} of {len(cells)} runs: look at {root / failed[0]}.log")
+
+
 def _report(results: dict[str, Any]) -> None:
     """The numbers, one a line, with their standard errors over the data."""
     print(f"\n{results['split']} data, {results['rows']} rows, nats per datum ({results['measure']}):")
@@ -140,11 +159,18 @@ def _parser() -> argparse.ArgumentParser:
     each.add_argument("--name", default="", help="of the run; empty: RUN itself, else the data's name and a number")
     each.add_argument("--root", default=Path("runs"), type=Path, help="folder of the runs")
     each.add_argument("--resume", action="store_true", help="go on with an interrupted run, to the same bits")
-    for option in fields(Recipe):
-        flag, text = "--" + option.name.replace("_", "-"), f"{option.metadata['help']} (default: {option.default!r})"
-        kind: Any = option.type
-        each.add_argument(flag, type=kind, default=argparse.SUPPRESS, metavar=kind.__name__.upper(), help=text)
+    _add_options(each)
     each.set_defaults(command=_train)
+
+    each = commands.add_parser("compare", help="a grid of runs, in parallel, and a table for each measure", **known)
+    each.add_argument("--root", default=Path("runs/compare"), type=Path, help="folder of the comparison's runs")
+    each.add_argument("--seeds", default=1, type=int, help="runs of each combination")
+    each.add_argument("--jobs", default=0, type=int, help="runs at a time; 0: as many as there are cores")
+    for plural, option in compare.AXES.items():
+        flag, text = "--" + plural.replace("_", "-"), f"values of --{option.replace('_', '-')}, separated by commas"
+        each.add_argument(flag, default=argparse.SUPPRESS, metavar="A,B", help=text)
+    _add_options(each)
+    each.set_defaults(command=_compare)
 
     each = commands.add_parser("evaluate", help="numbers of a run, with errors: evaluation.json", **known)
     each.add_argument("path", type=Path, metavar="RUN", help="the run's directory")
@@ -157,6 +183,13 @@ def _parser() -> argparse.ArgumentParser:
     each.add_argument("path", type=Path, metavar="RUN", help="the run's directory")
     each.set_defaults(command=_plot)
     return parser
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    for option in fields(Recipe):
+        flag, text = "--" + option.name.replace("_", "-"), f"{option.metadata['help']} (default: {option.default!r})"
+        kind: Any = option.type
+        parser.add_argument(flag, type=kind, default=argparse.SUPPRESS, metavar=kind.__name__.upper(), help=text)
 
 
 if __name__ == "__main__":

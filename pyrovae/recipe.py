@@ -121,7 +121,7 @@ class Recipe:
             splits,
             epochs=self.epochs,
             batch_size=self.batch_size,
-            objective=self._objective(steps),
+            objective=self.objective_for(steps),
             optimizer=member("optimizer", OPTIMIZERS, self.optimizer, reserved="lr"),
             learning_rate=self.learning_rate,
             lr_schedule=LR_SCHEDULES[checks.member("lr_schedule", self.lr_schedule, LR_SCHEDULES)],
@@ -133,7 +133,8 @@ class Recipe:
             autocast=self.dtype == "bfloat16",
         )
 
-    def _objective(self, steps_per_epoch: int) -> Objective:
+    def objective_for(self, steps_per_epoch: int) -> Objective:
+        """What is minimised; schedules count steps."""
         beta = self._schedule(steps_per_epoch)
         build = member("objective", OBJECTIVES, self.objective, reserved="beta")
         if "beta" in inspect.signature(build).parameters:

@@ -18,6 +18,7 @@ FLOORS = [
     ["train"],
     ["recipe"],
     ["runs"],
+    ["compare"],
     ["__init__", "__main__"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
