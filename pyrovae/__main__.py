@@ -115,6 +115,8 @@ def _report(results: dict[str, Any]) -> None:
         ("log_likelihood", f"log p(x), {results['particles']} importance samples"),
     ):
         print(f"  {label:42} {results[name]['value']:9.3f} +- {results[name]['standard_error']:.3f}")
+    if bits := results["bits_per_dimension"]:
+        print(f"  {'the same, in bits per dimension':42} {bits['value']:9.3f} +- {bits['standard_error']:.3f}")
     for site, active in results["active_units"].items():
         print(f"  {f'active units of {site}':42} {active:5d} of {results['latents'][site]}")
 

@@ -41,6 +41,14 @@ def shape(name: str, value: object, least: int = 1) -> tuple[int, ...]:
     return tuple(integer(name, size) for size in sizes)
 
 
+def vector(name: str, value: object) -> int:
+    """The size d of a shape (d,)."""
+    sizes = shape(name, value)
+    if len(sizes) != 1:
+        raise ValueError(f"{name}: expected the shape of a vector, found {sizes}")
+    return sizes[0]
+
+
 def member(kind: str, name: str, known: Iterable[str]) -> str:
     """A known name, or a ValueError with the nearest ones."""
     known = sorted(known)

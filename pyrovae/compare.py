@@ -93,6 +93,7 @@ def check(cells: Sequence[Cell]) -> None:
     for cell in {cell.choice: cell for cell in cells}.values():
         try:
             vae = cell.recipe.model(splits.event_shape)
+            cell.recipe.initialise(vae, splits)
             objective = cell.recipe.objective_for(1)
             x = splits.train[:8].to(*placement(vae))
             vae.check(x)

@@ -33,10 +33,6 @@ def reconstruct(programs: Programs, x: Tensor) -> Tensor:
         return p_x.mean[0]
 
 
-def log_weights(model, guide, x, particles):  # type: ignore # TEMPORARY
-    return log_weight(*traces(model, guide, particles, x))
-
-
 def expectation(distribution: Any, draws: int = 100) -> Tensor:
     """E[z] of any distribution: its own mean, or the mean of draws where it has no closed one (flows)."""
     mean = closed_mean(distribution)
@@ -54,6 +50,26 @@ def log_likelihood(programs: Programs, data: Data, particles: int = 100, seed: i
         estimates.append(torch.stack(log_mean_exp(log_w))[:, :n].cpu())
     value, error = torch.cat(estimates, -1)
     return value, error
+
+
+def impute(programs: Programs, x: Tensor, particles: int = 100, seed: int = 0) -> Tensor:
+    """x with every missing entry (NaN) replaced by its E[x_i | what is there], by importance sampling.
+
+    E[x_i|z_k] is averaged over z_k ~ q(z|x) with weights p(x, z_k) / q(z_k|x).  (Mattei & Frellsen 2019)
+
+    Args:
+        programs: a model with a likelihood of missing entries (`likelihoods.Missing`), and its guide.
+        x: data (N, *event_shape).
+        particles: draws z_k.
+        seed: of the noise.
+    """
+    filled = []
+    for n, drawn in importance(programs, x, particles, seed):
+        likelihoods: list[tuple[Tensor, Any]] = [(log_weight(q, p), p.nodes["x"]["fn"]) for q, p in drawn]
+        share = torch.cat([log_w for log_w, _ in likelihoods]).softmax(0)
+        means = torch.cat([p_x.mean for _, p_x in likelihoods])
+        filled.append((share.reshape(*share.shape, *[1] * (means.ndim - 2)) * means).sum(0)[:n].cpu())
+    return torch.where(torch.isnan(x), torch.cat(filled).to(x), x)
 
 
 def importance(

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -105,7 +105,7 @@ class Recipe:
             vae = VAE(
                 event_shape,
                 self.latent_dim,
-                prior=member("prior", members(priors), self.prior),
+                prior=member("prior", members(priors), self.prior, reserved=["event_shape"]),
                 likelihood=member("likelihood", members(likelihoods), self.likelihood),
                 guide=member("guide", members(guides), self.guide),
                 encoder=network(self.encoder or self.network),
@@ -113,8 +113,16 @@ class Recipe:
             )
         return vae.to(self.torch_device(), _DTYPES[self.dtype])
 
+    def initialise(self, model: VAE, splits: Splits) -> None:
+        """Let a prior that starts from data take its rows, which the seed determines."""
+        if not getattr(model.prior, "ready", True):
+            with seeded(self.seed, 5):
+                rows = torch.randperm(len(splits.train))[: model.prior.components]
+                model.prior.initialise(splits.train[rows].to(next(model.prior.parameters())))
+
     def training(self, model: VAE, splits: Splits) -> train.Training:
         """The training of a model on data."""
+        self.initialise(model, splits)
         steps = -(-len(splits.train) // self.batch_size)
         return train.Training(
             model,
@@ -122,7 +130,7 @@ class Recipe:
             epochs=self.epochs,
             batch_size=self.batch_size,
             objective=self.objective_for(steps),
-            optimizer=member("optimizer", OPTIMIZERS, self.optimizer, reserved="lr"),
+            optimizer=member("optimizer", OPTIMIZERS, self.optimizer, reserved=["lr"]),
             learning_rate=self.learning_rate,
             lr_schedule=LR_SCHEDULES[checks.member("lr_schedule", self.lr_schedule, LR_SCHEDULES)],
             clip=self.clip or None,
@@ -136,7 +144,7 @@ class Recipe:
     def objective_for(self, steps_per_epoch: int) -> Objective:
         """What is minimised; schedules count steps."""
         beta = self._schedule(steps_per_epoch)
-        build = member("objective", OBJECTIVES, self.objective, reserved="beta")
+        build = member("objective", OBJECTIVES, self.objective, reserved=["beta"])
         if "beta" in inspect.signature(build).parameters:
             return build(beta=beta)
         if beta != Constant(1.0):
@@ -208,8 +216,10 @@ OBJECTIVES = {
 LR_SCHEDULES = {"constant": train.constant, "cosine": train.cosine}
 
 
-def member(kind: str, known: Mapping[str, Callable[..., Any]], text: str, reserved: str = "") -> Callable[..., Any]:
-    """What "name(option=value, ...)" stands for: a class with these options, but not the reserved one.
+def member(
+    kind: str, known: Mapping[str, Callable[..., Any]], text: str, reserved: Sequence[str] = ()
+) -> Callable[..., Any]:
+    """What "name(option=value, ...)" stands for: a class with these options, but not the reserved ones.
 
     The name is a known one, or a user's own "module:Class". A value is a literal, another member, or a list of them:
     "missing(of=normal(scale=0.1))".
@@ -238,7 +248,7 @@ def member(kind: str, known: Mapping[str, Callable[..., Any]], text: str, reserv
     except (SyntaxError, ValueError, AssertionError):
         raise ValueError(unreadable) from None
     parameters = inspect.signature(found).parameters.values()
-    takes = [each.name for each in parameters if each.default is not each.empty and each.name != reserved]
+    takes = [each.name for each in parameters if each.default is not each.empty and each.name not in reserved]
     for option in given:
         checks.member(f"option of {kind} {name!r}", option, takes)
     return partial(found, **{option: value(node) for option, node in given.items()})
@@ -261,7 +271,7 @@ def _own(kind: str, name: str) -> Callable[..., Any]:
 
 
 def _network(text: str, activation: Callable[..., Any]) -> Callable[..., Any]:
-    return partial(member("network", members(networks), text, reserved="activation"), activation=activation)
+    return partial(member("network", members(networks), text, reserved=["activation"]), activation=activation)
 
 
 def write(recipe: Recipe, path: Path) -> None:

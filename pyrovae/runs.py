@@ -12,6 +12,7 @@ figures/                pictures
 """
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -36,6 +37,7 @@ from pyrovae.data import DATASETS, Split, Splits
 from pyrovae.data.split import blocks
 from pyrovae.evaluate import evaluate as evaluate_programs
 from pyrovae.inference import expectation, reconstruct
+from pyrovae.likelihoods.bits import bits_per_dimension
 from pyrovae.models import VAE
 from pyrovae.programs import answering, placement
 from pyrovae.randomness import seeded
@@ -252,8 +254,19 @@ def evaluate(path: Path, particles: int = 0, split: str = "", seed: int = 0) -> 
         "weights": "best",
         **evaluate_programs(vae, part, particles or made.particles, seed),
     }
+    results["bits_per_dimension"] = _bits(results, math.prod(vae.event_shape), made.binarize == "dequantize")
     files.write_json(path / "evaluation.json", results)
     return results
+
+
+def _bits(results: dict[str, Any], dimensions: int, dequantized: bool) -> dict[str, float] | None:
+    """The log-likelihood in bits per dimension; None where its measure has none."""
+    score = results["log_likelihood"]
+    try:
+        value = bits_per_dimension(score["value"], dimensions, results["measure"], dequantized)
+    except ValueError:
+        return None
+    return {"value": value, "standard_error": score["standard_error"] / (dimensions * math.log(2))}
 
 
 def _part(path: Path, splits: Splits, name: str) -> tuple[str, Split]:

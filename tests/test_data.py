@@ -311,7 +311,7 @@ def test_images_that_bytes_cannot_hold_are_refused(tmp_path, mode, message):
     ("x", "options", "message"),
     [
         (np.zeros((0, 3)), {}, "expected data, .* found 0 rows"),
-        (np.array([[1.0, np.nan]]), {}, "expected finite values, found nan"),
+        (np.array([[1.0, np.inf]]), {}, "expected finite values, found inf"),
         (np.zeros(5), {}, r"expected numbers of shape \(N, D\)"),
         (np.zeros((5, 4, 4)) + 7.0, {}, "expects bytes or grey values in .0, 1., found values from 7 to 7"),
         (np.zeros((5, 3)), {"y": np.arange(4)}, "a label for each row or none, found 5 rows and 4 labels"),

@@ -12,7 +12,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch.distributions import kl_divergence
 
 import pyrovae
-from pyrovae import inference
+from pyrovae import inference, traces
 from pyrovae.evaluate import scores
 from pyrovae.handlers import scale_latents
 from pyrovae.objectives import ELBO
@@ -32,7 +32,7 @@ def by_hand(linear, beta):
 
 def test_exact_posterior_gives_the_evidence_in_every_sample(linear):
     with torch.no_grad():
-        log_w = inference.log_weights(*linear.exact, linear.x, 7)
+        log_w = traces.log_weights(*linear.exact, 7, linear.x)
     assert log_w.shape == (7, 40)
     torch.testing.assert_close(log_w, linear.evidence.log_prob(linear.x).expand(7, 40), rtol=0, atol=1e-10)
     assert log_w.std(0).max() < 1e-10
@@ -94,7 +94,7 @@ def test_elbo_below_importance_bound_below_evidence(linear):
     truth = linear.evidence.log_prob(linear.x)
     x = linear.x
     with torch.no_grad():
-        log_w = inference.log_weights(*_programs(linear), x, 20000)
+        log_w = traces.log_weights(*_programs(linear), 20000, x)
     elbo = log_w.mean(0)
     few = log_w.unflatten(0, (4000, 5)).logsumexp(1) - math.log(5)
     many = log_w.unflatten(0, (40, 500)).logsumexp(1) - math.log(500)

@@ -3,12 +3,14 @@
 from functools import partial
 
 import pytest
+import test_graphs
 import torch
 from conftest import kind
+from safetensors.torch import load_model, save_model
 from torch import nn
 
 from pyrovae import VAE, networks
-from pyrovae.networks import MLP, Conv
+from pyrovae.networks import MLP, Conv, FilledIn, ResNet
 from pyrovae.objectives import ELBO
 
 NETWORKS = [
@@ -17,6 +19,12 @@ NETWORKS = [
     partial(MLP, hidden=(7, 5), activation=nn.Tanh),
     Conv,
     partial(Conv, channels=(3,), hidden=9, activation=nn.Softplus),
+    partial(MLP, hidden=(7, 5), gated=True),
+    partial(MLP, hidden=(7, 5), norm=True),
+    partial(Conv, channels=(3, 4), hidden=9, norm=True),
+    partial(ResNet, channels=(3, 4), hidden=9),
+    FilledIn,
+    partial(ResNet, channels=(3,), hidden=9, activation=nn.SiLU, depth=2),
 ]
 IMAGES = [(1, 8, 8), (3, 5, 7), (1, 28, 28), (2, 9, 4)]
 
@@ -37,6 +45,58 @@ def test_network_keeps_its_shapes_and_its_rows_apart(network, image):
     torch.testing.assert_close(up(h)[1, 2], up(h[1, 2]), rtol=0, atol=1e-12)
 
 
+@pytest.fixture
+def double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("network", NETWORKS[3:])
+def test_recorded_it_gives_the_loss_and_gradients_of_eager_pyro(network, double, monkeypatch):
+    def make():
+        return VAE((1, 8, 8), 3, encoder=network, decoder=network)
+
+    monkeypatch.setitem(test_graphs.TABLE, "it", (make, ELBO, [lambda: (torch.rand(6, 1, 8, 8) < 0.5).double()]))
+    losses = test_graphs.compare("it", torch.float64, "auto")
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_saved_and_loaded_it_is_the_same_network_in_either_mode(network, tmp_path):
+    made, other = network((1, 8, 8), (4,)), network((1, 8, 8), (4,))
+    x = torch.randn(5, 1, 8, 8)
+    assert not torch.equal(made(x), other(x))
+    save_model(made, tmp_path / "network.safetensors")
+    load_model(other, tmp_path / "network.safetensors")
+    assert torch.equal(made(x), other(x))
+    assert torch.equal(made(x), other.eval()(x))
+
+
+def test_a_gated_layer_is_an_affine_map_times_the_sigmoid_of_another():
+    made = MLP(3, 2, hidden=(4,), gated=True)
+    x, first, last = torch.randn(5, 3), made[0], made[-1]
+    (w, v), (b, c) = first.weight.chunk(2), first.bias.chunk(2)
+    hidden = (x @ w.T + b) * (x @ v.T + c).sigmoid()
+    torch.testing.assert_close(made(x), hidden @ last.weight.T + last.bias)
+
+
+def test_a_residual_network_without_its_residuals_is_the_convolutional_one():
+    residual = ResNet((1, 8, 8), (4,), channels=(3, 5), hidden=9)
+    plain = Conv((1, 8, 8), (4,), channels=(3, 5), hidden=9, norm=True)
+    blocks = [layer for layer in residual if isinstance(layer, nn.Sequential)]
+    assert len(blocks) == 2
+    rest = [layer for layer in residual if layer not in blocks]
+    for mine, theirs in zip(plain, rest, strict=True):
+        mine.load_state_dict(theirs.state_dict())
+    x = torch.randn(5, 1, 8, 8)
+    assert (residual(x) - plain(x)).abs().max() > 1e-3
+    for block in blocks:
+        nn.init.zeros_(block[-1].weight)
+        nn.init.zeros_(block[-1].bias)
+    torch.testing.assert_close(residual(x), plain(x))
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_gradient_reaches_every_parameter(network):
     vae = VAE((1, 8, 8), 3, encoder=network, decoder=network)
@@ -51,6 +111,8 @@ def test_a_gradient_reaches_every_parameter(network):
     [
         (lambda: MLP(3, 4, hidden=(0,)), "hidden: expected an integer >= 1, found 0"),
         (lambda: Conv((1, 3, 3), 4), "at least 4 x 4"),
+        (lambda: ResNet((1, 8, 8), 4, depth=0), "depth: expected an integer >= 1, found 0"),
+        (lambda: ResNet((3,), (4,)), r"ResNet: expected an image \(C, H, W\) and a vector"),
         (lambda: Conv((3,), (4,)), r"an image \(C, H, W\) and a vector"),
     ],
 )

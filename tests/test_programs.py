@@ -15,7 +15,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 import pyrovae
-from pyrovae import handlers, inference
+from pyrovae import handlers, traces
 from pyrovae.networks import MLP, Conv
 from pyrovae.programs import answering
 
@@ -199,7 +199,7 @@ def test_any_module_of_the_right_shapes_is_a_network():
     vae = pyrovae.VAE((1, 4, 4), 2, encoder=encoder, decoder=decoder)
     x = vae.sample(5)
     with torch.no_grad():
-        log_w = inference.log_weights(vae.model, vae.guide, x, 3)
+        log_w = traces.log_weights(vae.model, vae.guide, 3, x)
         torch.testing.assert_close(vae.q_z(x).mean, encoder(x)[:, :2])
     assert log_w.shape == (3, 5)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -402,3 +403,41 @@ def test_tensors_come_back_as_they_were(tmp_path):
     found, about = files.read_tensors(tmp_path / "t.safetensors")
     assert about == {"epoch": 3, "loss": 0.1}
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "binarize", "has_bits"),
+    [("bernoulli", "dynamic", False), ("discretized-logistic", "none", True), ("normal(scale=0.2)", "dequantize", True),
+     ("normal(scale=0.2)", "none", False)],
+)  # fmt: skip
+def test_bits_per_dimension_where_the_measure_has_them(likelihood, binarize, has_bits):
+    arguments = ["--likelihood", likelihood, "--binarize", binarize, "--network", "mlp(hidden=[8])", "--seed", 4]
+    assert train("--name", "bits", *QUICK, *arguments) == 0
+    results = json.loads(runs.Path("runs/bits/evaluation.json").read_text())
+    found, nats = results["bits_per_dimension"], -results["log_likelihood"]["value"]
+    assert (found is not None) == has_bits
+    if has_bits:
+        dequantised = 8 if binarize == "dequantize" else 0
+        assert found["value"] == pytest.approx(nats / (64 * np.log(2)) + dequantised, rel=1e-9)
+        assert 2 < found["value"] < 12
+
+
+def test_a_users_own_member_is_found_on_pythonpath_and_not_in_the_working_directory(tmp_path, monkeypatch, capsys):
+    """The README's own likelihood, by name, on counts."""
+    readme = (runs.Path(__file__).parent.parent / "README.md").read_text()
+    (own,) = (block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "class ZeroInflated" in block)
+    np.save("counts.npy", np.random.default_rng(0).poisson(2.0, (200, 5)).astype(np.float32))
+    arguments = ["--data", "counts.npy", "--likelihood", "own_members:ZeroInflatedPoisson(gate=-2.0)", *QUICK]
+    (tmp_path / "own_members.py").write_text(own)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert train("--name", "own", *arguments) == 2
+    assert "No module named 'own_members'" in capsys.readouterr().err
+    elsewhere = tmp_path / "library"
+    elsewhere.mkdir()
+    (elsewhere / "own_members.py").write_text(own)
+    monkeypatch.syspath_prepend(str(elsewhere))
+    assert train("--name", "own", *arguments) == 0
+    assert pyrovae.load("runs/own").likelihood.gate.item() != pytest.approx(-2.0, abs=1e-6)
+    assert "own_members:ZeroInflatedPoisson(gate=-2.0)" in runs.Path("runs/own/run.toml").read_text()
+    assert json.loads(runs.Path("runs/own/evaluation.json").read_text())["measure"] == "mass over counts"
+    sys.modules.pop("own_members")

@@ -376,7 +376,11 @@ def test_a_fault_in_the_validation_stops_the_run_at_the_end_of_the_epoch():
         (torch.zeros(9, 6), {"clip": -1.0}, "clip: expected a number > 0"),
         (torch.zeros(9, 6), {"seed": 2**63}, "seed: expected an integer < 2"),
         (torch.zeros(9, 6), {"seed": -1}, "seed: expected an integer >= 0"),
-        (torch.zeros(9, 6), {"objective": Trace_ELBO()}, "objective: expected one of pyrovae.objectives, found Trace_ELBO"),
+        (
+            torch.zeros(9, 6),
+            {"objective": Trace_ELBO()},
+            "objective: expected one of pyrovae.objectives, found Trace_ELBO",
+        ),
         (torch.zeros(9, 6), {"optimizer": torch.optim.LBFGS}, "optimizer: expected one that steps on gradients"),
         (torch.zeros(9, 6), {"optimizer": partial(torch.optim.SGD, momentum=-1)}, "optimizer: Invalid momentum"),
         (torch.zeros(9, 6), {"matmul": "hi"}, "unknown matmul 'hi'; did you mean 'high'"),

@@ -1,3 +1,30 @@
 """Densities that torch and Pyro lack, one a file."""
 
-__all__: list[str] = []
+from pyrovae.distributions.categorical_levels import CategoricalLevels
+from pyrovae.distributions.concatenated import Concatenated
+from pyrovae.distributions.continuous_bernoulli import ContinuousBernoulli
+from pyrovae.distributions.diagonal_mixture import DiagonalMixture
+from pyrovae.distributions.discretized_logistic import DiscretizedLogistic
+from pyrovae.distributions.levels import Levels
+from pyrovae.distributions.open_beta import OpenBeta
+from pyrovae.distributions.optimal_normal import OptimalNormal
+from pyrovae.distributions.partly_observed import PartlyObserved
+from pyrovae.distributions.planar import Planar
+from pyrovae.distributions.soft_bernoulli import SoftBernoulli
+from pyrovae.distributions.spherical import PowerSpherical, UniformSphere
+
+__all__ = [
+    "CategoricalLevels",
+    "Concatenated",
+    "ContinuousBernoulli",
+    "DiagonalMixture",
+    "DiscretizedLogistic",
+    "Levels",
+    "OpenBeta",
+    "OptimalNormal",
+    "PartlyObserved",
+    "Planar",
+    "PowerSpherical",
+    "SoftBernoulli",
+    "UniformSphere",
+]

@@ -5,6 +5,31 @@ log-likelihood is a logarithm of: only numbers of one measure can be compared.
 """
 
 from pyrovae.likelihoods.bernoulli import Bernoulli
+from pyrovae.likelihoods.beta import Beta
+from pyrovae.likelihoods.categorical_levels import CategoricalLevels
+from pyrovae.likelihoods.columns import Columns
+from pyrovae.likelihoods.continuous_bernoulli import ContinuousBernoulli
+from pyrovae.likelihoods.discretized_logistic import DiscretizedLogistic
+from pyrovae.likelihoods.discretized_logistic_mixture import DiscretizedLogisticMixture
+from pyrovae.likelihoods.laplace import Laplace
+from pyrovae.likelihoods.missing import Missing
+from pyrovae.likelihoods.negative_binomial import NegativeBinomial
 from pyrovae.likelihoods.normal import Normal
+from pyrovae.likelihoods.poisson import Poisson
+from pyrovae.likelihoods.student_t import StudentT
 
-__all__ = ["Bernoulli", "Normal"]
+__all__ = [
+    "Bernoulli",
+    "Beta",
+    "CategoricalLevels",
+    "Columns",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
+    "Laplace",
+    "Missing",
+    "NegativeBinomial",
+    "Normal",
+    "Poisson",
+    "StudentT",
+]

@@ -6,6 +6,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyrovae import checks
+from pyrovae.distributions import SoftBernoulli
 
 
 class Bernoulli(nn.Module):
@@ -13,17 +14,28 @@ class Bernoulli(nn.Module):
 
     Args:
         event_shape: event shape of x.
+        soft_targets: take any x_i in [0, 1], as grey pixels under binary cross-entropy are. That is no density, and
+            its scores are comparable with nothing else: `ContinuousBernoulli` is the density.
     """
 
     measure = "mass over binary values"
     advice = (
         ". A Bernoulli has no grey values: binarise the data (data.load(..., binarize='dynamic' or 'threshold')) "
-        "or choose a likelihood of continuous values (likelihoods.Normal)"
+        "or choose a likelihood of grey values (likelihoods.ContinuousBernoulli, DiscretizedLogistic, Normal)"
     )
 
-    def __init__(self, event_shape: Sequence[int] | int) -> None:
+    def __init__(self, event_shape: Sequence[int] | int, soft_targets: bool = False) -> None:
         super().__init__()
         self.event_shape = self.param_shape = checks.shape("event_shape", event_shape)
+        self.soft_targets = soft_targets
+        self.density = dist.Bernoulli
+        if soft_targets:
+            self.density = SoftBernoulli
+            self.measure = "cross-entropy of soft targets, no likelihood"
+            self.advice = ". Divide by the largest value, or choose a likelihood of real values (likelihoods.Normal)"
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
-        return dist.Bernoulli(logits=h).to_event(len(self.event_shape))
+        return self.density(logits=h).to_event(len(self.event_shape))
+
+    def extra_repr(self) -> str:
+        return f"event_shape={self.event_shape}, soft_targets={self.soft_targets}"

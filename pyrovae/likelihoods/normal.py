@@ -1,29 +1,30 @@
 """The normal likelihood."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
 import pyro.distributions as dist
-import torch
 from torch import Tensor, nn
 
 from pyrovae import checks
+from pyrovae.distributions import OptimalNormal
+from pyrovae.likelihoods.scale import SCALES, Optimal, scaling
 
 
 class Normal(nn.Module):
-    """p(x|h) = Normal(x; h, diag(s^2)), for real x.
+    """p(x|h) = Normal(x; m, diag(s^2)), for real x; h = m, or (m, v) where the decoder gives the scale, too.
 
-    -log p(x|h) = sum_i (x_i - h_i)^2 / (2 s_i^2) + log s_i + log(2 pi) / 2: squared error, and its worth in nats.
+    -log p(x|h) = sum_i (x_i - m_i)^2 / (2 s_i^2) + log s_i + log(2 pi) / 2: squared error, and its worth in nats.
 
     Args:
         event_shape: event shape of x.
         scale: s, in the units of x; the start, where it is learned.
-        learn: None keeps s fixed; "one" learns one s for all values; "per-value" learns one for each pixel or column.
+        learn: None keeps s fixed; "one" learns one s for all values; "per-value" learns one for each pixel or column;
+            "per-input" has the decoder give one for each value of each x; "optimal" takes the root mean squared error
+            of the batch while training, else its running mean  (Rybkin, Daniilidis & Levine 2021).
         min_scale: what a learned s stays above. Without it a constant pixel has no best s: its density grows for ever.
     """
 
-    fixed: Tensor
     measure = "density over real values"
     advice = ""
 
@@ -31,25 +32,24 @@ class Normal(nn.Module):
         self,
         event_shape: Sequence[int] | int,
         scale: float = 1.0,
-        learn: Literal["one", "per-value"] | None = None,
+        learn: Literal["one", "per-value", "per-input", "optimal"] | None = None,
         min_scale: float = 1e-3,
     ) -> None:
         super().__init__()
-        self.event_shape = self.param_shape = checks.shape("event_shape", event_shape)
-        shapes = {"None": (), "one": (), "per-value": self.event_shape}
-        shape = shapes[checks.member("choice for Normal's learn", str(learn), shapes)]
-        self.learn, self.min_scale = learn, checks.positive("min_scale", min_scale) if learn else 0.0
-        if checks.positive("scale", scale) <= self.min_scale:
-            raise ValueError(f"scale: expected a number above min_scale = {self.min_scale}, found {scale}")
-        if learn:
-            self.log_excess = nn.Parameter(torch.full(shape, math.log(scale - self.min_scale)))
-        else:
-            self.register_buffer("fixed", torch.tensor(scale, dtype=torch.float64), persistent=False)
+        self.event_shape = checks.shape("event_shape", event_shape)
+        self.scaling = scaling(self.event_shape, scale, learn, min_scale, {**SCALES, "optimal": Optimal})
+        self.param_shape = self.scaling.param_shape
 
     @property
-    def scale(self) -> Tensor:
-        """The scale s, of shape () or the event shape."""
-        return self.min_scale + self.log_excess.exp() if self.learn else self.fixed
+    def scale(self) -> Tensor | None:
+        """The scale s, of shape () or the event shape; None where it depends on the input."""
+        return self.scaling.value
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
-        return dist.Normal(h, self.scale.to(h.dtype)).to_event(len(self.event_shape))
+        m, s = self.scaling(h)
+        if self.training and isinstance(self.scaling, Optimal):
+            return OptimalNormal(m, s, self.scaling.estimate).to_event(len(self.event_shape))
+        return dist.Normal(m, s).to_event(len(self.event_shape))
+
+    def extra_repr(self) -> str:
+        return f"event_shape={self.event_shape}"

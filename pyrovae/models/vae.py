@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 import pyro
 import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
 
 from pyrovae import checks, inference
 from pyrovae.guides import DiagonalNormal
 from pyrovae.handlers import register, rows
 from pyrovae.likelihoods import Bernoulli
+from pyrovae.modes import mode
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, build, connect
 from pyrovae.priors import StandardNormal
@@ -51,6 +53,19 @@ class VAE(nn.Module):
         self.family = build(guide, self.latent_shape)
         self.encoder = connect(encoder, self.event_shape, self.family.param_shape, "encoder")
         self.decoder = connect(decoder, self.latent_shape, self.likelihood.param_shape, "decoder")
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        """Refuse parts whose shapes fit, but not what they mean."""
+        prior, guide = (getattr(part, "space", "all real vectors") for part in (self.prior, self.family))
+        if prior != guide:
+            raise ValueError(f"guide: expected one on {prior}, as the prior is, found one on {guide}")
+        if getattr(self.likelihood, "missing", False):
+            with torch.no_grad(), mode([self.encoder], training=False):
+                like = next(self.encoder.parameters(), torch.empty(()))
+                h = self.encoder(torch.full((2, *self.event_shape), torch.nan).to(like))
+            if not bool(torch.isfinite(h).all()):
+                raise ValueError("encoder: expected one that takes missing entries (networks.FilledIn), found NaN in h")
 
     def p_z(self) -> dist.TorchDistribution:
         """The prior p(z)."""

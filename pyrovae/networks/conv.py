@@ -14,10 +14,12 @@ class Conv(nn.Sequential):
     Each layer halves (doubles) height and width, for any H x W: where a side was odd, the way up restores it.
 
     Args:
-        input_shape, output_shape: one is an image (C, H, W), the other a vector (d,).
+        input_shape, output_shape: one is an image (C, H, W), the other a vector (d,). What comes out may be several
+            numbers for each value of an image, (..., C, H, W).
         channels: of each layer, from the image inwards.
         hidden: width of the dense layer between the convolutions and the vector.
         activation: builds the nonlinearity.
+        norm: puts a group norm before the nonlinearity of each layer of an image.
     """
 
     def __init__(
@@ -27,20 +29,22 @@ class Conv(nn.Sequential):
         channels: Sequence[int] | int = (32, 64),
         hidden: int = 256,
         activation: Callable[[], nn.Module] = nn.ReLU,
+        norm: bool = False,
     ) -> None:
         super().__init__()
         self.input_shape = checks.shape("input_shape", input_shape)
         self.output_shape = checks.shape("output_shape", output_shape)
         channels, hidden = checks.shape("channels", channels), checks.integer("hidden", hidden)
         if (len(self.input_shape), len(self.output_shape)) == (3, 1):
-            self.extend(_down(self.input_shape, channels, hidden, activation))
+            self.extend(_down(self.input_shape, channels, hidden, activation, norm))
             self.append(nn.Linear(hidden, self.output_shape[0]))
-        elif (len(self.input_shape), len(self.output_shape)) == (1, 3):
+        elif len(self.input_shape) == 1 and len(self.output_shape) >= 3:
+            *several, height, width = self.output_shape
             self.append(nn.Linear(self.input_shape[0], hidden))
-            self.extend(_up(self.output_shape, channels, hidden, activation))
+            self.extend(_up((math.prod(several), height, width), channels, hidden, activation, norm))
         else:
             raise ValueError(
-                "Conv: expected an image (C, H, W) and a vector (d,), "
+                f"{type(self).__name__}: expected an image (C, H, W) and a vector (d,), "
                 f"found input_shape={self.input_shape}, output_shape={self.output_shape}"
             )
 
@@ -53,22 +57,28 @@ class Conv(nn.Sequential):
 def _sides(image: tuple[int, ...], depth: int) -> list[tuple[int, int]]:
     """(H, W) before the first layer, after the first, ..., after the last."""
     if min(image[1:]) >> depth == 0:
-        raise ValueError(f"Conv: {depth} layers need an image of at least {2**depth} x {2**depth}, found {image}")
+        raise ValueError(f"{depth} layers need an image of at least {2**depth} x {2**depth}, found {image}")
     return [(image[1] >> i, image[2] >> i) for i in range(depth + 1)]
 
 
+def _between(channels: int, activation: Callable[[], nn.Module], norm: bool) -> list[nn.Module]:
+    # Not a batch norm: with it a row's output hangs on the other rows, and on statistics that a graph would have to
+    # carry. One group: with several, a single channel at a single pixel would be normalised to 0.
+    return [nn.GroupNorm(1, channels), activation()] if norm else [activation()]
+
+
 def _down(
-    image: tuple[int, ...], channels: tuple[int, ...], hidden: int, activation: Callable[[], nn.Module]
+    image: tuple[int, ...], channels: tuple[int, ...], hidden: int, activation: Callable[[], nn.Module], norm: bool
 ) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for before, after in zip((image[0], *channels), channels, strict=False):
-        layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), activation()]
+        layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), *_between(after, activation, norm)]
     flat = channels[-1] * math.prod(_sides(image, len(channels))[-1])
     return [*layers, nn.Flatten(), nn.Linear(flat, hidden), activation()]
 
 
 def _up(
-    image: tuple[int, ...], channels: tuple[int, ...], hidden: int, activation: Callable[[], nn.Module]
+    image: tuple[int, ...], channels: tuple[int, ...], hidden: int, activation: Callable[[], nn.Module], norm: bool
 ) -> list[nn.Module]:
     sides = _sides(image, len(channels))[::-1]
     inward = (image[0], *channels)[::-1]
@@ -76,5 +86,6 @@ def _up(
     layers: list[nn.Module] = [activation(), nn.Linear(hidden, math.prod(smallest)), nn.Unflatten(1, smallest)]
     for before, after, small, large in zip(inward, inward[1:], sides, sides[1:], strict=False):
         odd = (large[0] - 2 * small[0], large[1] - 2 * small[1])
-        layers += [activation(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, output_padding=odd)]
+        layers += _between(before, activation, norm)
+        layers.append(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, output_padding=odd))
     return layers

@@ -10,13 +10,15 @@ from pyrovae import checks
 
 
 class MLP(nn.Sequential):
-    """h = W_L a(... a(W_1 x + b_1) ...) + b_L.
+    """h = W_L a(... a(W_1 x + b_1) ...) + b_L; gated, each hidden layer is (W x + b) * sigmoid(V x + c).
 
     Args:
         input_shape: event shape of x; it is flattened.
         output_shape: event shape of h.
         hidden: width of each hidden layer; () is the affine map.
         activation: builds the nonlinearity a.
+        gated: the gated layers of the VampPrior's authors; the gate is the nonlinearity, and `activation` is not used.
+        norm: puts a layer norm before each nonlinearity: it keeps rows apart, where a batch norm would mix them.
     """
 
     def __init__(
@@ -25,13 +27,18 @@ class MLP(nn.Sequential):
         output_shape: Sequence[int] | int,
         hidden: Sequence[int] | int = (400,),
         activation: Callable[[], nn.Module] = nn.ReLU,
+        gated: bool = False,
+        norm: bool = False,
     ) -> None:
         super().__init__()
         self.input_shape = checks.shape("input_shape", input_shape)
         self.output_shape = checks.shape("output_shape", output_shape)
         widths = [math.prod(self.input_shape), *checks.shape("hidden", hidden, least=0)]
         for before, after in pairwise(widths):
-            self.append(nn.Linear(before, after)).append(activation())
+            width = 2 * after if gated else after
+            self.append(nn.Linear(before, width))
+            self.extend([nn.LayerNorm(width)] if norm else [])
+            self.append(nn.GLU() if gated else activation())
         self.append(nn.Linear(widths[-1], math.prod(self.output_shape)))
 
     def forward(self, x: Tensor) -> Tensor:

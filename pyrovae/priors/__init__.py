@@ -4,6 +4,20 @@ Each is built from the latents' shape and the data's, and called with the encodi
 encodings need the last two.
 """
 
+from pyrovae.priors.autoregressive_flow import AutoregressiveFlow
+from pyrovae.priors.laplace import Laplace
+from pyrovae.priors.mixture import Mixture
+from pyrovae.priors.neural_spline import NeuralSpline
 from pyrovae.priors.standard_normal import StandardNormal
+from pyrovae.priors.uniform_sphere import UniformSphere
+from pyrovae.priors.vamp_prior import VampPrior
 
-__all__ = ["StandardNormal"]
+__all__ = [
+    "AutoregressiveFlow",
+    "Laplace",
+    "Mixture",
+    "NeuralSpline",
+    "StandardNormal",
+    "UniformSphere",
+    "VampPrior",
+]

@@ -1,0 +1,130 @@
+"""Autoregressive transforms, whose parameters are the outputs of one masked network."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from pyro.distributions.transforms import AffineTransform
+from torch import Tensor, nn
+from torch.distributions import Transform, constraints
+from torch.nn import functional as F  # noqa: N812
+
+
+class Autoregressive(nn.Module):
+    """y_i = f(x_i; h_i), with h_i a network of x_1, ..., x_(i-1) and the context c.  (MADE: Germain et al. 2015)
+
+    Called with the context it is a transform of torch's: x to y and its Jacobian in one pass of the network, y to x in
+    as many passes as there are values.
+
+    Args:
+        dim: size of x and y.
+        elementwise: f, from h (..., dim, count) to a transform of (..., dim).
+        count: how many numbers f takes for each value.
+        context: size of c; 0 is none.
+        hidden: width of each hidden layer.
+        reverse: the last value comes first.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        elementwise: Callable[[Tensor], Transform],
+        count: int,
+        context: int = 0,
+        hidden: Sequence[int] = (64, 64),
+        reverse: bool = False,
+    ) -> None:
+        super().__init__()
+        self.elementwise, self.count, self.passes = elementwise, count, dim
+        order = torch.arange(dim).flip(0) if reverse else torch.arange(dim)
+        # A unit of degree m sees the context and the first m values; the parameters of value i, units up to degree i.
+        degrees = [torch.cat([torch.full((context,), -1), order]), *(torch.arange(width) % dim for width in hidden)]
+        layers: list[nn.Module] = []
+        for number, (seen, of) in enumerate(pairwise(degrees)):
+            layers += [_Masked(of[:, None] > seen if number == 0 else of[:, None] >= seen), nn.ELU()]
+        last = order.repeat_interleave(count)[:, None]
+        self.network = nn.Sequential(*layers, _Masked(last > degrees[-1] if not hidden else last >= degrees[-1]))
+
+    def forward(self, context: Tensor | None = None) -> Transform:
+        return AutoregressiveTransform(lambda x: self.elementwise(self._numbers(x, context)), self.passes)
+
+    def _numbers(self, x: Tensor, context: Tensor | None) -> Tensor:
+        if context is not None:
+            leading = torch.broadcast_shapes(context.shape[:-1], x.shape[:-1])
+            x = torch.cat([context.expand(*leading, -1), x.expand(*leading, -1)], -1)
+        return self.network(x).unflatten(-1, (-1, self.count))
+
+
+def stack(
+    transforms: int,
+    dim: int,
+    elementwise: Callable[[Tensor], Transform],
+    count: int,
+    context: int = 0,
+    hidden: Sequence[int] = (64, 64),
+) -> nn.ModuleList:
+    """So many `Autoregressive`, each in the reverse order of the one before."""
+    return nn.ModuleList(
+        Autoregressive(dim, elementwise, count, context, hidden, reverse=t % 2 == 1) for t in range(transforms)
+    )
+
+
+class AutoregressiveTransform(Transform):
+    """y = f(x), with f = elementwise(x) such that y_i hangs on x_1, ..., x_i.
+
+    What it has just transformed it knows back, with the Jacobian: it scores its own samples at no cost.
+
+    Args:
+        elementwise: from x to a transform of each of its values.
+        passes: how often to run it for x = f^-1(y).
+    """
+
+    domain = codomain = constraints.real_vector
+    bijective = True
+
+    def __init__(self, elementwise: Callable[[Tensor], Transform], passes: int) -> None:
+        super().__init__(cache_size=1)
+        self.elementwise, self.passes = elementwise, passes
+        self._known: tuple[Tensor | None, Tensor | None] = None, None
+
+    def _call(self, x: Tensor) -> Tensor:
+        f = self.elementwise(x)
+        y = f(x)
+        self._known = x, f.log_abs_det_jacobian(x, y).sum(-1)
+        return y
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        x = torch.zeros_like(y)
+        for _ in range(self.passes):  # each sets one value right
+            x = self.elementwise(x).inv(y)
+        return x
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        known, log_determinant = self._known
+        if x is known and log_determinant is not None:
+            return log_determinant
+        return self.elementwise(x).log_abs_det_jacobian(x, y).sum(-1)
+
+
+def affine(h: Tensor) -> Transform:
+    """y = x e^a + b, with h = (b, a') and a a smooth clip of a' to within 7: no scale overflows or vanishes."""
+    shift, log_scale = h.unbind(-1)
+    return AffineTransform(shift, bounded(log_scale).exp())
+
+
+def bounded(h: Tensor) -> Tensor:
+    """h / (1 + |h| / 7): about h where it is small, never beyond 7."""
+    return h / (1 + h.abs() / 7)
+
+
+class _Masked(nn.Linear):
+    """A dense layer with the connections that the mask (outputs, inputs) allows."""
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__(mask.shape[1], mask.shape[0])
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.mask, self.bias)

@@ -1,0 +1,28 @@
+"""The Beta density on the open interval."""
+
+from typing import Any
+
+import pyro.distributions as dist
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.utils import clamp_probs
+
+
+class _OpenUnitInterval(constraints.Constraint):
+    def check(self, value: Tensor) -> Tensor:
+        return (value > 0) & (value < 1)
+
+    def __repr__(self) -> str:
+        return "0 < x < 1"
+
+
+class OpenBeta(dist.Beta):
+    """p(x) = x^(a - 1) (1 - x)^(b - 1) / B(a, b), for 0 < x < 1: at the edges it is 0 or infinite, so they are refused.
+
+    Samples that round to an edge are moved to the nearest number inside.
+    """
+
+    support: Any = _OpenUnitInterval()
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return clamp_probs(super().rsample(sample_shape))

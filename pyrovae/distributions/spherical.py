@@ -1,0 +1,126 @@
+"""Densities on the unit sphere, with respect to its area."""
+
+import math
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution, constraints
+from torch import Size, Tensor
+from torch.distributions import Dirichlet, register_kl
+
+
+class UniformSphere(TorchDistribution):
+    """p(x) = 1 / A_d, with A_d = 2 pi^(d/2) / Gamma(d/2) the area of the unit sphere in R^d.
+
+    Args:
+        centre: zeros (..., d): they say shape, dtype and device.
+    """
+
+    arg_constraints = {"centre": constraints.real_vector}  # noqa: RUF012
+    support = constraints.sphere
+    has_rsample = True  # it has no parameters: what is drawn is constant
+
+    def __init__(self, centre: Tensor, validate_args: bool | None = None) -> None:
+        self.centre = centre
+        super().__init__(centre.shape[:-1], centre.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "UniformSphere":
+        return UniformSphere(self.centre.expand(*batch_shape, -1), self._validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.centre
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.full_like(self.centre, 1 / self.event_shape[0])
+
+    def rsample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008 (an immutable tuple)
+        return _direction(torch.randn_like(self.centre.expand(self.shape(sample_shape))))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        return self.centre.new_full(shape, -_log_area(self.event_shape[0]))
+
+    def entropy(self) -> Tensor:
+        return self.centre.new_full(self.batch_shape, _log_area(self.event_shape[0]))
+
+
+class PowerSpherical(TorchDistribution):
+    """p(x) = C (1 + m.x)^k, C = Gamma(a + b) / (2^(a+b) pi^b Gamma(a)), b = (d-1)/2, a = b + k.  (De Cao & Aziz 2020)
+
+    Like a von Mises-Fisher density, but with closed forms: (1 + m.x) / 2 is Beta(a, b), and the rest is uniform.
+
+    Args:
+        direction: m, unit vectors (..., d).
+        concentration: k >= 0, (...); 0 is uniform.
+    """
+
+    arg_constraints = {"direction": constraints.sphere, "concentration": constraints.nonnegative}  # noqa: RUF012
+    support = constraints.sphere
+    has_rsample = True
+
+    def __init__(self, direction: Tensor, concentration: Tensor, validate_args: bool | None = None) -> None:
+        self.direction, self.concentration = direction, concentration
+        self.b = (direction.shape[-1] - 1) / 2
+        self.a = concentration + self.b
+        super().__init__(concentration.shape, direction.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "PowerSpherical":
+        m, k = self.direction.expand(*batch_shape, -1), self.concentration.expand(batch_shape)
+        return PowerSpherical(m, k, self._validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.direction * ((self.a - self.b) / (self.a + self.b))[..., None]
+
+    @property
+    def variance(self) -> Tensor:
+        """Of each coordinate."""
+        total = self.a + self.b
+        along = (4 * self.a * self.b / (total.square() * (total + 1)))[..., None]  # of m.x
+        across = ((1 - along[..., 0] - ((self.a - self.b) / total).square()) / (2 * self.b))[..., None]
+        return self.direction.square() * along + (1 - self.direction.square()) * across
+
+    def rsample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008 (an immutable tuple)
+        m = self.direction.expand(self.shape(sample_shape))
+        a = self.a.expand(m.shape[:-1])
+        near, far = Dirichlet(torch.stack([a, torch.full_like(a, self.b)], -1)).rsample().unbind(-1)
+        around = _direction(torch.randn_like(m[..., 1:]))
+        # 1 - t^2 = 4 near far keeps its digits where t = near - far is close to 1 or -1.
+        radius = 2 * (near * far).clamp_min(torch.finfo(m.dtype).tiny).sqrt()
+        y = torch.cat([(near - far)[..., None], radius[..., None] * around], -1)  # about the first axis e
+        # A reflection that takes e to m or to -m, whichever is further from e: there it is well conditioned.
+        sign = torch.where(m[..., :1] > 0, -1.0, 1.0).to(m)
+        e = torch.zeros_like(m[..., 1:])
+        w = torch.cat([1 - sign * m[..., :1], e - sign * m[..., 1:]], -1)
+        return _direction(sign * (y - w * (w * y).sum(-1, keepdim=True) / w[..., :1]))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        cosine = (self.direction * value).sum(-1).clamp(-1, 1)  # rounding alone leads beyond
+        return self._log_constant() + torch.special.xlog1py(self.concentration, cosine)
+
+    def entropy(self) -> Tensor:
+        expected = math.log(2) + self.a.digamma() - (self.a + self.b).digamma()  # E[log(1 + m.x)]
+        return -self._log_constant() - self.concentration * expected
+
+    def _log_constant(self) -> Tensor:
+        total = self.a + self.b
+        return total.lgamma() - self.a.lgamma() - total * math.log(2) - self.b * math.log(math.pi)
+
+
+@register_kl(PowerSpherical, UniformSphere)
+def _kl_to_uniform(q: PowerSpherical, p: UniformSphere) -> Tensor:
+    return p.entropy() - q.entropy()
+
+
+def _log_area(dim: int) -> float:
+    return math.log(2) + dim / 2 * math.log(math.pi) - math.lgamma(dim / 2)
+
+
+def _direction(x: Tensor) -> Tensor:
+    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True)

@@ -1,0 +1,55 @@
+"""The neural spline flow, as a guide family."""
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrovae import checks
+from pyrovae.distributions.autoregressive import stack
+from pyrovae.distributions.spline import RationalQuadratic
+from pyrovae.guides.diagonal_normal import DiagonalNormal
+
+
+class NeuralSpline(nn.Module):
+    """q(z|h) = Normal(e; 0, I) |dz/de|^-1, z = m + exp(v/2) f_T(... f_1(e)), h = (m, v, c).  (Durkan et al. 2019)
+
+    Each f_t bends every value by a monotone rational-quadratic spline, whose knots are a network of the context c and
+    of the values before; the order is reversed from one t to the next. A sample takes one pass of each network,
+    its score no more; the score of any other z takes as many passes as there are latents.
+
+    Args:
+        latent_shape: event shape of z, a vector.
+        transforms: T.
+        bins: of each spline.
+        hidden: width of each hidden layer of a transform's network.
+        context: size of c.
+    """
+
+    def __init__(
+        self,
+        latent_shape: Sequence[int] | int,
+        transforms: int = 2,
+        bins: int = 8,
+        hidden: Sequence[int] | int = (64, 64),
+        context: int = 16,
+    ) -> None:
+        super().__init__()
+        dim = checks.vector("latent_shape", latent_shape)
+        self.latent_shape = (dim,)
+        transforms, hidden = checks.integer("transforms", transforms), checks.shape("hidden", hidden)
+        self.bins, self.context = checks.integer("bins", bins, least=2), checks.integer("context", context)
+        self.place = DiagonalNormal(dim)
+        self.param_shape = (self.place.param_shape[0] + self.context,)
+        self.transforms = stack(transforms, dim, RationalQuadratic, 3 * self.bins - 1, self.context, hidden)
+
+    def extra_repr(self) -> str:
+        return f"bins={self.bins}, context={self.context}"
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        place, context = h.tensor_split([-self.context], -1)
+        normal: dist.Normal = self.place(place).base_dist
+        noise = dist.Normal(torch.zeros_like(normal.loc), torch.ones_like(normal.scale)).to_event(1)
+        last = dist.transforms.AffineTransform(normal.loc, normal.scale, event_dim=1, cache_size=1)
+        return dist.TransformedDistribution(noise, [*(f(context) for f in self.transforms), last])

@@ -1,0 +1,34 @@
+"""The free mass over grey levels."""
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyrovae import checks, distributions
+from pyrovae.likelihoods.discretized_logistic import advice
+
+
+class CategoricalLevels(nn.Module):
+    """P(x_i = k / (levels - 1) | h) = softmax(h_i)_k, for x_i on a grid of grey levels, their order unknown to it.
+
+    (van den Oord, Kalchbrenner & Kavukcuoglu 2016)
+
+    Args:
+        event_shape: event shape of x.
+        levels: how many.
+    """
+
+    def __init__(self, event_shape: Sequence[int] | int, levels: int = 256) -> None:
+        super().__init__()
+        self.event_shape = checks.shape("event_shape", event_shape)
+        self.levels = checks.integer("levels", levels, 2)
+        self.measure, self.advice = f"mass over {levels} levels", advice(levels)
+        self.param_shape = (self.levels, *self.event_shape)
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        logits = h.movedim(-len(self.param_shape), -1)
+        return distributions.CategoricalLevels(logits).to_event(len(self.event_shape))
+
+    def extra_repr(self) -> str:
+        return f"event_shape={self.event_shape}, levels={self.levels}"

@@ -1,0 +1,47 @@
+"""The likelihood of a table, whose columns have their own families."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyrovae import checks
+from pyrovae.distributions import Concatenated
+
+
+class Columns(nn.Module):
+    """p(x|h) = prod_i p_i(x_i|h_i), for the columns i of a table, each with its own likelihood.  (Nazabal et al. 2020)
+
+    Args:
+        event_shape: (D,), the number of columns.
+        families: D likelihoods, as classes or functools.partial of them, each built for one column:
+            [Normal, Bernoulli, partial(Normal, learn="one"), Poisson].
+    """
+
+    def __init__(self, event_shape: Sequence[int] | int, families: Sequence[Callable[..., Any]] = ()) -> None:
+        super().__init__()
+        self.event_shape = checks.shape("event_shape", event_shape)
+        if self.event_shape != (len(families),):
+            raise ValueError(
+                f"families: expected one for each column of event_shape {self.event_shape}, found {len(families)}"
+            )
+        columns: list[Any] = [family((1,)) for family in families]
+        self.columns = nn.ModuleList(columns)
+        self.sizes = [math.prod(column.param_shape) for column in columns]
+        self.param_shape = (sum(self.sizes),)
+        measures = list(dict.fromkeys(str(column.measure) for column in columns))
+        self.measure = measures[0] if len(measures) == 1 else f"mixed: {' x '.join(measures)}"
+        names = [f"{i} {type(column).__name__}" for i, column in enumerate(columns)]
+        self.advice = f". The last number of a place is its column: {', '.join(names)}"
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        parts = [
+            column(each.unflatten(-1, column.param_shape)).base_dist
+            for column, each in zip(self.columns, h.split(self.sizes, -1), strict=True)
+        ]
+        return Concatenated(parts).to_event(1)
+
+    def extra_repr(self) -> str:
+        return f"event_shape={self.event_shape}"

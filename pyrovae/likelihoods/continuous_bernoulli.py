@@ -1,0 +1,31 @@
+"""The continuous Bernoulli likelihood."""
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyrovae import checks, distributions
+
+
+class ContinuousBernoulli(nn.Module):
+    """p(x|h) = prod_i h_i e^(h_i x_i) / (e^h_i - 1), for x_i in [0, 1].  (Loaiza-Ganem & Cunningham 2019)
+
+    Binary cross-entropy of grey values, made a density. Its mean is 1 / (1 - e^-h) - 1 / h, not sigmoid(h).
+
+    Args:
+        event_shape: event shape of x.
+    """
+
+    measure = "density over [0, 1]"
+    advice = ". Divide by the largest value, or choose a likelihood of real values (likelihoods.Normal)"
+
+    def __init__(self, event_shape: Sequence[int] | int) -> None:
+        super().__init__()
+        self.event_shape = self.param_shape = checks.shape("event_shape", event_shape)
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        return distributions.ContinuousBernoulli(h).to_event(len(self.event_shape))
+
+    def extra_repr(self) -> str:
+        return f"event_shape={self.event_shape}"

@@ -1,0 +1,53 @@
+"""The logistic likelihood of grey levels."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyrovae import checks, distributions
+from pyrovae.likelihoods.scale import scaling
+
+
+class DiscretizedLogistic(nn.Module):
+    """P(x|h) = prod_i sigmoid((x_i + w/2 - m_i)/s_i) - sigmoid((x_i - w/2 - m_i)/s_i), for x_i in {0, w, 2w, ..., 1}.
+
+    w = 1/(levels - 1), which is 1/255 for bytes; the lowest and the highest level take the tails.
+    (Kingma et al. 2016; Salimans et al. 2017)
+
+    Args:
+        event_shape: event shape of x.
+        scale, learn, min_scale: of s, in the units of x; as in `Normal`, without "optimal".
+        levels: how many.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int] | int,
+        scale: float = 0.1,
+        learn: Literal["one", "per-value", "per-input"] | None = "one",
+        min_scale: float = 1e-3,
+        levels: int = 256,
+    ) -> None:
+        super().__init__()
+        self.event_shape = checks.shape("event_shape", event_shape)
+        self.levels = checks.integer("levels", levels, 2)
+        self.measure, self.advice = f"mass over {levels} levels", advice(levels)
+        self.scaling = scaling(self.event_shape, scale, learn, min_scale)
+        self.param_shape = self.scaling.param_shape
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        m, s = self.scaling(h)
+        return distributions.DiscretizedLogistic(m, s, self.levels).to_event(len(self.event_shape))
+
+    def extra_repr(self) -> str:
+        return f"event_shape={self.event_shape}, levels={self.levels}"
+
+
+def advice(levels: int) -> str:
+    """What to do with data that are on no such levels."""
+    return (
+        f". Choose as many levels as the data have (bytes: levels=256, here {levels}) and leave them as they are "
+        "(data.load(..., binarize='none')), or take a likelihood of continuous values (likelihoods.Normal)"
+    )

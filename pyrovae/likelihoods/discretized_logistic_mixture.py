@@ -1,0 +1,54 @@
+"""The mixture of logistics of grey levels."""
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyrovae import checks, distributions
+from pyrovae.likelihoods.discretized_logistic import advice
+from pyrovae.likelihoods.scale import PerInput, scaling
+
+
+class DiscretizedLogisticMixture(nn.Module):
+    """P(x|h) = prod_i sum_j softmax(h)_ij DiscretizedLogistic(x_i; m_ij, s_ij), for x_i in {0, w, 2w, ..., 1}.
+
+    Every value has its own mixture, all of whose parameters the decoder gives.  (Salimans et al. 2017)
+
+    Args:
+        event_shape: event shape of x.
+        components: how many logistics.
+        scale: the start of every s, in the units of x.
+        min_scale: what it stays above.
+        levels: how many.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int] | int,
+        components: int = 5,
+        scale: float = 0.1,
+        min_scale: float = 1e-3,
+        levels: int = 256,
+    ) -> None:
+        super().__init__()
+        self.event_shape = checks.shape("event_shape", event_shape)
+        self.components = checks.integer("components", components)
+        self.levels = checks.integer("levels", levels, 2)
+        self.measure, self.advice = f"mass over {levels} levels", advice(levels)
+        each = (self.components, *self.event_shape)
+        self.scaling = scaling(each, scale, PerInput.learn, min_scale)
+        self.param_shape = (3, *each)
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        """h = (logits, m, v), each (..., components, *event_shape)."""
+        # Pyro's mixture has its components in the last dimension.
+        first = -len(self.event_shape) - 1
+        logits = h.select(first - 1, 0).movedim(first, -1)
+        m, s = (each.movedim(first, -1) for each in self.scaling(h.narrow(first - 1, 1, 2)))
+        return dist.MixtureSameFamily(
+            dist.Categorical(logits=logits), distributions.DiscretizedLogistic(m, s, self.levels)
+        ).to_event(len(self.event_shape))
+
+    def extra_repr(self) -> str:
+        return f"event_shape={self.event_shape}, components={self.components}, levels={self.levels}"

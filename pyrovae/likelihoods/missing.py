@@ -1,0 +1,40 @@
+"""The likelihood of data with holes."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyrovae import checks
+from pyrovae.distributions import PartlyObserved
+from pyrovae.likelihoods.normal import Normal
+from pyrovae.likelihoods.scale import Optimal
+
+
+class Missing(nn.Module):
+    """p(x|h) = prod_{i observed} p(x_i|h), with NaN for what is missing: it leaves the score.  (Mattei & Frellsen 2019)
+
+    Samples and means are whole, so that the mean imputes. Right where the values that are missing do not depend on
+    what they would have been, given the others.
+
+    Args:
+        event_shape: event shape of x.
+        of: the likelihood of whole data: a class, or functools.partial of one.
+    """
+
+    missing = True
+
+    def __init__(self, event_shape: Sequence[int] | int, of: Callable[..., Any] = Normal) -> None:
+        super().__init__()
+        self.event_shape = checks.shape("event_shape", event_shape)
+        self.of = of(self.event_shape)
+        if isinstance(getattr(self.of, "scaling", None), Optimal):
+            raise ValueError("of: expected independent values, found learn='optimal', whose scale is made of them all")
+        self.param_shape, self.measure, self.advice = self.of.param_shape, self.of.measure, self.of.advice
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        return PartlyObserved(self.of(h).base_dist).to_event(len(self.event_shape))
+
+    def extra_repr(self) -> str:
+        return f"event_shape={self.event_shape}"

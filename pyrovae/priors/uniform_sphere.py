@@ -1,0 +1,34 @@
+"""The uniform prior on a sphere."""
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+import pyrovae.distributions as densities
+from pyrovae import checks
+
+
+class UniformSphere(nn.Module):
+    """p(z) = Gamma(d/2) / (2 pi^(d/2)) on the unit sphere |z| = 1 in R^d.  (Davidson et al. 2018)
+
+    Its partner is the guide family `PowerSpherical`.
+
+    Args:
+        latent_shape: event shape of z, a vector of d >= 2: the sphere has d - 1 dimensions.
+        event_shape: not needed.
+    """
+
+    space = "the unit sphere"
+    centre: Tensor
+
+    def __init__(self, latent_shape: Sequence[int] | int, event_shape: object = None) -> None:
+        super().__init__()
+        dim = checks.vector("latent_shape", latent_shape)
+        self.latent_shape = (dim,)
+        checks.integer("latent_shape of a sphere", dim, least=2)
+        self.register_buffer("centre", torch.zeros(dim), persistent=False)
+
+    def forward(self, encoding: object = None) -> dist.TorchDistribution:
+        return densities.UniformSphere(self.centre)
