@@ -2,6 +2,8 @@
 
 from pyrovae import data, guides, likelihoods, models, networks, objectives, priors
 from pyrovae.evaluate import evaluate, gaps
+from pyrovae.inference import impute
+from pyrovae.likelihoods.squared_error import squared_error
 from pyrovae.models import VAE
 from pyrovae.refine import refine
 from pyrovae.runs import load
@@ -18,6 +20,7 @@ __all__ = [
     "fit",
     "gaps",
     "guides",
+    "impute",
     "likelihoods",
     "load",
     "models",
@@ -25,5 +28,6 @@ __all__ = [
     "objectives",
     "priors",
     "refine",
+    "squared_error",
 ]
 __version__ = "0.1.0"

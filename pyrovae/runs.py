@@ -25,22 +25,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import networkx
 import torch
-from matplotlib.figure import Figure
-from pyro.infer.inspect import get_model_relations
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from pyrovae import checks, files, plots, recipe
 from pyrovae.data import DATASETS, Split, Splits
-from pyrovae.data.split import blocks
 from pyrovae.evaluate import evaluate as evaluate_programs
-from pyrovae.inference import expectation, reconstruct
+from pyrovae.figures import draw
 from pyrovae.likelihoods.bits import bits_per_dimension
 from pyrovae.models import VAE
-from pyrovae.programs import answering, placement
-from pyrovae.randomness import seeded
+from pyrovae.programs import placement
 from pyrovae.recipe import Recipe
 from pyrovae.train import Training
 
@@ -281,73 +276,12 @@ def plot(path: Path) -> list[Path]:
     """figures/*.png of a run: its loss curves, what it generates, reconstructs and encodes, and its program."""
     made, vae = recipe.read(path / "run.toml"), load(path)
     held_out = _part(path, made.splits(), "")[1]
-    with seeded(made.seed, 3), answering(vae):
-        figures = {"program": _program(vae, held_out)}
-        if records := files.read_lines(path / "metrics.jsonl"):
-            figures["loss"] = plots.loss_curves(records)
-        figures |= _image_figures(vae, held_out) if len(vae.event_shape) == 3 else _vector_figures(vae, held_out)
-        figures["latents"] = _latents(vae, held_out)
+    figures = draw(vae, held_out, made.seed)
+    if records := files.read_lines(path / "metrics.jsonl"):
+        figures["loss"] = plots.loss_curves(records)
     (path / "figures").mkdir(exist_ok=True)
     written = [path / "figures" / f"{name}.png" for name in sorted(figures)]
     for target in written:
         with files.replacing(target) as temporary:
             figures[target.stem].savefig(temporary, format="png")
     return written
-
-
-def _image_figures(vae: VAE, split: Split) -> dict[str, Figure]:
-    x = split[:12].to(*placement(vae))
-    z = vae.p_z().expand((64,)).sample()
-    few = min(6, len(x))
-    drawn = vae.q_z(x[:few]).expand((10, few)).sample().transpose(0, 1)
-    ends = expectation(vae.q_z(x))
-    path = torch.stack([torch.lerp(ends[:few], ends[-few:], share) for share in torch.linspace(0, 1, 10).tolist()], 1)
-    return {
-        "samples": plots.image_grids(
-            {"samples $x \\sim p(x)$": vae.p_x(z).sample(), "their means $E[x|z]$": vae.p_x(z).mean}
-        ),
-        "reconstructions": plots.image_rows({"$x$": x, "$E[x|z]$": reconstruct(vae, x)}),
-        "variations": plots.image_table(
-            {"$x$": x[:few, None], "$E[x|z]$ for draws $z \\sim q(z|x)$": vae.p_x(drawn).mean}
-        ),
-        "interpolation": plots.image_table(
-            {
-                "$x$": x[:few, None],
-                "$E[x|z]$ from $E_q[z|x]$ to $E_q[z|x']$": vae.p_x(path).mean,
-                "$x'$": x[-few:, None],
-            }
-        ),
-    }
-
-
-def _vector_figures(vae: VAE, split: Split) -> dict[str, Figure]:
-    x = split[:1000].to(*placement(vae))
-    return {
-        "samples": plots.marginals(x.numpy(), vae.sample(len(x)).numpy()),
-        "reconstructions": plots.agreement(x.numpy(), reconstruct(vae, x).numpy()),
-    }
-
-
-def _latents(vae: VAE, split: Split, side: int = 20) -> Figure:
-    codes = torch.cat([expectation(vae.q_z(x.to(*placement(vae)))) for x in blocks(split, 1024)])
-    labels = None if split.y is None or split.y.ndim > 1 else split.y[: len(codes)].numpy()
-    if codes.shape[1] == 1:
-        codes = torch.cat([codes, torch.zeros_like(codes)], 1)
-    if codes.shape[1] > 2:
-        return plots.latent_pca(codes.numpy(), labels)
-    if vae.latent_shape != (2,) or len(vae.event_shape) != 3:
-        return plots.latent_plane(codes.numpy(), labels, None)
-    axis = torch.linspace(-3, 3, side).to(codes)
-    grid = torch.stack(torch.meshgrid(axis, axis.flip(0), indexing="xy"), -1)
-    return plots.latent_plane(codes.numpy(), labels, vae.p_x(grid).mean.numpy())
-
-
-def _program(vae: VAE, split: Split) -> Figure:
-    relations = get_model_relations(vae.model, (split[:2].to(*placement(vae)),))
-    graph = networkx.DiGraph()
-    graph.add_nodes_from(relations["sample_sample"])
-    graph.add_edges_from(
-        (tail, head) for head, tails in relations["sample_sample"].items() for tail in tails if tail != head
-    )
-    levels = {site: level for level, sites in enumerate(networkx.topological_generations(graph)) for site in sites}
-    return plots.program_graph(levels, list(graph.edges), relations["observed"], "N")

@@ -9,28 +9,26 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
-import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pyrovae import checks
 from pyrovae.data import Splits
-from pyrovae.data.split import Data, Split, as_split, batches, blocks
-from pyrovae.handlers import own_parameters
+from pyrovae.data.split import ROWS, Data, Split, as_split, batches, blocks
+from pyrovae.faults import check_data, first_fault
 from pyrovae.modes import MATMULS, channels_last, fastest_matmul, matmul_precision, mode
 from pyrovae.objectives import ELBO, Objective
-from pyrovae.programs import Programs, answering, check, modules, pair, placement
+from pyrovae.programs import Programs, answering, modules, pair, placement
 from pyrovae.randomness import Stream, seeded
 from pyrovae.svi import SVI, laid_out
 
 Record = dict[str, Any]
 State = tuple[dict[str, Tensor], dict[str, Any]]
 
-# Rows of validation at a time, where they are small: so many, and so many numbers in them.
-ROWS, FLOATS = 1024, 2**20
+# So many numbers at a time in validation, in at most ROWS rows.
+FLOATS = 2**20
 
 
 class TrainingError(RuntimeError):
@@ -120,7 +118,7 @@ class Training:
         self.objective.step = 0
         if isinstance(self.train, Split):
             self.train = self.train.settled()
-        _check_data(programs, [self.train, *([self.valid] if self.valid else [])])
+        check_data(programs, [self.train, *([self.valid] if self.valid else [])])
         device, dtype = placement(programs)
         self.resident = _resident(self.train, device, dtype)
         total = 0 if self.steps_per_epoch is None else self.epochs * self.steps_per_epoch
@@ -360,31 +358,6 @@ class Training:
 _COUNTERS = ("epoch", "step", "best_epoch", "stale", "best_loss", "rate")
 
 
-def first_fault(programs: Programs, x: Tensor) -> str:
-    """The first parameter, datum, site's value or site's log-probability that is not as it must be, in words."""
-    model, guide = pair(programs)
-    for module in modules(programs):
-        for name, parameter in module.named_parameters():
-            if not bool(torch.isfinite(parameter).all()):
-                return f"parameter {name!r} is not finite"
-    try:
-        check(programs, x)
-    except ValueError as fault:
-        return f"the data: {fault}"
-    # Validation would stop at the distribution, which does not know its site's name.
-    with pyro.validation_enabled(False), torch.no_grad(), own_parameters():
-        q = poutine.trace(guide).get_trace(x)
-        p = poutine.trace(poutine.replay(model, trace=q)).get_trace(x)
-        for trace, program in ((q, "guide"), (p, "model")):
-            trace.compute_log_prob()
-            for name, site in trace.nodes.items():
-                for part in ("value", "log_prob"):
-                    found: Any = site.get(part)
-                    if site["type"] == "sample" and not bool(torch.isfinite(found).all()):
-                        return f"first at site {name!r} of the {program}, whose {part} is not finite"
-    return "every site is finite on that batch: a gradient, or another batch, is not"
-
-
 def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name in target.keys() & source.keys():
@@ -415,18 +388,6 @@ def _batch_size(batch_size: int | None, data: Any) -> int:
     if batch_size > len(data):
         raise ValueError(f"batch_size: expected at most the {len(data)} training rows, found {batch_size}")
     return batch_size
-
-
-def _check_data(programs: Programs, parts: list[Any]) -> None:
-    """Check all rows in memory, and the first rows of what is read later, or is binary by the way it is read."""
-    with seeded(0), answering(programs):
-        for part in parts:
-            x = getattr(part, "x", None)
-            every = isinstance(x, Tensor) and (x.dtype != torch.uint8 or part.binarize == "none")
-            for x in blocks(part, ROWS if every else 2):
-                check(programs, x.to(*placement(programs)))
-                if not every:
-                    break
 
 
 def _summary(record: Record) -> str:

@@ -11,11 +11,11 @@ import pyrovae
 PACKAGE = Path(pyrovae.__file__).parent
 FLOORS = [
     ["checks", "distributions", "randomness", "files", "handlers", "modes", "plots"],
-    ["programs", "tracing", "data", "networks"],
-    ["priors", "likelihoods", "guides", "traces"],
+    ["programs", "tracing", "data", "names", "networks"],
+    ["faults", "priors", "likelihoods", "guides", "traces"],
     ["inference", "objectives", "refine"],
     ["models", "svi", "evaluate"],
-    ["train"],
+    ["figures", "train"],
     ["recipe"],
     ["runs"],
     ["compare"],

@@ -39,7 +39,7 @@ def test_the_score_is_that_of_the_marginal(torn, linear):
 
 def test_imputed_is_the_conditional_mean(torn, linear):
     vae, x, holes = torn
-    found = inference.impute(vae, x, 20000)
+    found = pyrovae.impute(vae, x, 20000)
     mean, covariance = linear.evidence.mean, linear.evidence.covariance_matrix
     truth = x.clone()
     for row, hole in zip(truth, holes, strict=True):
@@ -60,7 +60,7 @@ def test_hidden_pixels_are_imputed_better_than_by_their_mean():
     pyrovae.fit(
         vae, torch.where(torch.rand(x.shape) < 0.3, torch.nan, x), epochs=60, learning_rate=3e-3, batch_size=100
     )
-    found = inference.impute(vae, torch.where(holes, torch.nan, torch.bernoulli(truth)), 20)
+    found = pyrovae.impute(vae, torch.where(holes, torch.nan, torch.bernoulli(truth)), 20)
     errors = [(guess - truth)[holes].square().mean() for guess in (found, x.mean(0).expand_as(truth))]
     assert errors[0] < 0.75 * errors[1]
 
@@ -95,7 +95,7 @@ def test_a_table_with_holes_is_a_run_like_any_other(tmp_path, monkeypatch):
     assert main(["train", "--data", "x.npy", "--name", "torn", "--epochs", "2", "--batch-size", "20", *arguments]) == 0
     vae = pyrovae.load("runs/torn")
     assert vae.encoder.network[0].in_features == 6
-    assert not torch.isnan(inference.impute(vae, torch.from_numpy(x))).any()
+    assert not torch.isnan(pyrovae.impute(vae, torch.from_numpy(x))).any()
 
 
 def test_a_table_of_mixed_columns_with_holes_is_a_run(tmp_path, monkeypatch):
@@ -111,7 +111,7 @@ def test_a_table_of_mixed_columns_with_holes_is_a_run(tmp_path, monkeypatch):
         main(["train", "--data", "x.npy", "--name", "mixed", "--epochs", "20", "--batch-size", "50", *arguments]) == 0
     )
     vae = pyrovae.load("runs/mixed")
-    filled = inference.impute(vae, torch.from_numpy(x))
+    filled = pyrovae.impute(vae, torch.from_numpy(x))
     assert filled[:, 1].min() >= 0
     assert filled[:, 1].max() <= 1
     assert abs(filled[:, 2][np.isnan(x[:, 2])].mean() - 4) < 0.8

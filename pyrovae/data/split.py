@@ -11,6 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from pyrovae import checks
 
+# Rows that are read at a time where nobody asks for fewer.
+ROWS = 1024
+
 Binarize = Literal["dynamic", "threshold", "none", "dequantize"]
 
 

@@ -1,0 +1,51 @@
+"""What is wrong with data before training, and with programs when training failed."""
+
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.data.split import ROWS, blocks
+from pyrovae.handlers import own_parameters
+from pyrovae.programs import Programs, answering, check, modules, pair, placement
+from pyrovae.randomness import seeded
+
+
+def check_data(programs: Programs, parts: list[Any]) -> None:
+    """Check all rows in memory, and the first rows of what is read later, or is binary by the way it is read."""
+    with seeded(0), answering(programs):
+        for part in parts:
+            x = getattr(part, "x", None)
+            every = isinstance(x, Tensor) and (x.dtype != torch.uint8 or part.binarize == "none")
+            for x in blocks(part, ROWS if every else 2):
+                check(programs, x.to(*placement(programs)))
+                if not every:
+                    break
+
+
+def first_fault(programs: Programs, x: Tensor) -> str:
+    """The first parameter, datum, site's value or site's log-probability that is not as it must be, in words."""
+    model, guide = pair(programs)
+    for module in modules(programs):
+        for name, parameter in module.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                return f"parameter {name!r} is not finite"
+    try:
+        check(programs, x)
+    except ValueError as fault:
+        return f"the data: {fault}"
+    # Validation would stop at the distribution, which does not know its site's name.
+    with pyro.validation_enabled(False), torch.no_grad(), own_parameters():
+        q = poutine.trace(guide).get_trace(x)
+        p = poutine.trace(poutine.replay(model, trace=q)).get_trace(x)
+        for trace, program in ((q, "guide"), (p, "model")):
+            trace.compute_log_prob()
+            for name, site in trace.nodes.items():
+                for part in ("value", "log_prob"):
+                    found: Any = site.get(part)
+                    unseen = part == "log_prob" or not site.get("is_observed")  # the data were checked above
+                    if site["type"] == "sample" and unseen and not bool(torch.isfinite(found).all()):
+                        return f"first at site {name!r} of the {program}, whose {part} is not finite"
+    return "every site is finite on that batch: a gradient, or another batch, is not"

@@ -1,0 +1,79 @@
+"""What a name in run.toml or on the command line stands for: looked up once, here."""
+
+import ast
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pyrovae import checks
+
+
+def kebab(name: str) -> str:
+    """StandardNormal -> standard-normal, MLP -> mlp."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
+
+
+def members(package: ModuleType) -> dict[str, Callable[..., Any]]:
+    """The members of one of our packages, by their names in kebab-case."""
+    return {kebab(name): getattr(package, name) for name in package.__all__}
+
+
+def member(
+    kind: str, known: Mapping[str, Callable[..., Any]], text: str, reserved: Sequence[str] = ()
+) -> Callable[..., Any]:
+    """What "name(option=value, ...)" stands for: a class with these options, but not the reserved ones.
+
+    The name is a known one, or a user's own "module:Class". A value is a literal, another member, or a list of them:
+    "missing(of=normal(scale=0.1))".
+    """
+    name, _, rest = text.partition("(")
+    name, source = name.strip(), f"f({rest}" if rest else "f()"
+    unreadable = f"{kind}: expected name or 'name(option=value, ...)', found {text!r}"
+    found = _own(kind, name) if ":" in name else known[checks.member(kind, name, known)]
+
+    def value(node: ast.expr) -> Any:
+        if isinstance(node, ast.List | ast.Tuple):
+            return [value(each) for each in node.elts]
+        if isinstance(node, ast.Name | ast.Call | ast.BinOp):  # a-b is a subtraction to Python
+            return member(kind, known, ast.get_source_segment(source, node) or "")
+        try:
+            return ast.literal_eval(node)
+        except ValueError:
+            raise ValueError(unreadable) from None
+
+    try:
+        call = ast.parse(source, mode="eval").body
+        assert isinstance(call, ast.Call)
+        assert isinstance(call.func, ast.Name)
+        assert not call.args
+        given = {str(word.arg): word.value for word in call.keywords}
+    except (SyntaxError, ValueError, AssertionError):
+        raise ValueError(unreadable) from None
+    parameters = inspect.signature(found).parameters.values()
+    takes = [each.name for each in parameters if each.default is not each.empty and each.name not in reserved]
+    for option in given:
+        checks.member(f"option of {kind} {name!r}", option, takes)
+    return partial(found, **{option: value(node) for option, node in given.items()})
+
+
+def _own(kind: str, name: str) -> Callable[..., Any]:
+    """A user's class, "module:Class": installed or on PYTHONPATH. The working directory may be a downloaded run."""
+    module, _, attribute = name.partition(":")
+    before = sys.path[:]
+    trusted = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:] = [path for path in before if path in trusted or Path(path or os.curdir).resolve() != Path.cwd()]
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{kind}: expected 'module:Class' of an installed module or one on PYTHONPATH, found {name!r} ({error})"
+        ) from None
+    finally:
+        sys.path[:] = before
