@@ -158,6 +158,7 @@ def collect(root: Path, cells: Sequence[Cell], axes: Mapping[str, Sequence[str]]
 
 
 def _over_seeds(values: list[float]) -> dict[str, float] | None:
+    values = [math.nan if value is None else value for value in values]
     if not values:
         return None
     return {"value": mean(values), "standard_error": stdev(values) / math.sqrt(len(values)) if values[1:] else math.nan}
@@ -186,5 +187,5 @@ _HEADS = {"elbo": "ELBO", "log_likelihood": "log p(x)", "kl": "KL", "bits_per_di
 def _shown(number: Mapping[str, float] | None) -> str:
     if number is None:
         return ""
-    error = number["standard_error"]
-    return f"{number['value']:.2f}" + (f" ± {error:.2f}" if error == error else "")
+    value, error = number["value"], number["standard_error"]
+    return ("" if math.isnan(value) else f"{value:.2f}") + ("" if math.isnan(error) else f" ± {error:.2f}")

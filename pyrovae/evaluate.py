@@ -8,12 +8,15 @@ from torch import Tensor
 
 from pyrovae.data.split import Data
 from pyrovae.inference import importance
-from pyrovae.programs import Programs, pair
+from pyrovae.programs import Programs, modules, pair
 from pyrovae.refine import refine
-from pyrovae.traces import closed_mean, kl, log_mean_exp, log_prob, log_weight, sites
+from pyrovae.traces import closed_mean, is_point, kl, log_mean_exp, log_prob, log_weight, sites
 
 # Burda, Grosse & Salakhutdinov 2016: a latent is active if the mean of q(z|x) varies over the data by more than this.
 ACTIVE = 0.01
+
+# Where the guide is a point: the log-probability 0 that Pyro gives it is a convention, no density.
+POINT, NOT_OF_A_POINT = "none: the guide is a point", ("elbo", "kl", "log_likelihood", "monte_carlo_error")
 
 
 def evaluate(programs: Programs, data: Data, particles: int = 100, seed: int = 0) -> dict[str, Any]:
@@ -22,7 +25,8 @@ def evaluate(programs: Programs, data: Data, particles: int = 100, seed: int = 0
     elbo = reconstruction - kl, at beta = 1; reconstruction = E_q[log p(x|z)]; kl = KL(q(z|x) || p(z)), in closed form
     where there is one latent site and torch knows the form, else sampled (`kl_estimator` says which);
     log_likelihood = log 1/K sum_k p(x, z_k) / q(z_k|x), a lower bound in the mean. `standard_error` is that of the
-    mean over the data; `monte_carlo_error` is what the K particles add to the log-likelihood's.
+    mean over the data; `monte_carlo_error` is what the K particles add to the log-likelihood's. A guide of one point
+    has no density: of it only the reconstruction is a number, the rest is NaN, and `measure` says so.
 
     Args:
         programs: model and guide.
@@ -38,7 +42,7 @@ def evaluate(programs: Programs, data: Data, particles: int = 100, seed: int = 0
         "particles": particles,
         "seed": seed,
         "unit": "nats per datum",
-        "measure": getattr(getattr(programs, "likelihood", None), "measure", None),
+        "measure": _measure(programs, estimator),
         **{name: _mean(values) for name, values in table.items()},
         "monte_carlo_error": (error.square().sum().sqrt() / len(error)).item(),
         "kl_estimator": estimator,
@@ -76,22 +80,25 @@ def gaps(
     }
 
 
+def _measure(programs: Programs, estimator: str) -> str | None:
+    """What log p(x) is the logarithm of, where the programs say so."""
+    said = [getattr(getattr(owner, "likelihood", None), "measure", None) for owner in modules(programs)]
+    measure = next((each for each in said if each), None)
+    return measure if estimator != POINT else f"{measure}, at one point z: no likelihood"
+
+
 def scores(programs: Programs, data: Data, particles: int, seed: int) -> tuple[dict[str, Tensor], str]:
     """Per datum: elbo, reconstruction, kl, log_likelihood, monte_carlo_error, all (N,); kl_per_latent.SITE and
-    mean.SITE, (N, *latent_shape). And how the KL was had: "closed form" or "sampled"."""
-    blocks, closed = [], True
+    mean.SITE, (N, *latent_shape). And how the KL was had: "closed form", "sampled", or POINT where there is none."""
+    blocks, how = [], "closed form"
     for n, drawn in importance(programs, data, particles, seed):
         parts = []
         for q, p in drawn:
             kls, exact = kl(q, p)
-            closed &= exact
+            how = POINT if is_point(q) else how if exact else "sampled"
+            total: Any = sum(each.flatten(2).sum(-1) if each.ndim > 2 else each for each in kls.values())
             parts.append(
-                {"log_weight": log_weight(q, p), "reconstruction": log_prob(p, True)}
-                | {
-                    "kl": torch.stack(
-                        [each.flatten(2).sum(-1) if each.ndim > 2 else each for each in kls.values()]
-                    ).sum(0)
-                }
+                {"log_weight": log_weight(q, p), "reconstruction": log_prob(p, True), "kl": total}
                 | {f"kl_per_latent.{site}": each for site, each in kls.items() if each.ndim > 2}
                 | {f"mean.{name}": _mean_or_draw(site) for name, site in sites(q, False).items()}
             )
@@ -100,12 +107,12 @@ def scores(programs: Programs, data: Data, particles: int, seed: int) -> tuple[d
         row = {name: values.mean(0) for name, values in joined.items()}
         row["elbo"] = row["reconstruction"] - row["kl"]
         row["log_likelihood"], row["monte_carlo_error"] = log_mean_exp(log_w)
+        if how == POINT:
+            row |= {name: torch.full_like(row["elbo"], math.nan) for name in NOT_OF_A_POINT}
         blocks.append({name: values[:n].cpu() for name, values in row.items()})
     order = ("elbo", "reconstruction", "kl", "log_likelihood", "monte_carlo_error")
     names = [*order, *(name for name in blocks[0] if name not in order)]
-    return {
-        name: torch.cat([block[name] for block in blocks]) for name in names
-    }, "closed form" if closed else "sampled"
+    return {name: torch.cat([block[name] for block in blocks]) for name in names}, how
 
 
 def _mean_or_draw(site: Any) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Delta
 from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
@@ -113,6 +114,14 @@ def closed_mean(distribution: Any) -> Tensor | None:
     except NotImplementedError:
         return None
     return mean if bool(torch.isfinite(mean).all()) else None  # the mean of a categorical is NaN
+
+
+def is_point(trace: Trace) -> bool:
+    """Whether a latent's distribution is a single value."""
+    fns: list[Any] = [site["fn"] for site in sites(trace, False).values()]
+    while any(isinstance(fn, Independent) for fn in fns):
+        fns = [fn.base_dist if isinstance(fn, Independent) else fn for fn in fns]
+    return any(isinstance(fn, Delta) for fn in fns)
 
 
 def at(trace: Trace, values: dict[str, Tensor]) -> Trace:

@@ -14,7 +14,9 @@ from torch.distributions import kl_divergence
 import pyrovae
 from pyrovae import inference, traces
 from pyrovae.evaluate import scores
+from pyrovae.guides import Delta
 from pyrovae.handlers import scale_latents
+from pyrovae.likelihoods import Normal
 from pyrovae.objectives import ELBO
 
 MANY = Trace_ELBO(num_particles=4000, vectorize_particles=True, max_plate_nesting=1)
@@ -242,3 +244,21 @@ def test_svi_reaches_the_evidence(linear):
     best = -0.5 * (kept.log() + values / kept + math.log(2 * math.pi)).sum()
     elbo = pyrovae.evaluate(linear.vae, x, 50)["elbo"]["value"]
     assert best - 0.05 < elbo < best + 0.02
+
+
+def test_a_guide_of_one_point_has_no_bound():
+    """Its log q = 0 is a convention, no density; only the reconstruction is a number."""
+    vae = pyrovae.VAE(1, 1, likelihood=Normal, guide=Delta)
+    result = pyrovae.evaluate(vae, torch.zeros(4, 1), 5)
+    assert math.isnan(result["elbo"]["value"])
+    assert math.isnan(result["log_likelihood"]["value"])
+    assert "no likelihood" in result["measure"]
+    with torch.no_grad():
+        truth = vae.p_x(vae.encoder(torch.zeros(1, 1))).log_prob(torch.zeros(1, 1)).item()
+    assert result["reconstruction"]["value"] == pytest.approx(truth, abs=1e-6)
+
+
+def test_the_measure_is_known_of_a_pair_of_methods(linear):
+    result = pyrovae.evaluate((linear.vae.model, linear.vae.guide), linear.x, 2)
+    assert result["measure"] == "density over real values"
+    assert result["elbo"]["value"] < 0

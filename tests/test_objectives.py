@@ -444,3 +444,17 @@ def test_two_layers_have_the_path_derivative_and_dreg(digits):
         a, b = drawn(plain), drawn(other)
         error = (a.var(0) / len(a) + b.var(0) / len(b)).sqrt()
         assert ((a.mean(0) - b.mean(0)).abs() / error).max() < 4.5
+
+
+@pytest.mark.parametrize(
+    ("objective", "text"),
+    [
+        (objectives.IWAE(7, dreg=True), "IWAE(k=7, dreg=True)"),
+        (objectives.FreeBits(0.5, WarmUp(9)), "FreeBits(free=0.5, beta=WarmUp(steps=9, final=1.0))"),
+        (objectives.MMD(3.0), "MMD(weight=3.0, beta=0.0)"),
+        (objectives.Capacity(5.0, 2.0), "Capacity(capacity=Constant(final=5.0), gamma=2.0)"),
+        (objectives.Reconstruction(), "Reconstruction()"),
+    ],
+)
+def test_repr_tells_the_options(objective, text):
+    assert repr(objective) == text

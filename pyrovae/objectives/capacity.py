@@ -24,7 +24,7 @@ class Capacity(Objective):
 
     def __init__(self, capacity: float | Schedule = 10.0, gamma: float = 30.0, steps: int = 0) -> None:
         super().__init__(WarmUp(steps, capacity) if steps and not isinstance(capacity, Schedule) else capacity)
-        self.gamma = checks.number("gamma", gamma, 0)
+        self.capacity, self.gamma = self.schedule, checks.number("gamma", gamma, 0)
 
     def value(self, number: Any, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         q, p = traces(model, guide, 1, *args, **kwargs)

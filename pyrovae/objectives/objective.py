@@ -1,5 +1,6 @@
 """What every objective is: a loss of two programs in nats per datum, with one number in it that may change."""
 
+import inspect
 from typing import Any
 
 import pyro.infer
@@ -28,6 +29,15 @@ class Objective(pyro.infer.ELBO):
         fixed = isinstance(self.schedule, Constant)
         self.number: float | Tensor = self.schedule.final if fixed else torch.zeros((), dtype=torch.float64)
         self.step = 0
+
+    def __repr__(self) -> str:
+        options = [name for name in inspect.signature(type(self)).parameters if hasattr(self, name)]
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in options)})"
+
+    @property
+    def beta(self) -> float | Schedule:
+        """The weight of the KL as it was given."""
+        return self.schedule.final if isinstance(self.schedule, Constant) else self.schedule
 
     @property
     def step(self) -> int:
