@@ -92,13 +92,13 @@ def _compare(root: Path, seeds: int, jobs: int, **options: Any) -> None:
         axes = {name: compare.split(options.pop(name)) for name in compare.AXES if name in options}
         start = recipe.locate(recipe.from_options({"threads": 1} | options), Path.cwd())
         cells = compare.grid(start, axes, seeds)
-        compare.check(cells)
+        split = compare.check(cells)
         jobs = jobs or max(1, (os.cpu_count() or 1) // max(1, start.threads))
         checks.integer("jobs", jobs)
     print(f"{root}: {len(cells)} runs, {jobs} at a time", flush=True)
     with _bad_input():
-        failed = compare.compare(root, cells, jobs)
-    shown = "\n\n".join(compare.tables(compare.collect(root, cells, axes)))
+        failed = compare.compare(root, cells, split, jobs)
+    shown = "\n\n".join(compare.tables(compare.collect(root, cells, axes, split)))
     files.write_bytes(root / "compare.md", f"{shown}\n".encode())
     print(f"\n{shown}")
     if failed:

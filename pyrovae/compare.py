@@ -19,7 +19,7 @@ from tqdm import tqdm
 from pyrovae import checks, files, recipe
 from pyrovae.programs import placement
 from pyrovae.recipe import Recipe
-from pyrovae.runs import OUTPUTS
+from pyrovae.runs import OUTPUTS, part_of
 
 # The options that a comparison may vary, by the plural that lists them.
 AXES = {
@@ -58,9 +58,9 @@ def grid(start: Recipe, axes: Mapping[str, Sequence[str]], seeds: int) -> list[C
         kinds = {option: type(getattr(start, option)) for option in options}
         chosen = recipe.from_options({o: _read(o, kinds[o], v) for o, v in zip(options, values, strict=True)}, start)
         for seed in range(start.seed, start.seed + seeds):
-            name = ".".join([re.sub(r"[^\w=-]+", "_", value).strip("_") for value in values] + [f"seed-{seed}"])
+            name = "+".join([re.sub(r"[^\w.=-]+", "_", value).strip("_") for value in values] + [f"seed-{seed}"])
             cells.append(Cell(name, tuple(values), replace(chosen, seed=seed)))
-    if len({cell.name for cell in cells}) < len(cells):
+    if min(len({cell.name for cell in cells}), len({cell.recipe for cell in cells})) < len(cells):
         raise ValueError(f"expected values that differ, found some twice in {dict(axes)}")
     return cells
 
@@ -87,8 +87,8 @@ def split(text: str) -> list[str]:
     return values
 
 
-def check(cells: Sequence[Cell]) -> None:
-    """Raise a ValueError if a combination makes no sense, before any of them is run."""
+def check(cells: Sequence[Cell]) -> str:
+    """Raise a ValueError if a combination makes no sense, before any is run; which part of the data judges them."""
     splits = cells[0].recipe.splits()
     for cell in {cell.choice: cell for cell in cells}.values():
         try:
@@ -97,12 +97,13 @@ def check(cells: Sequence[Cell]) -> None:
             objective = cell.recipe.objective_for(1)
             x = splits.train[:8].to(*placement(vae))
             vae.check(x)
-            objective.loss(vae.model, vae.guide, x)
+            objective.differentiable_loss(vae.model, vae.guide, x)
         except ValueError as error:
             raise ValueError(f"{', '.join(cell.choice)}: {checks.reason(error)}") from None
+    return part_of(splits)[0]
 
 
-def compare(root: Path, cells: Sequence[Cell], jobs: int) -> list[str]:
+def compare(root: Path, cells: Sequence[Cell], split: str, jobs: int) -> list[str]:
     """Carry out the runs that are not finished yet, `jobs` at a time; the names of those that failed.
 
     Each is `pyrovae train` in a process of its own, whose output is in NAME.log. An interrupted one goes on where it
@@ -110,9 +111,9 @@ def compare(root: Path, cells: Sequence[Cell], jobs: int) -> list[str]:
     """
     root.mkdir(parents=True, exist_ok=True)
     for cell in cells:
-        if (root / cell.name).exists():
+        if (root / cell.name / "run.toml").exists():
             _check_same(root / cell.name, cell.recipe)
-    left = [cell for cell in cells if not (root / cell.name / "evaluation.json").exists()]
+    left = [cell for cell in cells if _evaluation(root, cell, split) is None]
     with ThreadPoolExecutor(jobs) as pool:
         done = pool.map(lambda cell: _run(root, cell), left)
         ended = list(tqdm(done, total=len(left), unit="run", disable=None))
@@ -137,20 +138,28 @@ def _run(root: Path, cell: Cell) -> int:
         return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=_environment(cell.recipe)).returncode
 
 
+def _evaluation(root: Path, cell: Cell, split: str) -> dict[str, Any] | None:
+    """A finished run's numbers, if they are those that its recipe asks for: by hand one may have asked for others."""
+    path = root / cell.name / "evaluation.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    asked = {"split": split, "particles": cell.recipe.particles, "seed": 0}
+    return found if all(found.get(name) == value for name, value in asked.items()) else None
+
+
 def _environment(asked: Recipe) -> dict[str, str]:
     """One process must not take the cores of its neighbours."""
     return os.environ | ({"OMP_NUM_THREADS": str(asked.threads)} if asked.threads else {})
 
 
-def collect(root: Path, cells: Sequence[Cell], axes: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+def collect(root: Path, cells: Sequence[Cell], axes: Mapping[str, Sequence[str]], split: str) -> list[dict[str, Any]]:
     """One row for each choice: its numbers' mean over the seeds that are done, with standard error, and its measure."""
     rows = []
     for choice in dict.fromkeys(cell.choice for cell in cells):
-        names = [cell.name for cell in cells if cell.choice == choice]
-        found = [json.loads(path.read_text()) for n in names if (path := root / n / "evaluation.json").exists()]
+        results = [_evaluation(root, cell, split) for cell in cells if cell.choice == choice]
+        found = [each for each in results if each is not None]
         if found:
             row: dict[str, Any] = {AXES[axis]: value for axis, value in zip(axes, choice, strict=True)}
-            row |= {"measure": found[0]["measure"], "split": found[0]["split"], "seeds": len(found)}
+            row |= {"measure": found[0]["measure"], "split": split, "seeds": len(found)}
             row |= {name: _over_seeds([each[name]["value"] for each in found if each.get(name)]) for name in NUMBERS}
             rows.append(row)
     files.write_json(root / "compare.json", rows)

@@ -51,7 +51,7 @@ class Recipe:
     decoder: str = option("", "decoder where it differs from network")
     activation: str = option("relu", "of the networks: relu, tanh, softplus, elu, gelu, ...")
     objective: str = option("elbo", "what is minimised, e.g. \"elbo(estimator='analytic')\" or 'iwae(k=5)'")
-    beta: float = option(1.0, "weight of the KL")
+    beta: float = option(1.0, "weight of the KL, where the objective has one and does not name it")
     beta_warmup: float = option(0.0, "epochs in which beta rises from 0")
     beta_cycles: int = option(0, "cycles of beta over the training, instead of one warm-up")
     epochs: int = option(100, "passes over the training data")
@@ -139,13 +139,17 @@ class Recipe:
 
     def objective_for(self, steps_per_epoch: int) -> Objective:
         """What is minimised; schedules count steps."""
-        beta = self._schedule(steps_per_epoch)
-        build = member("objective", OBJECTIVES, self.objective, reserved=["beta"])
-        if "beta" in inspect.signature(build).parameters:
-            return build(beta=beta)
-        if beta != Constant(1.0):
-            raise ValueError(f"beta: {self.objective} has none; expected 1 and no schedule, found {beta}")
-        return build()
+        beta, unasked = self._schedule(steps_per_epoch), Constant(1.0)
+        build = member("objective", OBJECTIVES, self.objective)
+        known, given = inspect.signature(build).parameters.get("beta"), getattr(build, "keywords", {})
+        if beta != unasked and (known is None or "beta" in given):
+            has = "has none" if known is None else "has its own"
+            raise ValueError(f"beta: {self.objective} {has}; expected 1 and no schedule, found {beta}")
+        if known is None or "beta" in given:
+            return build()
+        if beta == unasked != Constant(known.default):
+            raise ValueError(f"objective: expected {self.objective} with a beta, as '(beta=6)', found none")
+        return build(beta=beta)
 
     def _schedule(self, steps_per_epoch: int) -> Constant | WarmUp | Cyclic:
         if self.beta_cycles:

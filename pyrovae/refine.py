@@ -12,7 +12,8 @@ from torch.distributions import Independent, TransformedDistribution, transform_
 
 from pyrovae import checks
 from pyrovae.handlers import alone
-from pyrovae.programs import Program
+from pyrovae.modes import mode
+from pyrovae.programs import Program, modules
 from pyrovae.randomness import generators, set_generators
 from pyrovae.traces import log_weights
 
@@ -44,7 +45,7 @@ def refine(model: Program, guide: Program, steps: int = 20, learning_rate: float
         def elbo(shifts: Shifts, draws: int = particles) -> Tensor:
             return log_weights(model, shifted(shifts)(guide), draws, *args, **kwargs).mean(0)
 
-        with alone():
+        with alone(), mode(modules((model, guide)), training=False):  # buffers that training moves stay as they are
             with torch.no_grad():
                 start: Shifts = {}
                 shifted(start)(guide)(*args, **kwargs)  # fills in what there is to shift, for each datum alone
@@ -95,7 +96,9 @@ def _climb(elbo: Callable[..., Tensor], start: Shifts, steps: int, learning_rate
     for step in range(1, steps + 1):
         flat = [value.detach().requires_grad_() for value in flat]
         with torch.enable_grad():
-            gradients = torch.autograd.grad(elbo(_nested(keys, flat)).sum(), flat)
+            slopes = torch.autograd.grad(elbo(_nested(keys, flat)).sum(), flat)
+        # A datum whose ELBO overflows stays where it is.
+        gradients = [g.nan_to_num(0, 0, 0) for g in slopes]
         moments = [
             (torch.lerp(g, first, 0.9), torch.lerp(g * g, second, 0.999))
             for g, (first, second) in zip(gradients, moments, strict=True)
@@ -110,7 +113,7 @@ def _climb(elbo: Callable[..., Tensor], start: Shifts, steps: int, learning_rate
         after = elbo(_nested(keys, flat), DRAWS)
         set_generators(noise)
         better = after > elbo(start, DRAWS)
-    kept = [value * better.reshape(-1, *[1] * (value.ndim - 1)) for value in flat]
+    kept = [torch.where(better.reshape(-1, *[1] * (value.ndim - 1)), value, 0) for value in flat]
     return _nested(keys, kept)
 
 

@@ -239,7 +239,7 @@ def evaluate(path: Path, particles: int = 0, split: str = "", seed: int = 0) -> 
         seed: of the noise.
     """
     made = recipe.read(path / "run.toml")
-    name, part = _part(path, made.splits(), split)
+    name, part = part_of(made.splits(), split)
     vae = load(path).to(made.torch_device())
     results = {
         "run": path.name,
@@ -249,7 +249,7 @@ def evaluate(path: Path, particles: int = 0, split: str = "", seed: int = 0) -> 
         "weights": "best",
         **evaluate_programs(vae, part, particles or made.particles, seed),
     }
-    results["bits_per_dimension"] = _bits(results, math.prod(vae.event_shape), made.binarize == "dequantize")
+    results["bits_per_dimension"] = _bits(results, math.prod(vae.event_shape), part.binarize == "dequantize")
     files.write_json(path / "evaluation.json", results)
     return results
 
@@ -264,18 +264,19 @@ def _bits(results: dict[str, Any], dimensions: int, dequantized: bool) -> dict[s
     return {"value": value, "standard_error": score["standard_error"] / (dimensions * math.log(2))}
 
 
-def _part(path: Path, splits: Splits, name: str) -> tuple[str, Split]:
+def part_of(splits: Splits, name: str = "") -> tuple[str, Split]:
+    """A part of the data and its name; without a name the first of test, valid and train that there is."""
     parts = {each: part for each in ("test", "valid", "train") if (part := getattr(splits, each))}
     name = name or next(iter(parts))
     if checks.member("split", name, ("test", "valid", "train")) not in parts:
-        raise ValueError(f"{path}: its data have no {name} part")
+        raise ValueError(f"split: expected one of {', '.join(parts)}, which the data have, found {name!r}")
     return name, parts[name]
 
 
 def plot(path: Path) -> list[Path]:
     """figures/*.png of a run: its loss curves, what it generates, reconstructs and encodes, and its program."""
     made, vae = recipe.read(path / "run.toml"), load(path)
-    held_out = _part(path, made.splits(), "")[1]
+    held_out = part_of(made.splits())[1]
     figures = draw(vae, held_out, made.seed)
     if records := files.read_lines(path / "metrics.jsonl"):
         figures["loss"] = plots.loss_curves(records)

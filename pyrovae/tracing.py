@@ -74,7 +74,8 @@ class Graph:
                 raise UntraceableError(_what_and_where(error)) from error
         if {id(tensor) for tensor in [*self.module.parameters(), *self.module.buffers()]} & set(map(id, self.outside)):
             raise UntraceableError("a parameter or buffer is used out of torch's sight")
-        _compare(expected, _tried(self.module, inputs))
+        again = _tried(self.module, inputs)
+        _compare(expected, again, "it gives other numbers at every run, with the same random numbers of torch")
         self.run: Callable[..., Any] = self.module
         self.compiled, self.calls = False, 0
 
@@ -97,7 +98,8 @@ class Graph:
             self.run = self.module
             try:
                 with warnings.catch_warnings(action="ignore"):  # Inductor's, of its own deprecations
-                    _compare(*(_tried(run, inputs) for run in (self.module, compiled)))
+                    expected, found = (_tried(run, inputs) for run in (self.module, compiled))
+                    _compare(expected, found, "compiled, it rounds to other numbers")
                 self.run, self.compiled = compiled, True
             except Exception as error:  # no C++ compiler, say; a fault of the graph itself is met again
                 warnings.warn(f"the step runs as a graph, but uncompiled: {checks.reason(error)}", stacklevel=2)
@@ -237,7 +239,7 @@ def _alike(copy: Tensor, tensor: Tensor) -> Tensor:
     return copy.requires_grad_(tensor.requires_grad)
 
 
-def _compare(expected: Sequence[Tensor | None], found: Sequence[Tensor | None]) -> None:
+def _compare(expected: Sequence[Tensor | None], found: Sequence[Tensor | None], fault: str) -> None:
     """Raise an UntraceableError unless the numbers agree, but for rounding: of each tensor, and of the largest."""
     largest = [x.abs().max().item() if x is not None and x.numel() and x.is_floating_point() else 0.0 for x in expected]
     whole = max((size for size in largest if math.isfinite(size)), default=0.0)
@@ -246,7 +248,7 @@ def _compare(expected: Sequence[Tensor | None], found: Sequence[Tensor | None]) 
             raise UntraceableError("it takes another way at every run")
         bound = 1e-3 * max(size, 1e-3 * whole) if math.isfinite(size) else 0.0
         if a is not None and b is not None and not torch.allclose(a, b, rtol=0, atol=bound, equal_nan=True):
-            raise UntraceableError("it gives other numbers at every run, with the same random numbers of torch")
+            raise UntraceableError(fault)
 
 
 def _what_and_where(error: Exception) -> str:

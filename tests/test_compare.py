@@ -41,24 +41,29 @@ def test_a_grid_is_the_product_of_its_axes_and_seeds():
     assert {cell.recipe.beta for cell in cells} == {1.0, 4.0}
     assert {cell.recipe.seed for cell in cells} == {3, 4}
     assert len({cell.name for cell in cells}) == 8
-    assert cells[-1].name == "4.mlp_hidden=_5.seed-4"
+    assert cells[-1].name == "4+mlp_hidden=_5+seed-4"
 
 
 def test_finished_cells_are_kept_and_interrupted_ones_go_on(capsys):
     assert asked("--betas", "1,2", "--root", "grid", *QUICK) == 0
     first = capsys.readouterr().out
     assert "nats per datum: mass over binary values" in first
-    written = Path("grid/1.seed-0/evaluation.json")
+    written = Path("grid/1+seed-0/evaluation.json")
     before = written.stat().st_mtime_ns
-    Path("grid/2.seed-0/evaluation.json").unlink()
+    Path("grid/2+seed-0/evaluation.json").unlink()
     assert asked("--betas", "1,2", "--root", "grid", *QUICK) == 0
     assert written.stat().st_mtime_ns == before
-    assert Path("grid/2.seed-0/evaluation.json").exists()
+    assert Path("grid/2+seed-0/evaluation.json").exists()
     assert first.splitlines()[-4:] == capsys.readouterr().out.splitlines()[-4:]
     rows = json.loads(Path("grid/compare.json").read_text())
     assert [row["beta"] for row in rows] == ["1", "2"]
     value = json.loads(written.read_text())["log_likelihood"]["value"]
     assert rows[0]["log_likelihood"]["value"] == pytest.approx(value, abs=1e-9)
+    assert main(["evaluate", "grid/1+seed-0", "--split", "train", "--particles", "1"]) == 0
+    assert (
+        asked("--betas", "1,2", "--root", "grid", *QUICK) == 0
+    )  # by hand another part was asked about: not in the table
+    assert json.loads(Path("grid/compare.json").read_text()) == rows
     assert asked("--betas", "1,2", "--root", "grid", *QUICK, "--epochs", "2") == 2
     assert "made with other options" in capsys.readouterr().err
 
@@ -66,7 +71,9 @@ def test_finished_cells_are_kept_and_interrupted_ones_go_on(capsys):
 def results(root, name, log_p, measure):
     (root / name).mkdir(parents=True)
     numbers = {key: {"value": log_p, "standard_error": 0.1} for key in ("elbo", "log_likelihood", "kl")}
-    files.write_json(root / name / "evaluation.json", {"measure": measure, "split": "test"} | numbers)
+    files.write_json(
+        root / name / "evaluation.json", {"measure": measure, "split": "test", "particles": 100, "seed": 0} | numbers
+    )
 
 
 def test_the_table_has_mean_and_error_over_seeds_and_one_measure_a_ranking(tmp_path):
@@ -75,7 +82,7 @@ def test_the_table_has_mean_and_error_over_seeds_and_one_measure_a_ranking(tmp_p
     scores = iter([(-100.0, "mass"), (-104.0, "mass"), (1.0, "density"), (3.0, "density"), (5.0, "density")])
     for cell in cells[:-1]:
         results(tmp_path, cell.name, *next(scores))
-    rows = compare.collect(tmp_path, cells, axes)
+    rows = compare.collect(tmp_path, cells, axes, "test")
     assert [row["seeds"] for row in rows] == [2, 2, 1]
     assert rows[0]["elbo"]["value"] == pytest.approx(-102)
     assert rows[0]["elbo"]["standard_error"] == pytest.approx(2.0)
@@ -92,7 +99,7 @@ def test_what_is_no_likelihood_is_not_ranked(tmp_path):
     cells = [compare.Cell(name, (name,), Recipe()) for name in ("a", "b")]
     for name, value in (("a", -9.0), ("b", -3.0)):
         results(tmp_path, name, value, "cross-entropy of soft targets, no likelihood")
-    (table,) = compare.tables(compare.collect(tmp_path, cells, axes))
+    (table,) = compare.tables(compare.collect(tmp_path, cells, axes, "test"))
     assert table.index("`a`") < table.index("`b`")
 
 
@@ -101,6 +108,10 @@ def test_what_is_no_likelihood_is_not_ranked(tmp_path):
     [
         (["--betas", "1,many"], "beta: expected float, found 'many'"),
         (["--betas", "1,1"], "expected values that differ"),
+        (["--betas", "0.1,1e-1"], "expected values that differ"),
+        (["--objectives", "elbo,total-correlation"], "expected total-correlation with a beta"),
+        (["--objectives", "elbo,mmd(beta=0.5)", "--beta", "2"], "mmd(beta=0.5) has its own; expected 1"),
+        (["--guides", "planar", "--objective", "iwae(dreg=True)"], "planar: expected the sample that this planar flow"),
         (["--betas", "1,"], "expected values separated by commas"),
         (["--guides", "diagonal-normal,diagonal"], "unknown guide 'diagonal'"),
         (["--objectives", "elbo,iwae(k=0)"], "iwae(k=0): k: expected an integer >= 1"),

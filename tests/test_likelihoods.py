@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from pyrovae.distributions import Concatenated, Levels, OpenBeta, PartlyObserved
 from pyrovae.likelihoods import Bernoulli, Beta, CategoricalLevels, Missing, Normal, Poisson
 from pyrovae.likelihoods.bits import bits_per_dimension
 from pyrovae.likelihoods.squared_error import squared_error
-from pyrovae.networks import MLP, FilledIn
+from pyrovae.networks import MLP, FilledIn, Log1p
 from pyrovae.objectives import ELBO
 from pyrovae.traces import log_weights
 
@@ -303,11 +304,13 @@ def test_each_measure_says_what_is_measured():
         "mass over 64 levels",
         "mass over 16 levels",
         "mass over counts",
-        "mixed: density over real values x mass over binary values x mass over counts x density over [0, 1] "
-        "x mass over 7 levels",
+        "mixed: density over real values (columns 0 2), mass over binary values (columns 1), "
+        "mass over counts (columns 3), density over [0, 1] (columns 4), mass over 7 levels (columns 5)",
+        "density over [0, 1], of the entries present",
+        "density over real values, of the entries present",
     }
     assert likelihoods.Columns(2, [Normal, likelihoods.Laplace]).measure == "density over real values"
-    assert likelihoods.Missing(2, Poisson).measure == "mass over counts"
+    assert likelihoods.Missing(2, Poisson).measure == "mass over counts, of the entries present"
     assert Bernoulli.measure == Bernoulli(2).measure == "mass over binary values"
 
 
@@ -637,3 +640,45 @@ def test_likelihoods_are_modules_whose_first_shape_is_that_of_the_decoder():
     assert [each.param_shape for each in made] == [(2, 1, 8, 8), (2, 1, 8, 8), (5, 1, 8, 8)]
     assert likelihoods.DiscretizedLogisticMixture((1, 8, 8), 4).param_shape == (3, 4, 1, 8, 8)
     assert all(isinstance(each, nn.Module) for each in made)
+
+
+@pytest.mark.parametrize(
+    ("single", "double"),
+    [
+        (lambda t: likelihoods.NegativeBinomial(1, total_count=1e5)(t([[3.0]])).log_prob(t([[20.0]])), -2.4211),
+        (lambda t: likelihoods.StudentT(1, df=1e6)(t([[0.3]])).log_prob(t([[1.0]])), -1.16393),
+        (lambda t: likelihoods.Beta(1)(t([[[0.3]], [[14.0]]]).transpose(0, 1)).log_prob(t([[0.5744]])), 7.1),
+    ],
+    ids=["negative binomial", "student t", "beta"],
+)
+def test_large_parameters_keep_their_digits_in_float32(single, double):
+    """Differences of log-gammas of 1e5 are wrong by whole nats where they are taken in float32."""
+    found, exact = (single(partial(torch.tensor, dtype=dtype)) for dtype in (torch.float32, torch.float64))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, rtol=1e-3, atol=1e-3)
+    assert exact.item() == pytest.approx(double, abs=0.1)
+
+
+@pytest.mark.parametrize("mean", [20.0, 1000.0])
+@pytest.mark.parametrize("likelihood", [Poisson, likelihoods.NegativeBinomial])
+def test_counts_train_from_any_start(likelihood, mean):
+    """Raw counts, an encoder of their logarithms: finite from the first step, and better than at the start."""
+    for seed in range(5):
+        torch.manual_seed(seed)
+        x = torch.poisson(torch.full((200, 20), mean))
+        vae = VAE(20, 2, likelihood=likelihood, encoder=Log1p)
+        records = pyrovae.fit(vae, x, epochs=4, compile=False)
+        assert records[-1]["loss"] < records[0]["loss"]
+
+
+def test_columns_of_other_orders_have_other_measures():
+    measures = [likelihoods.Columns(3, families).measure for families in permutations([Normal, Poisson, Bernoulli])]
+    assert len(set(measures)) == 6
+    assert likelihoods.Columns(2, [Normal, Normal]).measure == "density over real values"
+
+
+def test_an_optimal_scale_has_no_place_among_missing_entries():
+    columns = partial(likelihoods.Columns, families=[partial(Normal, learn="optimal"), Poisson])
+    with pytest.raises(ValueError, match="expected independent values"):
+        Missing(2, of=columns)
+    assert Missing(2).measure == "density over real values, of the entries present"

@@ -10,7 +10,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from pyrovae import VAE, networks
-from pyrovae.networks import MLP, Conv, FilledIn, ResNet
+from pyrovae.networks import MLP, Conv, FilledIn, Log1p, ResNet
 from pyrovae.objectives import ELBO
 
 NETWORKS = [
@@ -24,6 +24,7 @@ NETWORKS = [
     partial(Conv, channels=(3, 4), hidden=9, norm=True),
     partial(ResNet, channels=(3, 4), hidden=9),
     FilledIn,
+    Log1p,
     partial(ResNet, channels=(3,), hidden=9, activation=nn.SiLU, depth=2),
 ]
 IMAGES = [(1, 8, 8), (3, 5, 7), (1, 28, 28), (2, 9, 4)]

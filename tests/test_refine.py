@@ -1,5 +1,7 @@
 """Semi-amortised inference: never worse, as good as the family can be, and what it says of the gaps."""
 
+from functools import partial
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -8,6 +10,7 @@ from torch import nn
 
 import pyrovae
 from pyrovae import guides, traces
+from pyrovae.likelihoods import Normal
 from pyrovae.objectives import ELBO
 from pyrovae.refine import refine
 
@@ -123,3 +126,31 @@ def test_what_cannot_be_refined_is_refused():
         refine(program, program)(torch.zeros(3))
     with pytest.raises(ValueError, match="steps: expected an integer >= 0, found -1"):
         refine(program, program, steps=-1)
+
+
+def test_one_bad_datum_spoils_no_other():
+    """Its ELBO overflows: it keeps its proposal, the others are refined."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0).expand([len(x)]))
+            steep = torch.where(x > 5, 1e3, 1.0)
+            pyro.sample("x", dist.Normal(torch.exp(z * steep), 0.3), obs=torch.where(x > 5, 1.0, x))
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", dist.Normal(torch.zeros(len(x)), torch.ones(len(x))))
+
+    x = torch.tensor([2.0, 3.0, 10.0])
+    with pyro.validation_enabled(False):
+        draws = torch.stack([refine(model, guide, steps=300)(x) for _ in range(20)])
+    assert torch.isfinite(draws).all()
+    assert (draws[:, :2].mean(0) - torch.tensor([2.0, 3.0]).log()).abs().max() < 0.25
+    assert abs(draws[:, 2].mean()) < 1
+
+
+def test_it_moves_no_running_scale():
+    vae = pyrovae.VAE(5, 2, likelihood=partial(Normal, learn="optimal"))
+    x = torch.randn(30, 5)
+    pyrovae.fit((vae.model, refine(vae.model, vae.guide, steps=2)), x, epochs=3, batch_size=15, compile=False)
+    assert vae.likelihood.scaling.batches == 6

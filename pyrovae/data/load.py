@@ -108,6 +108,8 @@ def _check_grey(name: str, x: Tensor | Lazy, binarize: str) -> None:
     if not isinstance(x, Tensor):
         return
     checks.finite(name, x, missing=True)  # NaN is an entry that is missing, if the model says so
+    if binarize == "dequantize" and x.is_floating_point() and bool(((x * 255).round() - x * 255).abs().max() > 0.01):
+        raise ValueError(f"{name}: binarize='dequantize' expects bytes, or grey values k/255, found others")
     if binarize != "none" and x.is_floating_point() and not 0 <= float(x.min()) <= float(x.max()) <= 1:
         raise ValueError(
             f"{name}: binarize={binarize!r} expects bytes or grey values in [0, 1], found values from "

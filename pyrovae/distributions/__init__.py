@@ -5,6 +5,7 @@ from pyrovae.distributions.concatenated import Concatenated
 from pyrovae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyrovae.distributions.diagonal_mixture import DiagonalMixture
 from pyrovae.distributions.discretized_logistic import DiscretizedLogistic
+from pyrovae.distributions.in_double import NegativeBinomial, StudentT
 from pyrovae.distributions.levels import Levels
 from pyrovae.distributions.open_beta import OpenBeta
 from pyrovae.distributions.optimal_normal import OptimalNormal
@@ -20,11 +21,13 @@ __all__ = [
     "DiagonalMixture",
     "DiscretizedLogistic",
     "Levels",
+    "NegativeBinomial",
     "OpenBeta",
     "OptimalNormal",
     "PartlyObserved",
     "Planar",
     "PowerSpherical",
     "SoftBernoulli",
+    "StudentT",
     "UniformSphere",
 ]

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-import pyro.distributions as dist
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import clamp_probs
+
+from pyrovae.distributions.in_double import Beta
 
 
 class _OpenUnitInterval(constraints.Constraint):
@@ -16,7 +17,7 @@ class _OpenUnitInterval(constraints.Constraint):
         return "0 < x < 1"
 
 
-class OpenBeta(dist.Beta):
+class OpenBeta(Beta):
     """p(x) = x^(a - 1) (1 - x)^(b - 1) / B(a, b), for 0 < x < 1: at the edges it is 0 or infinite, so they are refused.
 
     Samples that round to an edge are moved to the nearest number inside.

@@ -33,7 +33,7 @@ class OptimalNormal(dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        with torch.no_grad():  # at the best s the derivative by s is 0: it adds nothing to the gradient
+        with torch.no_grad():  # at the best s the derivative by s is 0: it adds nothing to the ELBO's gradient
             scale = self.estimate((value - self.loc).square().mean())
         return dist.Normal(self.loc, scale, validate_args=False).log_prob(value)
 

@@ -102,15 +102,19 @@ class PowerSpherical(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         cosine = (self.direction * value).sum(-1).clamp(-1, 1)  # rounding alone leads beyond
-        return self._log_constant() + torch.special.xlog1py(self.concentration, cosine)
+        kernel = torch.special.xlog1py(self.concentration.double(), cosine.double())
+        return (self._log_constant() + kernel).to(value.dtype)
 
     def entropy(self) -> Tensor:
-        expected = math.log(2) + self.a.digamma() - (self.a + self.b).digamma()  # E[log(1 + m.x)]
-        return -self._log_constant() - self.concentration * expected
+        a = self.a.double()
+        expected = math.log(2) + a.digamma() - (a + self.b).digamma()  # E[log(1 + m.x)]
+        return (-self._log_constant() - self.concentration * expected).to(self.a.dtype)
 
     def _log_constant(self) -> Tensor:
-        total = self.a + self.b
-        return total.lgamma() - self.a.lgamma() - total * math.log(2) - self.b * math.log(math.pi)
+        """log C, in float64: log-gammas of large numbers lose every digit of float32."""
+        a = self.a.double()
+        total = a + self.b
+        return total.lgamma() - a.lgamma() - total * math.log(2) - self.b * math.log(math.pi)
 
 
 @register_kl(PowerSpherical, UniformSphere)

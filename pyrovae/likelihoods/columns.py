@@ -31,8 +31,11 @@ class Columns(nn.Module):
         self.columns = nn.ModuleList(columns)
         self.sizes = [math.prod(column.param_shape) for column in columns]
         self.param_shape = (sum(self.sizes),)
-        measures = list(dict.fromkeys(str(column.measure) for column in columns))
-        self.measure = measures[0] if len(measures) == 1 else f"mixed: {' x '.join(measures)}"
+        places: dict[str, list[str]] = {}
+        for i, column in enumerate(columns):
+            places.setdefault(column.measure, []).append(str(i))
+        mixed = ", ".join(f"{measure} (columns {' '.join(where)})" for measure, where in places.items())
+        self.measure = next(iter(places)) if len(places) == 1 else f"mixed: {mixed}"
         names = [f"{i} {type(column).__name__}" for i, column in enumerate(columns)]
         self.advice = f". The last number of a place is its column: {', '.join(names)}"
 

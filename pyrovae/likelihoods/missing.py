@@ -29,9 +29,10 @@ class Missing(nn.Module):
         super().__init__()
         self.event_shape = checks.shape("event_shape", event_shape)
         self.of = of(self.event_shape)
-        if isinstance(getattr(self.of, "scaling", None), Optimal):
+        if any(isinstance(part, Optimal) for part in self.of.modules()):
             raise ValueError("of: expected independent values, found learn='optimal', whose scale is made of them all")
-        self.param_shape, self.measure, self.advice = self.of.param_shape, self.of.measure, self.of.advice
+        self.param_shape, self.advice = self.of.param_shape, self.of.advice
+        self.measure = f"{self.of.measure}, of the entries present"
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         return PartlyObserved(self.of(h).base_dist).to_event(len(self.event_shape))

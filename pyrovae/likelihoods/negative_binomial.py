@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+import pyrovae.distributions as densities
 from pyrovae import checks
 from pyrovae.likelihoods.poisson import Poisson
 
@@ -32,7 +33,7 @@ class NegativeBinomial(nn.Module):
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         v = self.log_total_count.to(h.dtype)
-        return dist.NegativeBinomial(v.exp(), logits=h - v).to_event(len(self.event_shape))
+        return densities.NegativeBinomial(v.exp(), logits=h - v).to_event(len(self.event_shape))
 
     def extra_repr(self) -> str:
         return f"event_shape={self.event_shape}, total_count={self.start:g}"

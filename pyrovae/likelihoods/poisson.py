@@ -3,29 +3,32 @@
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-import torch
 from torch import Tensor, nn
 
 from pyrovae import checks
 
 
 class Poisson(nn.Module):
-    """P(x|h) = prod_i e^(h_i x_i - e^h_i) / x_i!, for counts x_i = 0, 1, 2, ...; h are log-rates.
+    """P(x|h) = prod_i e^(h_i x_i - e^h_i) / x_i!, for counts x_i = 0, 1, 2, ...; h are log-rates, from -60 to 20.
+
+    What lies beyond is brought to these bounds: the first steps on large counts would overflow.
 
     Args:
         event_shape: event shape of x.
     """
 
     measure = "mass over counts"
-    advice = ". Counts are whole and not negative: give them as they are, neither scaled nor centred"
+    advice = (
+        ". Counts are whole and not negative: give them as they are, neither scaled nor centred, with an encoder of "
+        "their logarithms (networks.Log1p)"
+    )
 
     def __init__(self, event_shape: Sequence[int] | int) -> None:
         super().__init__()
         self.event_shape = self.param_shape = checks.shape("event_shape", event_shape)
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
-        rate = h.exp().clamp(min=torch.finfo(h.dtype).tiny)  # at a rate of 0 the gradient of 0 log 0 is NaN
-        return dist.Poisson(rate).to_event(len(self.event_shape))
+        return dist.Poisson(h.clamp(-60, 20).exp()).to_event(len(self.event_shape))
 
     def extra_repr(self) -> str:
         return f"event_shape={self.event_shape}"

@@ -75,7 +75,7 @@ class PerInput(nn.Module):
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """(m, s)"""
         location, v = h.unbind(-len(self.param_shape))
-        return location, self.min_scale + (self.start - self.min_scale) * v.exp()
+        return location, self.min_scale + (self.start - self.min_scale) * v.clamp(max=60).exp()
 
     def extra_repr(self) -> str:
         return f"learn={self.learn!r}, scale={self.start:g}, min_scale={self.min_scale:g}"
@@ -83,6 +83,8 @@ class PerInput(nn.Module):
 
 class Optimal(nn.Module):
     """s^2 = mean of (x - m)^2 over a batch: what maximises its likelihood.  (Rybkin, Daniilidis & Levine 2021)
+
+    For the ELBO: there the derivative by s is 0. Where draws are weighted (IWAE, Renyi) another s would be best.
 
     What holds beyond the batch is a running mean of s^2: of all batches at first, of the last hundred or so later.
     """

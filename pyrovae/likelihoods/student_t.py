@@ -6,6 +6,7 @@ from typing import Literal
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+import pyrovae.distributions as densities
 from pyrovae import checks
 from pyrovae.likelihoods.scale import Fixed, One, scaling
 
@@ -48,7 +49,7 @@ class StudentT(nn.Module):
         return self.degrees.value
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
-        return dist.StudentT(self.df.to(h.dtype), *self.scaling(h)).to_event(len(self.event_shape))
+        return densities.StudentT(self.df.to(h.dtype), *self.scaling(h)).to_event(len(self.event_shape))
 
     def extra_repr(self) -> str:
         return f"event_shape={self.event_shape}, df={self.df.item():g}, learn_df={isinstance(self.degrees, One)}"

@@ -23,7 +23,9 @@ class Capacity(Objective):
     scheduled = "capacity"
 
     def __init__(self, capacity: float | Schedule = 10.0, gamma: float = 30.0, steps: int = 0) -> None:
-        super().__init__(WarmUp(steps, capacity) if steps and not isinstance(capacity, Schedule) else capacity)
+        if steps and isinstance(capacity, Schedule):
+            raise ValueError(f"steps: expected 0 where the capacity is a schedule, found {steps}")
+        super().__init__(WarmUp(steps, capacity) if steps else capacity)  # type: ignore[arg-type]
         self.capacity, self.gamma = self.schedule, checks.number("gamma", gamma, 0)
 
     def value(self, number: Any, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:

@@ -16,7 +16,8 @@ class MMD(Objective):
 
     MMD^2 = E k(z, z') + E k(y, y') - 2 E k(z, y) for draws z of the batch's q(z|x_n) and y of the prior, without bias,
     with k(a, b) = c / (c + |a - b|^2), c twice the number of latents. In the letters of Zhao, Song & Ermon (2019)
-    beta = 1 - alpha and weight = alpha + lambda - 1. The MMD is no number of nats: `weight` makes it one.
+    beta = 1 - alpha and weight = alpha + lambda - 1. The MMD is no number of nats: `weight` makes it one. A batch of
+    one row has none. A learned prior without reparametrised draws (a mixture) learns from the KL alone.
 
     Args:
         weight: of the MMD.
@@ -32,15 +33,17 @@ class MMD(Objective):
         distance: Any = 0.0
         for name, site in sites(q, False).items():
             p_z: Any = p.nodes[name]["fn"]
-            distance = distance + mmd(site["value"][0], p_z.expand(site["log_prob"].shape).sample()[0])
+            p_z = p_z.expand(site["log_prob"].shape)
+            y = p_z.rsample() if p_z.has_rsample else p_z.sample()
+            distance = distance + mmd(site["value"][0], y[0])
         cost = number * (log_prob(q, False) - log_prob(p, False)).mean()
         return cost + self.weight * distance - log_prob(p, True).mean()
 
 
 def mmd(z: Tensor, y: Tensor) -> Tensor:
-    """MMD^2 of two samples (N, ...), N >= 2, without bias."""
+    """MMD^2 of two samples (N, ...), without bias; 0 where N = 1, which tells nothing."""
     if len(z) < 2:
-        raise ValueError(f"MMD: expected batches of at least 2 rows, found {len(z)}")
+        return z.new_zeros(())
     z, y = z.flatten(1), y.flatten(1)
     c, n = 2.0 * z.shape[1], len(z)
 

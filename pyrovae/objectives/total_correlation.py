@@ -18,7 +18,8 @@ class TotalCorrelation(Objective):
 
     The beta-TC-VAE (Chen et al. 2018): beta presses on the dependence of the latents alone. q(z) is the mean of
     q(z|x_n) over the batch, as if that were all data: for N data in all, the paper's q(z) differs by a constant
-    factor, which has no gradient. At beta = 1 it is the ELBO.
+    factor, which has no gradient. At beta = 1 it is the ELBO. Where the prior's latents are not independent, the last
+    term is E log prod_j q(z_j) / p(z).
 
     Args:
         beta: a number >= 0, or a schedule.

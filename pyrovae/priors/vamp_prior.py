@@ -47,6 +47,7 @@ class VampPrior(nn.Module):
     def initialise(self, x: Tensor) -> Self:
         """Set the pseudo-inputs to different rows of the data x, chosen by torch's generator."""
         checks.event(x, tuple(self.inputs.shape[1:]))
+        checks.finite("x", x)
         if len(x) < self.components:
             raise ValueError(f"x: expected at least components = {self.components} rows, found {len(x)}")
         self.inputs.copy_(x[torch.randperm(len(x))[: self.components].to(x.device)])
@@ -67,5 +68,5 @@ class VampPrior(nn.Module):
         return dist.MixtureSameFamily(dist.Categorical(logits=self.inputs.new_zeros(self.components)), q)
 
 
-def _loaded(prior: VampPrior, _: object) -> None:
-    prior.ready = True
+def _loaded(prior: VampPrior, incompatible: Any) -> None:
+    prior.ready |= not any(key.endswith("inputs") for key in incompatible.missing_keys)

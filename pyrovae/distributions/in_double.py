@@ -1,0 +1,37 @@
+"""Densities of log-gammas, scored in float64: their differences keep no digit of float32 where parameters are large."""
+
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+from torch import Tensor
+
+
+class _InDouble:
+    plain: ClassVar[Any]
+    parameters: ClassVar[tuple[str, ...]]
+
+    def log_prob(self: Any, value: Tensor) -> Tensor:
+        """log p(x), computed in float64, in the dtype of the parameters."""
+        if self._validate_args:
+            self._validate_sample(value)
+        given = {name: getattr(self, name) for name in self.parameters}
+        exact = self.plain(**{name: each.double() for name, each in given.items()}, validate_args=False)
+        return exact.log_prob(value.double()).to(given[self.parameters[0]].dtype)
+
+
+class Beta(_InDouble, dist.Beta):
+    """p(x) = x^(a - 1) (1 - x)^(b - 1) / B(a, b)."""
+
+    plain, parameters = dist.Beta, ("concentration1", "concentration0")
+
+
+class NegativeBinomial(_InDouble, dist.NegativeBinomial):
+    """P(x) = C(x + r - 1, x) (1 - p)^r p^x, with p = sigmoid(logits)."""
+
+    plain, parameters = dist.NegativeBinomial, ("total_count", "logits")
+
+
+class StudentT(_InDouble, dist.StudentT):
+    """p(x) = Gamma((df + 1) / 2) / (Gamma(df / 2) s (pi df)^(1/2)) (1 + t^2 / df)^(-(df + 1) / 2), t = (x - m) / s."""
+
+    plain, parameters = dist.StudentT, ("df", "loc", "scale")
