@@ -265,7 +265,7 @@ def test_dreg_keeps_its_signal_where_iwae_loses_it(linear):
         bias.copy_(torch.cat([solved[-1], (2.0 * q.variance[0]).log()]))
 
     def ratio(dreg, k):
-        drawn = gradients(objectives.IWAE(k, dreg=dreg), linear, 60)
+        drawn = gradients(objectives.IWAE(k, dreg=dreg), linear, 40)
         return (drawn.mean(0).norm() / drawn.var(0).sum().sqrt()).item()
 
     assert ratio(True, 128) > ratio(True, 2)
