@@ -1,6 +1,7 @@
 """The command line: `pyrovae train`, `pyrovae evaluate RUN`, `pyrovae plot RUN`, `pyrovae compare`."""
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -114,7 +115,8 @@ def _report(results: dict[str, Any]) -> None:
         ("kl", f"KL(q(z|x) || p(z)), {results['kl_estimator']}"),
         ("log_likelihood", f"log p(x), {results['particles']} importance samples"),
     ):
-        print(f"  {label:42} {results[name]['value']:9.3f} +- {results[name]['standard_error']:.3f}")
+        if not math.isnan(results[name]["value"]):
+            print(f"  {label:42} {results[name]['value']:9.3f} +- {results[name]['standard_error']:.3f}")
     if bits := results["bits_per_dimension"]:
         print(f"  {'the same, in bits per dimension':42} {bits['value']:9.3f} +- {bits['standard_error']:.3f}")
     for site, active in results["active_units"].items():

@@ -63,7 +63,7 @@ def _latents(vae: VAE, split: Split, side: int = 20) -> Figure:
         codes = torch.cat([codes, torch.zeros_like(codes)], 1)
     if codes.shape[1] > 2:
         return plots.latent_pca(codes.numpy(), labels)
-    if vae.latent_shape != (2,) or len(vae.event_shape) != 3:
+    if vae.latent_shape != (2,) or len(vae.event_shape) != 3 or hasattr(vae.prior, "space"):
         return plots.latent_plane(codes.numpy(), labels, None)
     axis = torch.linspace(-3, 3, side).to(codes)
     grid = torch.stack(torch.meshgrid(axis, axis.flip(0), indexing="xy"), -1)

@@ -483,3 +483,17 @@ def test_plain_pyro_trains_it(guide):
     svi = pyro.infer.SVI(made.model, made.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
     assert math.isfinite(svi.step(x))
     assert all(not torch.equal(new, old) for new, old in zip(made.encoder.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_a_power_spherical_draw_near_the_far_pole_has_a_score(dim):
+    """Where it is almost uniform, one draw in ten thousand on a circle lies where 1 + m.x rounds to 0."""
+    m = torch.nn.functional.normalize(torch.randn(1000, dim), dim=-1).requires_grad_()
+    q = PowerSpherical(m, torch.full((1000,), 1e-2))
+    away = torch.nn.functional.normalize(-m.detach() + 1e-7 * torch.randn_like(m), dim=-1)
+    for x in (away, -m.detach()):
+        score = q.log_prob(x)
+        (gradient,) = torch.autograd.grad(score.sum(), m, retain_graph=True)
+        assert score.isfinite().all()
+        assert gradient.isfinite().all()
+        assert (score - q.log_prob(m.detach())).mean() < -0.1

@@ -101,8 +101,9 @@ class PowerSpherical(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        cosine = (self.direction * value).sum(-1).clamp(-1, 1)  # rounding alone leads beyond
-        kernel = torch.special.xlog1py(self.concentration.double(), cosine.double())
+        # 1 + m.x = |m + x|^2 / 2 keeps its digits where x is near -m; at -m itself it is small, and not 0.
+        near = (self.direction.double() + value.double()).square().sum(-1) / 2
+        kernel = torch.xlogy(self.concentration.double(), near.clamp_min(torch.finfo(value.dtype).eps ** 2))
         return (self._log_constant() + kernel).to(value.dtype)
 
     def entropy(self) -> Tensor:
