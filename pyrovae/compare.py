@@ -185,7 +185,9 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         lines = [f"{chosen[0]['split']} data, nats per datum: {measure}", ""]
         lines += [f"| {' | '.join(heads)} |", f"|{'---|' * len(varied)}{'--:|' * (len(heads) - len(varied))}"]
         for row in chosen:
-            cells = [f"`{row[option]}`" for option in varied] + [_shown(row[name]) for name in shown]
+            cells = [f"`{row[option]}`" for option in varied] + [
+                _shown(row[name], 3 if name.startswith("bits") else 2) for name in shown
+            ]
             lines.append(f"| {' | '.join([*cells, str(row['seeds'])])} |")
         yield "\n".join(lines)
 
@@ -193,8 +195,10 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 _HEADS = {"elbo": "ELBO", "log_likelihood": "log p(x)", "kl": "KL", "bits_per_dimension": "bits per dimension"}
 
 
-def _shown(number: Mapping[str, float] | None) -> str:
+def _shown(number: Mapping[str, float] | None, digits: int) -> str:
     if number is None:
         return ""
     value, error = number["value"], number["standard_error"]
-    return ("" if math.isnan(value) else f"{value:.2f}") + ("" if math.isnan(error) else f" ± {error:.2f}")
+    return ("" if math.isnan(value) else f"{value:.{digits}f}") + (
+        "" if math.isnan(error) else f" ± {error:.{digits}f}"
+    )
