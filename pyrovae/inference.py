@@ -12,7 +12,7 @@ from pyrovae import checks
 from pyrovae.data.split import Data, blocks
 from pyrovae.programs import Program, Programs, answering, check, pair, placement
 from pyrovae.randomness import Stream, seeded
-from pyrovae.traces import closed_mean, log_mean_exp, log_weight, traces
+from pyrovae.traces import closed_mean, log_mean_exp, log_weight, over, traces
 
 # Noise is drawn for fixed blocks of rows and of particles, so that a datum's score depends on the seed and its place
 # alone, not on how the data came; the second number bounds the memory of one value in the program (16 MiB in float32).
@@ -68,7 +68,7 @@ def impute(programs: Programs, x: Tensor, particles: int = 100, seed: int = 0) -
         likelihoods: list[tuple[Tensor, Any]] = [(log_weight(q, p), p.nodes["x"]["fn"]) for q, p in drawn]
         share = torch.cat([log_w for log_w, _ in likelihoods]).softmax(0)
         means = torch.cat([p_x.mean for _, p_x in likelihoods])
-        filled.append((share.reshape(*share.shape, *[1] * (means.ndim - 2)) * means).sum(0)[:n].cpu())
+        filled.append((over(share, means) * means).sum(0)[:n].cpu())
     return torch.where(torch.isnan(x), torch.cat(filled).to(x), x)
 
 

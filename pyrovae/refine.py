@@ -15,7 +15,7 @@ from pyrovae.handlers import alone
 from pyrovae.modes import mode
 from pyrovae.programs import Program, modules
 from pyrovae.randomness import generators, set_generators
-from pyrovae.traces import log_weights
+from pyrovae.traces import log_weights, over
 
 Shifts = dict[str, dict[str, Tensor]]
 
@@ -113,7 +113,7 @@ def _climb(elbo: Callable[..., Tensor], start: Shifts, steps: int, learning_rate
         after = elbo(_nested(keys, flat), DRAWS)
         set_generators(noise)
         better = after > elbo(start, DRAWS)
-    kept = [torch.where(better.reshape(-1, *[1] * (value.ndim - 1)), value, 0) for value in flat]
+    kept = [torch.where(over(better, value), value, 0) for value in flat]
     return _nested(keys, kept)
 
 

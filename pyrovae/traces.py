@@ -107,6 +107,11 @@ def kl(q: Trace, p: Trace) -> tuple[dict[str, Tensor], bool]:
     return {name: site["log_prob"] - p.nodes[name]["log_prob"] for name, site in latents.items()}, False
 
 
+def over(weights: Tensor, like: Tensor) -> Tensor:
+    """Weights of rows (or of particles and rows) with dimensions of 1 behind, so that they multiply values of them."""
+    return weights.reshape(*weights.shape, *[1] * (like.ndim - weights.ndim))
+
+
 def closed_mean(distribution: Any) -> Tensor | None:
     """A distribution's mean; None where it has no closed form (flows), or where its values are no numbers."""
     try:

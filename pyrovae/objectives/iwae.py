@@ -17,6 +17,7 @@ from pyrovae.traces import (
     log_prob,
     log_weight,
     log_weights,
+    over,
     replayed,
     sites,
 )
@@ -54,7 +55,7 @@ class IWAE(Objective):
         def weighted(z: Tensor) -> Tensor:
             again = z.clone()
             if again.requires_grad:
-                again.register_hook(lambda gradient: gradient * _over(share[0], gradient))
+                again.register_hook(lambda gradient: gradient * over(share[0], gradient))
             return again
 
         latents = at(q, {name: weighted(site["value"]) for name, site in sites(q, False).items()})
@@ -65,11 +66,6 @@ class IWAE(Objective):
         share.append(log_w.detach().softmax(0))
         surrogate = (share[0] * log_w).sum(0)
         return log_mean_exp(log_w.detach())[0] + surrogate - surrogate.detach()
-
-
-def _over(weights: Tensor, like: Tensor) -> Tensor:
-    """(K, N) made to fit (K, N, ...)."""
-    return weights.reshape(*weights.shape, *[1] * (like.ndim - weights.ndim))
 
 
 class Renyi(Objective):
