@@ -10,8 +10,8 @@ import pyrovae
 
 PACKAGE = Path(pyrovae.__file__).parent
 FLOORS = [
-    ["checks", "distributions", "randomness", "files", "handlers", "modes", "plots"],
-    ["programs", "tracing", "data", "names", "networks"],
+    ["checks", "randomness", "files", "handlers", "modes", "plots"],
+    ["programs", "tracing", "data", "distributions", "names", "networks"],
     ["faults", "priors", "likelihoods", "guides", "traces"],
     ["inference", "objectives", "refine"],
     ["models", "svi", "evaluate"],

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 from torch.nn import functional as F  # noqa: N812
 
+from pyrovae import checks
+
 
 class Autoregressive(nn.Module):
     """y_i = f(x_i; h_i), with h_i a network of x_1, ..., x_(i-1) and the context c.  (MADE: Germain et al. 2015)
@@ -61,11 +63,13 @@ def stack(
     elementwise: Callable[[Tensor], Transform],
     count: int,
     context: int = 0,
-    hidden: Sequence[int] = (64, 64),
+    hidden: Sequence[int] | int = (64, 64),
 ) -> nn.ModuleList:
     """So many `Autoregressive`, each in the reverse order of the one before."""
+    widths = checks.shape("hidden", hidden)
     return nn.ModuleList(
-        Autoregressive(dim, elementwise, count, context, hidden, reverse=t % 2 == 1) for t in range(transforms)
+        Autoregressive(dim, elementwise, count, context, widths, reverse=t % 2 == 1)
+        for t in range(checks.integer("transforms", transforms))
     )
 
 

@@ -34,7 +34,6 @@ class IAF(nn.Module):
         super().__init__()
         dim = checks.vector("latent_shape", latent_shape)
         self.latent_shape = (dim,)
-        transforms, hidden = checks.integer("transforms", transforms), checks.shape("hidden", hidden)
         self.context = checks.integer("context", context)
         self.base = DiagonalNormal(dim)
         self.param_shape = (self.base.param_shape[0] + self.context,)

@@ -38,7 +38,6 @@ class NeuralSpline(nn.Module):
         super().__init__()
         dim = checks.vector("latent_shape", latent_shape)
         self.latent_shape = (dim,)
-        transforms, hidden = checks.integer("transforms", transforms), checks.shape("hidden", hidden)
         self.bins, self.context = checks.integer("bins", bins, least=2), checks.integer("context", context)
         self.place = DiagonalNormal(dim)
         self.param_shape = (self.place.param_shape[0] + self.context,)

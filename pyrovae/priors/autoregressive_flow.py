@@ -33,7 +33,6 @@ class AutoregressiveFlow(nn.Module):
         super().__init__()
         dim = checks.vector("latent_shape", latent_shape)
         self.latent_shape = (dim,)
-        transforms, hidden = checks.integer("transforms", transforms), checks.shape("hidden", hidden)
         self.noise = StandardNormal(dim)
         self.transforms = stack(transforms, dim, affine, 2, hidden=hidden)
 

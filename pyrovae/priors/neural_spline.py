@@ -37,7 +37,6 @@ class NeuralSpline(nn.Module):
         super().__init__()
         dim = checks.vector("latent_shape", latent_shape)
         self.latent_shape = (dim,)
-        transforms, hidden = checks.integer("transforms", transforms), checks.shape("hidden", hidden)
         self.bins = checks.integer("bins", bins, least=2)
         self.noise = StandardNormal(dim)
         self.transforms = stack(1, dim, affine, 2, hidden=hidden)
