@@ -1,6 +1,6 @@
 """Values side by side, each of its own distribution."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
@@ -24,10 +24,15 @@ class Side(constraints.Constraint):
         return torch.cat([c.check(value[..., i : i + 1]) for i, c in enumerate(self.columns)], -1)
 
     def __repr__(self) -> str:
-        places: dict[str, list[str]] = {}
-        for i, column in enumerate(self.columns):
-            places.setdefault(str(column), []).append(str(i))
-        return "; ".join(f"{column} in column {', '.join(where)}" for column, where in places.items())
+        return "; ".join(f"{each} in column {', '.join(where)}" for each, where in places(self.columns).items())
+
+
+def places(columns: Iterable[object]) -> dict[str, list[str]]:
+    """What the columns are, as text, and the numbers of those that are it."""
+    found: dict[str, list[str]] = {}
+    for i, column in enumerate(columns):
+        found.setdefault(str(column), []).append(str(i))
+    return found
 
 
 class Concatenated(dist.TorchDistribution):

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyrovae import checks
-from pyrovae.distributions import Concatenated
+from pyrovae.distributions.concatenated import Concatenated, places
 
 
 class Columns(nn.Module):
@@ -31,11 +31,9 @@ class Columns(nn.Module):
         self.columns = nn.ModuleList(columns)
         self.sizes = [math.prod(column.param_shape) for column in columns]
         self.param_shape = (sum(self.sizes),)
-        places: dict[str, list[str]] = {}
-        for i, column in enumerate(columns):
-            places.setdefault(column.measure, []).append(str(i))
-        mixed = ", ".join(f"{measure} (columns {' '.join(where)})" for measure, where in places.items())
-        self.measure = next(iter(places)) if len(places) == 1 else f"mixed: {mixed}"
+        measures = places(column.measure for column in columns)
+        mixed = ", ".join(f"{measure} (columns {' '.join(where)})" for measure, where in measures.items())
+        self.measure = next(iter(measures)) if len(measures) == 1 else f"mixed: {mixed}"
         names = [f"{i} {type(column).__name__}" for i, column in enumerate(columns)]
         self.advice = f". The last number of a place is its column: {', '.join(names)}"
 
