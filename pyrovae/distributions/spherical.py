@@ -7,6 +7,7 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Size, Tensor
 from torch.distributions import Dirichlet, register_kl
+from torch.nn import functional as F  # noqa: N812
 
 
 class UniformSphere(TorchDistribution):
@@ -36,7 +37,7 @@ class UniformSphere(TorchDistribution):
         return torch.full_like(self.centre, 1 / self.event_shape[0])
 
     def rsample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008 (an immutable tuple)
-        return _direction(torch.randn_like(self.centre.expand(self.shape(sample_shape))))
+        return F.normalize(torch.randn_like(self.centre.expand(self.shape(sample_shape))), dim=-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
@@ -88,7 +89,7 @@ class PowerSpherical(TorchDistribution):
         m = self.direction.expand(self.shape(sample_shape))
         a = self.a.expand(m.shape[:-1])
         near, far = Dirichlet(torch.stack([a, torch.full_like(a, self.b)], -1)).rsample().unbind(-1)
-        around = _direction(torch.randn_like(m[..., 1:]))
+        around = F.normalize(torch.randn_like(m[..., 1:]), dim=-1)
         # 1 - t^2 = 4 near far keeps its digits where t = near - far is close to 1 or -1.
         radius = 2 * (near * far).clamp_min(torch.finfo(m.dtype).tiny).sqrt()
         y = torch.cat([(near - far)[..., None], radius[..., None] * around], -1)  # about the first axis e
@@ -96,7 +97,7 @@ class PowerSpherical(TorchDistribution):
         sign = torch.where(m[..., :1] > 0, -1.0, 1.0).to(m)
         e = torch.zeros_like(m[..., 1:])
         w = torch.cat([1 - sign * m[..., :1], e - sign * m[..., 1:]], -1)
-        return _direction(sign * (y - w * (w * y).sum(-1, keepdim=True) / w[..., :1]))
+        return F.normalize(sign * (y - w * (w * y).sum(-1, keepdim=True) / w[..., :1]), dim=-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
@@ -125,7 +126,3 @@ def _kl_to_uniform(q: PowerSpherical, p: UniformSphere) -> Tensor:
 
 def _log_area(dim: int) -> float:
     return math.log(2) + dim / 2 * math.log(math.pi) - math.lgamma(dim / 2)
-
-
-def _direction(x: Tensor) -> Tensor:
-    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True)
