@@ -43,9 +43,10 @@ def first_fault(programs: Programs, x: Tensor) -> str:
         for trace, program in ((q, "guide"), (p, "model")):
             trace.compute_log_prob()
             for name, site in trace.nodes.items():
-                for part in ("value", "log_prob"):
-                    found: Any = site.get(part)
-                    unseen = part == "log_prob" or not site.get("is_observed")  # the data were checked above
-                    if site["type"] == "sample" and unseen and not bool(torch.isfinite(found).all()):
+                # The data were checked above, and may have entries that are missing.
+                parts = ("log_prob",) if site.get("is_observed") else ("value", "log_prob")
+                for part in parts if site["type"] == "sample" else ():
+                    found: Any = site[part]
+                    if not bool(torch.isfinite(found).all()):
                         return f"first at site {name!r} of the {program}, whose {part} is not finite"
     return "every site is finite on that batch: a gradient, or another batch, is not"
