@@ -4,16 +4,14 @@ from collections.abc import Sequence
 
 import pyro
 import pyro.distributions as dist
-import torch
 from torch import Tensor, nn
 
 from pyrovae import checks, inference
 from pyrovae.guides import DiagonalNormal
 from pyrovae.handlers import register, rows
 from pyrovae.likelihoods import Bernoulli
-from pyrovae.modes import mode
 from pyrovae.networks import MLP
-from pyrovae.networks.connect import Part, build, connect
+from pyrovae.networks.connect import Part, build, connect, same_space, takes_missing
 from pyrovae.priors import StandardNormal
 
 
@@ -46,26 +44,30 @@ class VAE(nn.Module):
         decoder: Part = MLP,
     ) -> None:
         super().__init__()
+        self._wire(event_shape, latent_dim, prior, likelihood, guide, encoder, decoder)
+
+    def _wire(
+        self,
+        event_shape: Sequence[int] | int,
+        latent_dim: int,
+        prior: Part,
+        likelihood: Part,
+        guide: Part,
+        encoder: Part,
+        decoder: Part,
+        given: tuple[tuple[int, ...], ...] = (),
+    ) -> None:
+        """Build the parts of a model with one layer of latents; both networks also take what is given."""
         self.event_shape = checks.shape("event_shape", event_shape)
         self.latent_shape = (checks.integer("latent_dim", latent_dim),)
         self.prior = build(prior, self.latent_shape, self.event_shape)
         self.likelihood = build(likelihood, self.event_shape)
         self.family = build(guide, self.latent_shape)
-        self.encoder = connect(encoder, self.event_shape, self.family.param_shape, "encoder")
-        self.decoder = connect(decoder, self.latent_shape, self.likelihood.param_shape, "decoder")
-        self._check_parts()
-
-    def _check_parts(self) -> None:
-        """Refuse parts whose shapes fit, but not what they mean."""
-        prior, guide = (getattr(part, "space", "all real vectors") for part in (self.prior, self.family))
-        if prior != guide:
-            raise ValueError(f"guide: expected one on {prior}, as the prior is, found one on {guide}")
+        self.encoder = connect(encoder, [self.event_shape, *given], self.family.param_shape, "encoder")
+        self.decoder = connect(decoder, [self.latent_shape, *given], self.likelihood.param_shape, "decoder")
+        same_space(self.prior, self.family)
         if getattr(self.likelihood, "missing", False):
-            with torch.no_grad(), mode([self.encoder], training=False):
-                like = next(self.encoder.parameters(), torch.empty(()))
-                h = self.encoder(torch.full((2, *self.event_shape), torch.nan).to(like))
-            if not bool(torch.isfinite(h).all()):
-                raise ValueError("encoder: expected one that takes missing entries (networks.FilledIn), found NaN in h")
+            takes_missing(self.encoder, [self.event_shape, *given])
 
     def p_z(self) -> dist.TorchDistribution:
         """The prior p(z)."""
@@ -100,5 +102,5 @@ class VAE(nn.Module):
         """Raise a ValueError unless x are data of this model: their shape, finite, in the likelihood's support."""
         checks.event(x, self.event_shape)
         checks.finite("x", x, missing=getattr(self.likelihood, "missing", False))
-        support = self.p_x(x.new_zeros(1, *self.latent_shape)).support
-        checks.support(x, support, getattr(self.likelihood, "advice", ""))
+        h = x.new_zeros(1, *self.likelihood.param_shape)
+        checks.support(x, self.likelihood(h).support, getattr(self.likelihood, "advice", ""))

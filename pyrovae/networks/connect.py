@@ -1,6 +1,8 @@
 """Building a model's networks, and proving that their shapes fit."""
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,15 +20,18 @@ def build(part: Part, *shapes: tuple[int, ...]) -> Any:
     return part if isinstance(part, nn.Module) else part(*shapes)
 
 
-def connect(part: Part, input_shape: tuple[int, ...], output_shape: tuple[int, ...], role: str) -> nn.Module:
+def connect(part: Part, inputs: Sequence[tuple[int, ...]], output_shape: tuple[int, ...], role: str) -> nn.Module:
     """Build a network and run it dry: (..., *input_shape) must become (..., *output_shape).
 
-    A network that takes only one leading dimension, or mixes several (one with nn.Flatten() or a softmax over
-    dimension 1, say), is wrapped.
+    One of several inputs is `Joint`. A network that takes only one leading dimension, or mixes several (one with
+    nn.Flatten() or a softmax over dimension 1, say), is wrapped.
 
     Raises:
         ValueError: it fails on such an input or returns another shape; says what was expected and found.
     """
+    if len(inputs) > 1:
+        return Joint(part, inputs, output_shape, role)
+    (input_shape,) = inputs
     network = build(part, input_shape, output_shape)
     expected = f"{role}: expected a network from (N, {_join(input_shape)}) to (N, {_join(output_shape)})"
     if not isinstance(network, nn.Module):
@@ -41,6 +46,78 @@ def connect(part: Part, input_shape: tuple[int, ...], output_shape: tuple[int, .
         network = _OneBatch(network, len(input_shape))
     network.register_forward_hook(_in_the_inputs_dtype)
     return network
+
+
+def same_space(prior: nn.Module, guide: nn.Module) -> None:
+    """Raise a ValueError unless p(z) and q(z|h) are laws of one kind of z: real vectors, or points on a sphere."""
+    spaces = [getattr(part, "space", "all real vectors") for part in (prior, guide)]
+    if spaces[0] != spaces[1]:
+        raise ValueError(f"guide: expected one on {spaces[0]}, as the prior is, found one on {spaces[1]}")
+
+
+def takes_missing(encoder: nn.Module, inputs: Sequence[tuple[int, ...]]) -> None:
+    """Raise a ValueError unless an encoder has an answer for an x of which all is missing."""
+    first, *others = (next(encoder.parameters(), torch.empty(())).new_zeros(2, *shape) for shape in inputs)
+    with torch.no_grad(), mode([encoder], training=False):
+        h = encoder(torch.full_like(first, torch.nan), *others)
+    if not bool(torch.isfinite(h).all()):
+        raise ValueError("encoder: expected one that takes missing entries (networks.FilledIn), found NaN in h")
+
+
+class Joint(nn.Module):
+    """h = network(x, y, ...): a network of its first input, beside which the others stand.
+
+    Where the first is a vector, or the network flattens it (an MLP), all are concatenated as vectors; beside an image
+    that the network keeps as one, a second image of the same height and width stands as channels, and anything else
+    as one channel more, an affine map of it. Leading dimensions are broadcast.
+
+    Args:
+        part: builds the network from the joint input's shape and the output's; or is the network.
+        inputs: event shapes of x, y, ...
+        output_shape: event shape of h.
+        role: what the network is in its model, for what an error says.
+    """
+
+    def __init__(self, part: Part, inputs: Sequence[tuple[int, ...]], output_shape: tuple[int, ...], role: str) -> None:
+        super().__init__()
+        self.inputs = tuple(inputs)
+        first, *others = self.inputs
+        self.flat = len(first) == 1 or getattr(part.func if isinstance(part, partial) else part, "flattens", False)
+        sizes = [math.prod(shape) for shape in self.inputs]
+        self.channels = nn.ModuleList()
+        if self.flat:
+            joint: tuple[int, ...] = (sum(sizes),)
+        else:
+            for shape in others:
+                images = len(shape) == 3 and shape[1:] == first[1:]
+                self.channels.append(nn.Identity() if images else _Channel(shape, first[1:]))
+            counts = [shape[0] if isinstance(a, nn.Identity) else 1 for a, shape in zip(self.channels, others, strict=True)]
+            joint = (first[0] + sum(counts), *first[1:])
+        self.network = connect(part, [joint], output_shape, role)
+
+    def forward(self, *values: Tensor) -> Tensor:
+        """x (..., *shape of x), y (..., *shape of y), ... to h (..., *output_shape)."""
+        if self.flat:
+            beside = [value.flatten(value.ndim - len(shape)) for value, shape in zip(values, self.inputs, strict=True)]
+            dim = -1
+        else:
+            first, *others = values
+            beside = [first, *(channel(value) for channel, value in zip(self.channels, others, strict=True))]
+            dim = -len(self.inputs[0])
+        leading = torch.broadcast_shapes(*(value.shape[:dim] for value in beside))
+        return self.network(torch.cat([value.expand(*leading, *value.shape[dim:]) for value in beside], dim))
+
+
+class _Channel(nn.Module):
+    """Any value as one channel of an image: an affine map of it."""
+
+    def __init__(self, shape: tuple[int, ...], image: tuple[int, ...]) -> None:
+        super().__init__()
+        self.event_dim, self.image = len(shape), image
+        self.affine = nn.Linear(math.prod(shape), math.prod(image))
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.affine(y.flatten(y.ndim - self.event_dim)).unflatten(-1, (1, *self.image))
 
 
 def _in_the_inputs_dtype(network: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ class MLP(nn.Sequential):
         norm: puts a layer norm before each nonlinearity: it keeps rows apart, where a batch norm would mix them.
     """
 
+    flattens = True
+
     def __init__(
         self,
         input_shape: Sequence[int] | int,
