@@ -14,6 +14,7 @@ import pyrovae
 from pyrovae.likelihoods import Normal
 
 torch.set_num_threads(1)
+X = 4  # size of a datum of `binary`
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +25,14 @@ def _same_start():
     yield
     assert pyro.settings.get("validate_distributions_pyro")
     assert torch.get_num_threads() == 1
+
+
+@pytest.fixture
+def double():
+    """float64 where none is named."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +83,30 @@ def known(vae, s):
         s=s,
         again=lambda: known(vae, s),
     )
+
+
+def two_layers(start, s):
+    """p(z2) = N(0, 1), p(z1|z2) = N(z2, 1), p(x|z1) = N(z1, s^2), in float64; w begins at `start`, and the guide is
+    q(z1|x) = N(w0 x, e^(2 w1)), q(z2|z1) = N(w2 z1, e^(2 w3))."""
+    w = nn.Parameter(torch.tensor(start, dtype=torch.float64))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(torch.zeros(()).double(), 1.0))
+            z1 = pyro.sample("z1", dist.Normal(z2, 1.0))
+            pyro.sample("x", dist.Normal(z1, s), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            z1 = pyro.sample("z1", dist.Normal(w[0] * x, w[1].exp()))
+            pyro.sample("z2", dist.Normal(w[2] * z1, w[3].exp()))
+
+    return SimpleNamespace(model=model, guide=guide, w=w, x=torch.linspace(-1, 2, 30, dtype=torch.float64))
+
+
+def binary(rows=20):
+    """Random zeros and ones (rows, X)."""
+    return (torch.rand(rows, X) < 0.5).to(torch.get_default_dtype())
 
 
 def kind(member):

@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import pytest
 import test_graphs
 import torch
-from conftest import kind
+from conftest import X, binary, kind
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from safetensors.torch import load_model, save_model
 from scipy import stats
@@ -35,7 +35,7 @@ OWN = [partial(guides.Planar, transforms=3), guides.Delta]  # they score their o
 GUIDES = [*FLAT, *OWN, guides.PowerSpherical]
 OPTIONS = {"LowRankNormal": "rank=1", "IAF": "context=3", "NeuralSpline": "bins=4, context=3"}
 OPTIONS |= {"Mixture": "components=2", "Planar": "transforms=3"}
-X, D = 4, 3
+D = 3
 
 
 def named(member):
@@ -56,17 +56,6 @@ def vae(guide, **parts):
     """A VAE with this guide; on the sphere, with a prior on the sphere."""
     prior = priors.UniformSphere if kind(guide) is guides.PowerSpherical else priors.StandardNormal
     return VAE((X,), D, **{"guide": guide, "prior": prior} | parts)
-
-
-def binary(rows=20):
-    return (torch.rand(rows, X) < 0.5).to(torch.get_default_dtype())
-
-
-@pytest.fixture
-def double():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def test_the_table_holds_every_member():
@@ -272,6 +261,7 @@ def test_its_name_tells_its_options(guide):
         (lambda: guides.IAF(2, transforms=0), "transforms: expected an integer >= 1, found 0"),
         (lambda: guides.IAF((2, 3)), "expected the shape of a vector, found"),
         (lambda: guides.NeuralSpline(2, bins=1), "bins: expected an integer >= 2, found 1"),
+        (lambda: guides.NeuralSpline(2, bins=1000), "bins: expected an integer >= 2 and < 1000, found 1000"),
         (lambda: guides.Planar(2, transforms=-1), "transforms: expected an integer >= 1, found -1"),
         (lambda: guides.Mixture(2, components=1), "components: expected an integer >= 2, found 1"),
         (lambda: guides.PowerSpherical(1), "latent_shape of a sphere: expected an integer >= 2, found 1"),

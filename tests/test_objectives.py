@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from conftest import two_layers
 from pyro.infer import SVI, RenyiELBO, TraceGraph_ELBO
 from torch import nn
 
@@ -202,6 +203,12 @@ def repeated(objective, linear, times=200):
     return values.mean().item(), values.std().item() / times**0.5
 
 
+def seeded(objective, linear):
+    """Its loss, with the same noise for every objective."""
+    torch.manual_seed(8)
+    return objective.loss(linear.vae.model, linear.vae.guide, linear.x)
+
+
 def test_the_importance_weighted_bound_rises_with_k_to_the_evidence(linear):
     truth = -linear.evidence.log_prob(linear.x).mean().item()
     bounds = [repeated(objectives.IWAE(k), linear) for k in (1, 5, 50, 1000)]
@@ -212,19 +219,12 @@ def test_the_importance_weighted_bound_rises_with_k_to_the_evidence(linear):
 
 
 def test_renyi_at_zero_is_iwae_and_towards_one_the_elbo(linear):
-    programs = (linear.vae.model, linear.vae.guide)
-
-    def loss(objective):
-        torch.manual_seed(2)
-        return objective.loss(*programs, linear.x)
-
-    assert loss(objectives.Renyi(0.0, 7)) == pytest.approx(loss(objectives.IWAE(7)), rel=1e-12)
+    assert seeded(objectives.Renyi(0.0, 7), linear) == pytest.approx(seeded(objectives.IWAE(7), linear), rel=1e-12)
     pyros = pyro.infer.RenyiELBO(alpha=0.3, num_particles=7, vectorize_particles=True, max_plate_nesting=1)
-    assert loss(objectives.Renyi(0.3, 7)) == pytest.approx(loss(pyros) / len(linear.x), rel=1e-10)
-    near = objectives.Renyi(1 - 2e-3, 7)
-    torch.manual_seed(2)
-    elbo = -traces.log_weights(*programs, 7, linear.x).mean().item()
-    assert loss(near) == pytest.approx(elbo, abs=0.05)
+    assert seeded(objectives.Renyi(0.3, 7), linear) == pytest.approx(seeded(pyros, linear) / len(linear.x), rel=1e-10)
+    torch.manual_seed(8)  # as in `seeded`
+    elbo = -traces.log_weights(linear.vae.model, linear.vae.guide, 7, linear.x).mean().item()
+    assert seeded(objectives.Renyi(1 - 2e-3, 7), linear) == pytest.approx(elbo, abs=0.05)
 
 
 def gradients(objective, linear, times, part="encoder"):
@@ -303,45 +303,25 @@ def test_without_the_data_the_guide_becomes_the_prior(digits):
 
 
 def test_the_two_parts_make_the_elbo(linear):
-    programs = (linear.vae.model, linear.vae.guide)
-
-    def loss(objective):
-        torch.manual_seed(8)
-        return objective.loss(*programs, linear.x)
-
-    assert loss(objectives.Reconstruction()) + loss(objectives.KL(2.5)) == pytest.approx(loss(ELBO(2.5)), rel=1e-12)
+    parts = seeded(objectives.Reconstruction(), linear) + seeded(objectives.KL(2.5), linear)
+    assert parts == pytest.approx(seeded(ELBO(2.5), linear), rel=1e-12)
 
 
 def test_free_bits_cost_nothing_below_the_allowance(linear):
-    programs = (linear.vae.model, linear.vae.guide)
-
-    def loss(objective):
-        torch.manual_seed(8)
-        return objective.loss(*programs, linear.x)
-
     each = pyrovae.evaluate(linear.vae, linear.x, 2)["kl_per_latent"]["z"]
     for free in (0.0, sum(each) / 2, 100.0):
-        expected = loss(objectives.Reconstruction()) + sum(max(free, one) for one in each)
-        assert loss(objectives.FreeBits(free)) == pytest.approx(expected, rel=1e-9)
+        expected = seeded(objectives.Reconstruction(), linear) + sum(max(free, one) for one in each)
+        assert seeded(objectives.FreeBits(free), linear) == pytest.approx(expected, rel=1e-9)
 
 
 def test_capacity_asks_for_its_kl(linear):
-    programs = (linear.vae.model, linear.vae.guide)
     kl = pyrovae.evaluate(linear.vae, linear.x, 2)["kl"]["value"]
-    torch.manual_seed(8)
-    found = objectives.Capacity(kl + 2, gamma=7).loss(*programs, linear.x)
-    torch.manual_seed(8)
-    assert found == pytest.approx(objectives.Reconstruction().loss(*programs, linear.x) + 14, rel=1e-9)
+    found = seeded(objectives.Capacity(kl + 2, gamma=7), linear)
+    assert found == pytest.approx(seeded(objectives.Reconstruction(), linear) + 14, rel=1e-9)
 
 
 def test_total_correlation_is_the_elbo_at_beta_1_and_sees_dependence(linear):
-    programs = (linear.vae.model, linear.vae.guide)
-
-    def loss(objective):
-        torch.manual_seed(8)
-        return objective.loss(*programs, linear.x)
-
-    assert loss(objectives.TotalCorrelation(1.0)) == pytest.approx(loss(ELBO()), rel=1e-10)
+    assert seeded(objectives.TotalCorrelation(1.0), linear) == pytest.approx(seeded(ELBO(), linear), rel=1e-10)
     # z = (a, a) + a little noise: KL(q(z) || q(z_1) q(z_2)) of a normal with correlation r is -log(1 - r^2) / 2
     codes, r = torch.randn(3000, 1, dtype=torch.float64).expand(3000, 2), 1 / (1 + 0.3**2)
 
@@ -420,25 +400,13 @@ def test_a_latent_without_a_path_is_refused(objective):
         objective.differentiable_loss(model, guide, torch.zeros(4))
 
 
-def test_two_layers_have_the_path_derivative_and_dreg(digits):
+def test_two_layers_have_the_path_derivative_and_dreg():
     """z2 ~ q(z2|z1): the score of both sites is left out, the path through z1 stays."""
-    w = nn.Parameter(torch.tensor([0.3, -0.5, 0.8, 0.2], dtype=torch.float64))
-    x = torch.linspace(-1, 2, 30, dtype=torch.float64)
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            z1 = pyro.sample("z1", dist.Normal(w[0] * x, w[1].exp()))
-            pyro.sample("z2", dist.Normal(w[2] * z1, w[3].exp()))
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z2 = pyro.sample("z2", dist.Normal(torch.zeros(()), 1.0))
-            z1 = pyro.sample("z1", dist.Normal(z2, 1.0))
-            pyro.sample("x", dist.Normal(z1, 0.7), obs=x)
+    pair = two_layers([0.3, -0.5, 0.8, 0.2], s=0.7)
 
     def drawn(objective):
-        losses = (objective.differentiable_loss(model, guide, x.repeat(40)) for _ in range(60))
-        return torch.stack([torch.autograd.grad(loss, w)[0] for loss in losses])
+        losses = (objective.differentiable_loss(pair.model, pair.guide, pair.x.repeat(40)) for _ in range(60))
+        return torch.stack([torch.autograd.grad(loss, pair.w)[0] for loss in losses])
 
     for plain, other in ((ELBO(), ELBO(1.0, "path-derivative")), (objectives.IWAE(4), objectives.IWAE(4, dreg=True))):
         a, b = drawn(plain), drawn(other)

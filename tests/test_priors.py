@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import test_graphs
 import torch
-from conftest import kind
+from conftest import X, binary, kind
 from safetensors.torch import load_model, save_model
 from scipy import stats
 from torch import nn
@@ -17,7 +17,7 @@ from torch import nn
 import pyrovae
 from pyrovae import VAE, guides, priors
 from pyrovae.distributions.autoregressive import Autoregressive, affine
-from pyrovae.distributions.spline import RationalQuadratic
+from pyrovae.distributions.spline import RationalQuadratic, parameter_count
 from pyrovae.inference import expectation
 from pyrovae.objectives import ELBO
 
@@ -33,7 +33,6 @@ PRIORS = [*FLAT, priors.UniformSphere]
 FLOWS = FLAT[-2:]
 OPTIONS = {"Laplace": "scale=0.8", "Mixture": "components=3", "VampPrior": "components=5, pseudo='free'"}
 OPTIONS |= {"AutoregressiveFlow": "in_features=2, out_features=8", "NeuralSpline": "bins=4"}
-X = 4  # size of a datum
 
 
 def named(member):
@@ -67,17 +66,6 @@ def vae(prior, **parts):
     """A VAE with this prior; on the sphere, with a guide on the sphere."""
     guide = guides.PowerSpherical if kind(prior) is priors.UniformSphere else guides.DiagonalNormal
     return VAE((X,), 3, prior=prior, **{"guide": guide} | parts)
-
-
-def binary(rows=20):
-    return (torch.rand(rows, X) < 0.5).to(torch.get_default_dtype())
-
-
-@pytest.fixture
-def double():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def test_the_table_holds_every_member():
@@ -239,6 +227,13 @@ def test_the_spline_is_the_identity_at_zero_and_outside_and_monotone_everywhere(
     torch.testing.assert_close(bent.log_abs_det_jacobian(x, y).exp(), slope, rtol=1e-8, atol=1e-12)
 
 
+def test_the_spline_of_most_bins_is_still_monotone():
+    bent = RationalQuadratic((5 * torch.randn(parameter_count(999), dtype=torch.float64)).expand(1001, -1))
+    assert (bent.x.diff() > 0).all()
+    assert (bent.y.diff() > 0).all()
+    assert (bent(torch.linspace(-5, 5, 1001, dtype=torch.float64)).diff() > 0).all()
+
+
 @each(PRIORS)
 def test_a_gradient_reaches_every_parameter(prior):
     made = vae(prior)
@@ -317,6 +312,7 @@ def test_its_name_tells_its_options(prior):
         (lambda: priors.AutoregressiveFlow(2, hidden=()), "hidden: expected at least 1 size"),
         (lambda: priors.AutoregressiveFlow((2, 3)), "expected the shape of a vector, found"),
         (lambda: priors.NeuralSpline(2, bins=1), "bins: expected an integer >= 2, found 1"),
+        (lambda: priors.NeuralSpline(2, bins=1000), "bins: expected an integer >= 2 and < 1000, found 1000"),
     ],
 )
 def test_wrong_options_are_refused(make, message):

@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import nn
+from conftest import two_layers
 
 import pyrovae
 from pyrovae import guides, traces
@@ -97,20 +97,8 @@ def test_the_guide_may_be_trained_through_it(oblique):
 
 
 def test_two_layers_are_refined_together():
-    w = nn.Parameter(torch.tensor([0.1, 0.0, 0.1, 0.0], dtype=torch.float64))
-    x = torch.linspace(-1, 2, 30, dtype=torch.float64)
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            z1 = pyro.sample("z1", dist.Normal(w[0] * x, w[1].exp()))
-            pyro.sample("z2", dist.Normal(w[2] * z1, w[3].exp()))
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z2 = pyro.sample("z2", dist.Normal(torch.zeros(()).double(), 1.0))
-            z1 = pyro.sample("z1", dist.Normal(z2, 1.0))
-            pyro.sample("x", dist.Normal(z1, 0.5), obs=x)
-
+    pair = two_layers([0.1, 0.0, 0.1, 0.0], s=0.5)
+    model, guide, x = pair.model, pair.guide, pair.x
     truth = dist.Normal(0.0, 2.25**0.5).log_prob(x).mean()
     before, after = (elbo(model, each, x, 2000).mean() for each in (guide, refine(model, guide, 300, 0.03)))
     assert before < truth - 0.5
