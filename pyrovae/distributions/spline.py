@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 from torch.nn import functional as F  # noqa: N812
 
+from pyrovae import checks
 from pyrovae.distributions.autoregressive import bounded
 
 BOUND = 5.0  # of the box in which a standard normal value is bent; outside, y = x
@@ -58,6 +59,14 @@ class RationalQuadratic(Transform):
         """x, y and slope at both ends of the bin in which each value lies, by its knots."""
         k = (knots[..., 1:-1] <= value[..., None]).sum(-1, keepdim=True)
         return [(ends.gather(-1, k)[..., 0], ends.gather(-1, k + 1)[..., 0]) for ends in (self.x, self.y, self.slopes)]
+
+
+def parameter_count(bins: int) -> int:
+    """How many numbers h a spline of so many bins takes for each value."""
+    limit = round(1 / LEAST)  # bins of the least size that fill the box
+    if checks.integer("bins", bins, least=2) >= limit:
+        raise ValueError(f"bins: expected an integer >= 2 and < {limit}, found {bins!r}")
+    return 3 * int(bins) - 1
 
 
 def _knots(logits: Tensor) -> Tensor:

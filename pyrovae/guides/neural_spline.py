@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pyrovae import checks
 from pyrovae.distributions.autoregressive import stack
-from pyrovae.distributions.spline import RationalQuadratic
+from pyrovae.distributions.spline import RationalQuadratic, parameter_count
 from pyrovae.guides.diagonal_normal import DiagonalNormal
 
 
@@ -38,10 +38,11 @@ class NeuralSpline(nn.Module):
         super().__init__()
         dim = checks.vector("latent_shape", latent_shape)
         self.latent_shape = (dim,)
-        self.bins, self.context = checks.integer("bins", bins, least=2), checks.integer("context", context)
+        count = parameter_count(bins)
+        self.bins, self.context = int(bins), checks.integer("context", context)
         self.place = DiagonalNormal(dim)
         self.param_shape = (self.place.param_shape[0] + self.context,)
-        self.transforms = stack(transforms, dim, RationalQuadratic, 3 * self.bins - 1, self.context, hidden)
+        self.transforms = stack(transforms, dim, RationalQuadratic, count, self.context, hidden)
 
     def extra_repr(self) -> str:
         return f"bins={self.bins}, context={self.context}"

@@ -7,7 +7,7 @@ from torch import nn
 
 from pyrovae import checks
 from pyrovae.distributions.autoregressive import affine, stack
-from pyrovae.distributions.spline import RationalQuadratic
+from pyrovae.distributions.spline import RationalQuadratic, parameter_count
 from pyrovae.priors.standard_normal import StandardNormal
 
 
@@ -37,10 +37,11 @@ class NeuralSpline(nn.Module):
         super().__init__()
         dim = checks.vector("latent_shape", latent_shape)
         self.latent_shape = (dim,)
-        self.bins = checks.integer("bins", bins, least=2)
+        count = parameter_count(bins)
+        self.bins = int(bins)
         self.noise = StandardNormal(dim)
         self.transforms = stack(1, dim, affine, 2, hidden=hidden)
-        self.transforms.extend(stack(transforms, dim, RationalQuadratic, 3 * self.bins - 1, hidden=hidden))
+        self.transforms.extend(stack(transforms, dim, RationalQuadratic, count, hidden=hidden))
 
     def extra_repr(self) -> str:
         return f"bins={self.bins}"
