@@ -115,7 +115,7 @@ def test_what_is_too_large_is_read_when_asked_for(tmp_path, monkeypatch):
         found = []
         for splits in (lazy, resident):
             torch.manual_seed(1)
-            found.append(torch.cat(list(batches(splits.train, torch.arange, 2))))
+            found.append(torch.cat([rows for (rows,) in batches(splits.train, torch.arange, 2)]))
         assert torch.equal(*found)
         vae = pyrovae.VAE(lazy.event_shape, 2)
         assert pyrovae.fit(vae, lazy, epochs=1, batch_size=2)[0]["step"] == 2
@@ -148,7 +148,7 @@ def test_npz_with_parts_of_its_own(tmp_path):
 def test_blocks_are_of_one_size_however_the_data_come(size):
     x = torch.arange(23.0)[:, None]
     for data in (x, Split(x), TensorDataset(x), DataLoader(x, batch_size=7)):
-        found = list(blocks(data, size))
+        found = [block for (block,) in blocks(data, size)]
         assert all(len(block) == size for block in found[:-1])
         assert torch.equal(torch.cat(found), x)
 
@@ -156,7 +156,7 @@ def test_blocks_are_of_one_size_however_the_data_come(size):
 def test_batches_follow_the_order():
     x = torch.arange(10.0)[:, None]
     order = torch.randperm(10)
-    found = list(batches(Split(x), lambda n: order, 4))
+    found = [batch for (batch,) in batches(Split(x), lambda n: order, 4)]
     assert [len(each) for each in found] == [4, 4, 2]
     assert torch.equal(torch.cat(found), x[order])
 
@@ -269,7 +269,7 @@ def test_bad_data_are_refused(tmp_path, name, options, message):
 @pytest.mark.parametrize("make", [lambda x: x, TensorDataset, lambda x: DataLoader(TensorDataset(x), batch_size=4)])
 def test_bytes_are_grey_levels_wherever_they_come_from(make):
     x = torch.randint(0, 256, (9, 1, 2, 3), dtype=torch.uint8)
-    torch.testing.assert_close(torch.cat(list(blocks(make(x), 5))), x / 255)
+    torch.testing.assert_close(torch.cat([block for (block,) in blocks(make(x), 5)]), x / 255)
 
 
 @pytest.mark.parametrize(
@@ -315,8 +315,12 @@ def test_images_that_bytes_cannot_hold_are_refused(tmp_path, mode, message):
         (np.zeros(5), {}, r"expected numbers of shape \(N, D\)"),
         (np.zeros((5, 4, 4)) + 7.0, {}, "expects bytes or grey values in .0, 1., found values from 7 to 7"),
         (np.zeros((5, 3)), {"y": np.arange(4)}, "a label for each row or none, found 5 rows and 4 labels"),
-        (np.zeros((5, 3)), {"y": np.arange(5), "num_classes": 4}, "expected labels from 0 to 3, found 0 to 4"),
-        (np.zeros((5, 3)), {"y": np.arange(5) - 1}, "expected labels from 0 to 3, found -1 to 3"),
+        (
+            np.zeros((5, 3)),
+            {"y": np.arange(5), "num_classes": 4},
+            "expected labels from 0 to 3, or -1 where missing, found 0 to 4",
+        ),
+        (np.zeros((5, 3)), {"y": np.arange(5) - 2}, "expected labels from 0 to 2, or -1 where missing, found -2 to 2"),
     ],
 )
 def test_bad_arrays_are_refused(x, options, message):

@@ -119,10 +119,13 @@ def _check_grey(name: str, x: Tensor | Lazy, binarize: str) -> None:
 
 def _classes(name: str, num_classes: int | None, labels: list[Tensor | None]) -> int | None:
     """The number of classes, where the labels are classes."""
-    known = [y for y in labels if y is not None and not y.is_floating_point() and y.numel()]
+    known = [y for y in labels if y is not None and y.ndim == 1 and not y.is_floating_point() and y.numel()]
     if not known:
         return None
     low, high = min(int(y.min()) for y in known), max(int(y.max()) for y in known)
-    if low < 0 or high >= (num_classes or high + 1):
-        raise ValueError(f"{name}: expected labels from 0 to {(num_classes or high + 1) - 1}, found {low} to {high}")
-    return num_classes or high + 1
+    if low < -1 or high >= (num_classes or high + 1):
+        raise ValueError(
+            f"{name}: expected labels from 0 to {(num_classes or high + 1) - 1}, or -1 where missing, "
+            f"found {low} to {high}"
+        )
+    return num_classes or high + 1 or None

@@ -1,7 +1,7 @@
 """Data where they live (in memory, or read when asked for), and the order in which they are read."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -33,7 +33,7 @@ class Split:
 
     Args:
         x: grey levels 0..255 as uint8, or real values as floats. (N, *event_shape)
-        y: labels (N,), or None.
+        y: labels, or None: classes (N,) as integers, or numbers (N, ...). A missing one is -1, or NaN.
         binarize: how x (in [0, 1] after division by 255) becomes what a model takes:
             "dynamic": x' ~ Bernoulli(x), a fresh draw each time it is read;
             "fixed": the same draw each time, which depends on the row alone;
@@ -44,7 +44,7 @@ class Split:
     """
 
     x: Tensor | Lazy
-    y: Tensor | None = None
+    y: Tensor | Lazy | None = None
     binarize: Literal["dynamic", "fixed", "threshold", "none", "dequantize"] = "none"
 
     def __len__(self) -> int:
@@ -131,23 +131,27 @@ def choose(x: Tensor | Lazy, rows: Tensor) -> Tensor | Lazy:
 
 
 class _DatasetRows:
-    """A torch Dataset, read row by row; of (x, y, ...) tuples the first entry."""
+    """A torch Dataset, read row by row: x of (x, y, ...) tuples, or y."""
 
     workers = 0
 
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
-        self.shape = (len(self), *_first(dataset[0]).shape) if len(self) else (0,)
+    def __init__(self, dataset: Dataset[Any], entry: int = 0) -> None:
+        self.dataset, self.entry = dataset, entry
+        self.shape = (len(self), *_entry(dataset[0], entry).shape) if len(self) else (0,)
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        return torch.stack([_first(self.dataset[row]) for row in rows.tolist()])
+        return torch.stack([_entry(self.dataset[row], self.entry) for row in rows.tolist()])
 
 
-def _first(item: Any) -> Tensor:
-    return torch.as_tensor(item[0] if isinstance(item, tuple | list) else item)
+def _entry(item: Any, entry: int = 0) -> Tensor:
+    return torch.as_tensor(item[entry] if isinstance(item, tuple | list) else item)
+
+
+def _has_labels(item: Any) -> bool:
+    return isinstance(item, tuple | list) and len(item) > 1
 
 
 # What can be trained on or evaluated: a DataLoader is read in its own order, anything else in ours.
@@ -163,21 +167,30 @@ def as_split(data: Data) -> Split | DataLoader[Any]:
             raise ValueError(
                 f"expected data.load(...), a tensor, a Dataset or a DataLoader, found {type(data).__name__}"
             )
-        data = Split(data if isinstance(data, Tensor) else _DatasetRows(data))
-    if len(data) == 0:
+    if len(data) == 0:  # type: ignore[arg-type]
         raise ValueError("expected data, found none: there are 0 rows")
-    return data
+    if isinstance(data, Split):
+        return data
+    if isinstance(data, Tensor):
+        return Split(data)
+    return Split(_DatasetRows(data), _DatasetRows(data, 1) if _has_labels(data[0]) else None)
 
 
-def batches(data: Split | DataLoader[Any], order: Callable[[int], Tensor], size: int) -> Iterator[Tensor]:
-    """The data in batches of `size` (the last may be smaller), in the order that order(N) gives."""
+Batch = tuple[Tensor, ...]  # (x,), or (x, y)
+
+
+def batches(
+    data: Split | DataLoader[Any], order: Callable[[int], Tensor], size: int, labels: bool = False
+) -> Iterator[Batch]:
+    """The data in batches of `size` (the last may be smaller), in the order that order(N) gives; with labels or not."""
     if isinstance(data, DataLoader):
-        yield from (_values(_first(item)) for item in data)
+        for item in data:
+            yield (_values(_entry(item)), *([_entry(item, 1)] if labels and _has_labels(item) else []))
         return
     rows = order(len(data)).split(size)
     # The noise of a dynamic binarisation is drawn here, not by the workers, which have random numbers of their own.
     for x, index in zip(_stored(data.x, rows), rows, strict=True):
-        yield data.convert(x, index)
+        yield (data.convert(x, index), *([data.y[index]] if labels and data.y is not None else []))
 
 
 def _stored(x: Tensor | Lazy, rows: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -186,19 +199,33 @@ def _stored(x: Tensor | Lazy, rows: Sequence[Tensor]) -> Iterator[Tensor]:
     return iter(DataLoader(x, None, sampler=rows, num_workers=x.workers, generator=torch.Generator()))  # type: ignore
 
 
-def blocks(data: Data, size: int) -> Iterator[Tensor]:
-    """The data in their own order, in blocks of `size`, whatever the batches they come in."""
-    held: list[Tensor] = []
-    for x in batches(as_split(data), torch.arange, size):
-        held.append(x)
-        while sum(map(len, held)) >= size:
-            joined = torch.cat(held)
-            yield joined[:size]
-            held = [joined[size:]]
+def blocks(data: Data, size: int, labels: bool = False) -> Iterator[Batch]:
+    """The data in their own order, in blocks of `size`, whatever the batches they come in; with labels or not."""
+    held: list[Batch] = []
+    for batch in batches(as_split(data), torch.arange, size, labels):
+        held.append(batch)
+        while sum(len(x) for x, *_ in held) >= size:
+            joined = [torch.cat(column) for column in zip(*held, strict=True)]
+            yield tuple(column[:size] for column in joined)
+            held = [tuple(column[size:] for column in joined)]
     if not held:
         raise ValueError("expected data, found none: there are 0 rows")
-    if sum(map(len, held)):
-        yield torch.cat(held)
+    if sum(len(x) for x, *_ in held):
+        yield tuple(torch.cat(column) for column in zip(*held, strict=True))
+
+
+def known(y: Tensor) -> Tensor:
+    """Which rows have their label: a class that is not -1, or numbers none of which is NaN. (N,)"""
+    there = ~y.isnan() if y.is_floating_point() else y >= 0
+    return there.flatten(1).all(1) if y.ndim > 1 else there
+
+
+def by_label(x: Tensor, y: Tensor | None = None) -> Iterator[tuple[Tensor, Batch]]:
+    """Row numbers and (x, y) of the labelled rows, then row numbers and (x,) of the others, where there are such."""
+    labelled = x.new_zeros(len(x), dtype=torch.bool) if y is None else known(y)
+    for rows in (labelled.nonzero()[:, 0], (~labelled).nonzero()[:, 0]):
+        if len(rows):
+            yield rows, (x[rows], y[rows]) if y is not None and labelled[rows[0]] else (x[rows],)
 
 
 def _whole(part: float) -> float:
@@ -218,3 +245,32 @@ def split_rows(n: int, parts: dict[str, float]) -> dict[str, Tensor]:
     if len(order) == 0:
         raise ValueError(f"expected rows left to train on, found {n} rows for {parts}")
     return {**taken, "train": order.sort().values}
+
+
+def with_labels(splits: Splits, keep: float, seed: int = 0) -> Splits:
+    """The same data, with labels of some training rows only: as many of each class, the others become -1.
+
+    Args:
+        splits: data whose labels are classes.
+        keep: a share of the training rows below 1, or a count from 1 up.
+        seed: of the choice of rows.
+
+    Raises:
+        ValueError: no classes; fewer than one label of each class, or more than there are.
+    """
+    y = splits.train.y
+    if splits.num_classes is None or not isinstance(y, Tensor):
+        raise ValueError(f"labels: expected data with classes, found none in {splits.name}")
+    count = round(checks.number("labels", keep, 0) * len(y)) if keep < 1 else checks.integer("labels", _whole(keep))
+    if not splits.num_classes <= count <= int(known(y).sum()):
+        raise ValueError(
+            f"labels: expected from {splits.num_classes} (one of each class) to {int(known(y).sum())}, found {count}"
+        )
+    # Rows in random order, dealt out class by class in turns: the n-th of its class comes before every n+1-th.
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(y)))
+    order = order[known(y)[order]]
+    turns = torch.stack([(y[order] == label).long().cumsum(0) for label in range(splits.num_classes)])
+    kept = order[turns.gather(0, y[order][None])[0].argsort(stable=True)[:count]]
+    fewer = torch.full_like(y, -1)
+    fewer[kept] = y[kept]
+    return replace(splits, train=replace(splits.train, y=fewer))

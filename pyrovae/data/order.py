@@ -1,0 +1,72 @@
+"""The order in which a training reads its rows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae import checks
+from pyrovae.data.split import known
+
+
+class Order:
+    """The rows of an epoch. Where labels are missing, each batch begins with rows that have theirs, as many in each.
+
+    An epoch meets each row without a label once, and those with one over and over: whatever the ratio in the data,
+    batches are of one kind, and a graph of the step is recorded once.
+
+    Args:
+        data: a Split, or anything else of which the rows are not known.
+        labels: whether labels are used at all.
+        size: of a batch.
+        labelled: rows of a batch that have their label; None is half of it, or as many as there are.
+
+    Attributes:
+        labelled: the same, as found; None where every row has its label, 0 where none has.
+        share: of the rows with a label in the data.
+
+    Raises:
+        ValueError: every label is missing; more labelled rows than there are, or than leave room for others.
+    """
+
+    def __init__(self, data: Any, labels: bool, size: int, labelled: int | None = None) -> None:
+        y = getattr(data, "y", None)
+        self.size, self.labelled, self.share = size, labelled, 0.0
+        if y is None or not labels:
+            has = isinstance(data, torch.utils.data.DataLoader) and labels
+            there = torch.zeros(len(data) if hasattr(data, "x") else 0, dtype=torch.bool)
+            self.labelled = None if has else 0
+        else:
+            there = known(y[torch.arange(len(data))])
+            self.share = there.double().mean().item()
+            if self.share == 0:
+                raise ValueError(f"y: expected some labels, found all {len(data)} missing")
+            self.labelled = None if self.share == 1 else self._checked(labelled, int(there.sum()))
+        self.with_label, self.others = there.nonzero()[:, 0], (~there).nonzero()[:, 0]
+        if self.labelled is None:
+            self.others = torch.arange(len(there))
+
+    def _checked(self, labelled: int | None, there: int) -> int:
+        if labelled is None:
+            return min(there, self.size // 2)
+        if checks.integer("labelled", labelled, 0) > min(there, self.size - 1):
+            raise ValueError(
+                f"labelled: expected at most {min(there, self.size - 1)} of the {self.size} rows of a batch "
+                f"({there} labels are known), found {labelled}"
+            )
+        return labelled
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-len(self.others) // (self.size - (self.labelled or 0)))
+
+    def __call__(self, shuffle: Callable[[int], Tensor] = torch.arange) -> Tensor:
+        """The rows, one batch after the other; shuffle(n) is an order of n things."""
+        rows = self.others[shuffle(len(self.others))]
+        if not self.labelled:
+            return rows
+        rounds = -(-len(self) * self.labelled // len(self.with_label))
+        again = torch.cat([self.with_label[shuffle(len(self.with_label))] for _ in range(rounds)])
+        batches = zip(again.split(self.labelled), rows.split(self.size - self.labelled), strict=False)
+        return torch.cat([torch.cat(batch) for batch in batches])
