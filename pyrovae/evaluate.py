@@ -1,16 +1,18 @@
 """Numbers from a trained model, each with its error."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from pyro.poutine import Trace
 from torch import Tensor
 
 from pyrovae.data.split import Data
 from pyrovae.inference import importance
-from pyrovae.programs import Programs, modules, pair
+from pyrovae.programs import Programs, own, pair
 from pyrovae.refine import refine
-from pyrovae.traces import closed_mean, is_point, kl, log_mean_exp, log_prob, log_weight, sites
+from pyrovae.traces import WAYS, averaged, closed_mean, is_point, kl, log_mean_exp, log_weight, sites
 
 # Burda, Grosse & Salakhutdinov 2016: a latent is active if the mean of q(z|x) varies over the data by more than this.
 ACTIVE = 0.01
@@ -23,10 +25,12 @@ def evaluate(programs: Programs, data: Data, particles: int = 100, seed: int = 0
     """What a model is worth on data, in nats per datum: a dictionary that JSON can hold.
 
     elbo = reconstruction - kl, at beta = 1; reconstruction = E_q[log p(x|z)]; kl = KL(q(z|x) || p(z)), in closed form
-    where there is one latent site and torch knows the form, else sampled (`kl_estimator` says which);
-    log_likelihood = log 1/K sum_k p(x, z_k) / q(z_k|x), a lower bound in the mean. `standard_error` is that of the
-    mean over the data; `monte_carlo_error` is what the K particles add to the log-likelihood's. A guide of one point
-    has no density: of it only the reconstruction is a number, the rest is NaN, and `measure` says so.
+    where the guide draws the latents in the model's order and torch knows the form, else sampled (`kl_estimator` says
+    which); log_likelihood = log 1/K sum_k p(x, z_k) / q(z_k|x), a lower bound in the mean. A label that is given is
+    observed, too: then all this is of log p(x, y), and `observed_by_site` and `kl_by_site` tell the parts. Latents
+    that the guide enumerates are summed out. `standard_error` is that of the mean over the data; `monte_carlo_error`
+    is what the K particles add to the log-likelihood's. A guide of one point has no density: of it only the
+    reconstruction is a number, the rest is NaN, and `measure` says so.
 
     Args:
         programs: model and guide.
@@ -37,15 +41,17 @@ def evaluate(programs: Programs, data: Data, particles: int = 100, seed: int = 0
     table, estimator = scores(programs, data, particles, seed)
     error = table.pop("monte_carlo_error")
     kls, means = _by_site(table, "kl_per_latent."), _by_site(table, "mean.")
+    by_site = {kind: _by_site(table, f"{kind}.") for kind in ("observed", "kl")}
     return {
         "rows": len(error),
         "particles": particles,
         "seed": seed,
         "unit": "nats per datum",
-        "measure": _measure(programs, estimator),
+        "measure": _measure(programs, estimator, by_site["observed"]),
         **{name: _mean(values) for name, values in table.items()},
         "monte_carlo_error": (error.square().sum().sqrt() / len(error)).item(),
         "kl_estimator": estimator,
+        **{f"{kind}_by_site": {site: _mean(v) for site, v in values.items()} for kind, values in by_site.items()},
         "kl_per_latent": {site: values.mean(0).flatten().tolist() for site, values in kls.items()},
         "latents": {site: values[0].numel() for site, values in means.items()},
         "active_units": {site: int((values.var(0, correction=0) > ACTIVE).sum()) for site, values in means.items()},
@@ -80,27 +86,37 @@ def gaps(
     }
 
 
-def _measure(programs: Programs, estimator: str) -> str | None:
-    """What log p(x) is the logarithm of, where the programs say so."""
-    said = [getattr(getattr(owner, "likelihood", None), "measure", None) for owner in modules(programs)]
-    measure = next((each for each in said if each), None)
+def _measure(programs: Programs, estimator: str, observed: Iterable[str]) -> str | None:
+    """What log p(x) is the logarithm of, where the programs say so: of p(x, y) where y was observed and has a p(y)."""
+    measure = getattr(own(programs, "likelihood"), "measure", None)
+    if "y" in observed and measure:
+        label = own(programs, "label")
+        measure += ", given y" if label is None else f", and of y {label.measure}"
     return measure if estimator != POINT else f"{measure}, at one point z: no likelihood"
 
 
 def scores(programs: Programs, data: Data, particles: int, seed: int) -> tuple[dict[str, Tensor], str]:
     """Per datum: elbo, reconstruction, kl, log_likelihood, monte_carlo_error, all (N,); kl_per_latent.SITE and
     mean.SITE, (N, *latent_shape). And how the KL was had: "closed form", "sampled", or POINT where there is none."""
-    blocks, how = [], "closed form"
-    for n, drawn in importance(programs, data, particles, seed):
+    blocks, places, how = [], [], ""
+    for rows, drawn in importance(programs, data, particles, seed):
         parts = []
         for q, p in drawn:
-            kls, exact = kl(q, p)
-            how = POINT if is_point(q) else how if exact else "sampled"
-            total: Any = sum(each.flatten(2).sum(-1) if each.ndim > 2 else each for each in kls.values())
+            kls, way = kl(q, p)
+            how = POINT if is_point(q) else max(how, way, key=["", *WAYS].index)
+            log_w = log_weight(q, p)
+            seen = {f"observed.{name}": averaged(q, site["log_prob"]) for name, site in sites(p, True).items()}
+            totals = {f"kl.{site}": each.flatten(2).sum(-1) if each.ndim > 2 else each for site, each in kls.items()}
             parts.append(
-                {"log_weight": log_weight(q, p), "reconstruction": log_prob(p, True), "kl": total}
+                {
+                    "log_weight": log_w,
+                    "reconstruction": sum(seen.values(), log_w * 0),
+                    "kl": sum(totals.values(), log_w * 0),
+                }
+                | seen
+                | totals
                 | {f"kl_per_latent.{site}": each for site, each in kls.items() if each.ndim > 2}
-                | {f"mean.{name}": _mean_or_draw(site) for name, site in sites(q, False).items()}
+                | {f"mean.{name}": _mean_or_draw(q, site) for name, site in sites(q, False).items()}
             )
         joined = {name: torch.cat([part[name] for part in parts]).double() for name in parts[0]}
         log_w = joined.pop("log_weight")
@@ -109,16 +125,20 @@ def scores(programs: Programs, data: Data, particles: int, seed: int) -> tuple[d
         row["log_likelihood"], row["monte_carlo_error"] = log_mean_exp(log_w)
         if how == POINT:
             row |= {name: torch.full_like(row["elbo"], math.nan) for name in NOT_OF_A_POINT}
-        blocks.append({name: values[:n].cpu() for name, values in row.items()})
+        blocks.append({name: values[: len(rows)].cpu() for name, values in row.items()})
+        places.append(rows)
     order = ("elbo", "reconstruction", "kl", "log_likelihood", "monte_carlo_error")
-    names = [*order, *(name for name in blocks[0] if name not in order)]
-    return {name: torch.cat([block[name] for block in blocks]) for name in names}, how
+    # Rows with and without a label have not the same latents: what is told is what all rows have.
+    names = [*order, *(name for name in blocks[0] if name not in order and all(name in block for block in blocks))]
+    place = torch.cat(places).argsort()
+    return {name: torch.cat([block[name] for block in blocks])[place] for name in names}, how
 
 
-def _mean_or_draw(site: Any) -> Tensor:
+def _mean_or_draw(q: Trace, site: Any) -> Tensor:
     """E_q[z|x] at a latent site; a draw where the family has no closed mean, so that the average is Monte Carlo."""
     mean = closed_mean(site["fn"])
-    return site["value"].to(torch.get_default_dtype()) if mean is None else mean
+    values = site["value"].to(torch.get_default_dtype()) if mean is None else mean
+    return averaged(q, values, site["fn"].event_dim)
 
 
 def _by_site(table: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

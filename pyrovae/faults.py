@@ -7,46 +7,53 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.data.split import ROWS, blocks
+from pyrovae.data.split import ROWS, blocks, by_label, known
 from pyrovae.handlers import own_parameters
-from pyrovae.programs import Programs, answering, check, modules, pair, placement
+from pyrovae.programs import Programs, answering, arguments, check, encoded, modules, pair, takes_labels
 from pyrovae.randomness import seeded
 
 
 def check_data(programs: Programs, parts: list[Any]) -> None:
     """Check all rows in memory, and the first rows of what is read later, or is binary by the way it is read."""
+    labels = takes_labels(programs)
     with seeded(0), answering(programs):
         for part in parts:
+            if labels and isinstance(y := getattr(part, "y", None), Tensor):
+                encoded(programs, y[known(y)])
             x = getattr(part, "x", None)
             every = isinstance(x, Tensor) and (x.dtype != torch.uint8 or part.binarize == "none")
-            for x in blocks(part, ROWS if every else 2):
-                check(programs, x.to(*placement(programs)))
+            for batch in blocks(part, ROWS if every else 2, labels):
+                for _, rows in by_label(*batch):
+                    arguments(programs, *rows)
                 if not every:
                     break
 
 
-def first_fault(programs: Programs, x: Tensor) -> str:
-    """The first parameter, datum, site's value or site's log-probability that is not as it must be, in words."""
+NOTHING = "every site is finite on that batch: a gradient, or another batch, is not"
+
+
+def first_fault(programs: Programs, *args: Tensor) -> str:
+    """The first parameter, datum, site's value or site's log-probability that is not as it must be; "" if none."""
     model, guide = pair(programs)
     for module in modules(programs):
         for name, parameter in module.named_parameters():
             if not bool(torch.isfinite(parameter).all()):
                 return f"parameter {name!r} is not finite"
     try:
-        check(programs, x)
+        check(programs, args[0])
     except ValueError as fault:
         return f"the data: {fault}"
     # Validation would stop at the distribution, which does not know its site's name.
     with pyro.validation_enabled(False), torch.no_grad(), own_parameters():
-        q = poutine.trace(guide).get_trace(x)
-        p = poutine.trace(poutine.replay(model, trace=q)).get_trace(x)
+        q = poutine.trace(guide).get_trace(*args)
+        p = poutine.trace(poutine.replay(model, trace=q)).get_trace(*args)
         for trace, program in ((q, "guide"), (p, "model")):
             trace.compute_log_prob()
             for name, site in trace.nodes.items():
                 # The data were checked above, and may have entries that are missing.
                 parts = ("log_prob",) if site.get("is_observed") else ("value", "log_prob")
+                found: Any = site
                 for part in parts if site["type"] == "sample" else ():
-                    found: Any = site[part]
-                    if not bool(torch.isfinite(found).all()):
+                    if not bool(torch.isfinite(found[part]).all()):
                         return f"first at site {name!r} of the {program}, whose {part} is not finite"
-    return "every site is finite on that batch: a gradient, or another batch, is not"
+    return ""

@@ -9,8 +9,8 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.data.split import Data, blocks
-from pyrovae.programs import Program, Programs, answering, check, pair, placement
+from pyrovae.data.split import Data, blocks, by_label
+from pyrovae.programs import Programs, answering, arguments, encoded, pair, placement, takes_labels
 from pyrovae.randomness import Stream, seeded
 from pyrovae.traces import closed_mean, log_mean_exp, log_weight, over, traces
 
@@ -19,17 +19,24 @@ from pyrovae.traces import closed_mean, log_mean_exp, log_weight, over, traces
 ROWS, FLOATS = 128, 2**22
 
 
-def sample(programs: Programs, n: int) -> Tensor:
-    """n new data, x ~ p(x): the model run with nothing observed. (n, *event_shape)"""
+def sample(programs: Programs, n: int, y: Any = None) -> Tensor:
+    """n new data, x ~ p(x), or x ~ p(x|y): the model run with nothing observed but labels. (n, *event_shape)"""
+    checks.integer("n", n)
+    device, _ = placement(programs)
     with answering(programs):
-        return pair(programs)[0](n=checks.integer("n", n))
+        if y is None:
+            return pair(programs)[0](n=n)
+        site = encoded(programs, torch.as_tensor(y, device=device))
+        if site is None or len(site) != n:
+            raise ValueError(f"y: expected {n} labels, found {y!r}")
+        return pair(programs)[0](y=site)
 
 
-def reconstruct(programs: Programs, x: Tensor) -> Tensor:
+def reconstruct(programs: Programs, x: Tensor, y: Tensor | None = None) -> Tensor:
     """E[x'|z] at one draw z ~ q(z|x) for each row of x. (N, *event_shape)"""
     model, guide = pair(programs)
     with answering(programs):
-        p_x: Any = traces(model, guide, 1, x)[1].nodes["x"]["fn"]
+        p_x: Any = traces(model, guide, 1, *arguments(programs, x, y))[1].nodes["x"]["fn"]
         return p_x.mean[0]
 
 
@@ -44,11 +51,12 @@ def log_likelihood(programs: Programs, data: Data, particles: int = 100, seed: i
 
     In the mean it is a lower bound, which rises with K (Burda, Grosse & Salakhutdinov 2016).
     """
-    estimates = []
-    for n, drawn in importance(programs, data, particles, seed):
+    estimates, places = [], []
+    for rows, drawn in importance(programs, data, particles, seed):
         log_w = torch.cat([log_weight(q, p) for q, p in drawn])
-        estimates.append(torch.stack(log_mean_exp(log_w))[:, :n].cpu())
-    value, error = torch.cat(estimates, -1)
+        estimates.append(torch.stack(log_mean_exp(log_w))[:, : len(rows)].cpu())
+        places.append(rows)
+    value, error = torch.cat(estimates, -1)[:, torch.cat(places).argsort()]
     return value, error
 
 
@@ -64,41 +72,41 @@ def impute(programs: Programs, x: Tensor, particles: int = 100, seed: int = 0) -
         seed: of the noise.
     """
     filled = []
-    for n, drawn in importance(programs, x, particles, seed):
+    for rows, drawn in importance(programs, x, particles, seed):
         likelihoods: list[tuple[Tensor, Any]] = [(log_weight(q, p), p.nodes["x"]["fn"]) for q, p in drawn]
         share = torch.cat([log_w for log_w, _ in likelihoods]).softmax(0)
         means = torch.cat([p_x.mean for _, p_x in likelihoods])
-        filled.append((over(share, means) * means).sum(0)[:n].cpu())
+        filled.append((over(share, means) * means).sum(0)[: len(rows)].cpu())
     return torch.where(torch.isnan(x), torch.cat(filled).to(x), x)
 
 
 def importance(
     programs: Programs, data: Data, particles: int, seed: int
-) -> Iterator[tuple[int, Iterator[tuple[Trace, Trace]]]]:
-    """For each block of rows: how many there are, and the traces of its particles, chunk by chunk.
+) -> Iterator[tuple[Tensor, Iterator[tuple[Trace, Trace]]]]:
+    """For each block of rows: which they are, and the traces of their particles, chunk by chunk.
 
-    The last block is filled up with copies of its last row: each row meets the noise of its place.
+    Where labels are missing a block is two: rows with theirs, then those without. It is filled up with copies of its
+    last row: each row meets the noise of its place.
     """
     checks.integer("particles", particles)
-    model, guide = pair(programs)
-    device, dtype = placement(programs)
     with answering(programs):
-        reading, drawn = Stream(seed), blocks(data, ROWS)
+        reading, drawn = Stream(seed), blocks(data, ROWS, takes_labels(programs))
         for number in count():
             with reading():  # a dynamic binarisation draws, too
-                x = next(drawn, None)
-            if x is None:
+                block = next(drawn, None)
+            if block is None:
                 return
-            check(programs, x := x.to(device, dtype))
-            full = torch.cat([x, x[-1:].expand(ROWS - len(x), *x.shape[1:])])
-            yield len(x), _chunks(model, guide, full, particles, (seed, number))
+            for rows, part in by_label(*block):
+                args = arguments(programs, *part)
+                full = [torch.cat([a, a[-1:].expand(ROWS - len(a), *a.shape[1:])]) for a in args]
+                yield rows + number * ROWS, _chunks(programs, full, particles, (seed, number))
 
 
 def _chunks(
-    model: Program, guide: Program, x: Tensor, particles: int, seed: tuple[int, int]
+    programs: Programs, args: list[Tensor], particles: int, seed: tuple[int, int]
 ) -> Iterator[tuple[Trace, Trace]]:
-    chunk = max(1, FLOATS // x.numel())
+    chunk = max(1, FLOATS // args[0].numel())
     for number, done in enumerate(range(0, particles, chunk)):
         with seeded(*seed, number):
-            drawn = traces(model, guide, min(chunk, particles - done), x)
+            drawn = traces(*pair(programs), min(chunk, particles - done), *args, enumerated=True)
         yield drawn

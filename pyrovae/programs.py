@@ -1,7 +1,9 @@
 """A generative `model` and its variational `guide`: the two Pyro programs that everything here is asked of."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import pyro
@@ -55,13 +57,42 @@ def answering(programs: Programs) -> Iterator[None]:
             del store[name]
 
 
+def takes_labels(programs: Programs) -> bool:
+    """Whether the model has an argument y: then data come with their labels."""
+    return "y" in inspect.signature(pair(programs)[0]).parameters
+
+
 def check(programs: Programs, x: Tensor) -> None:
     """Raise a ValueError unless x are data of these programs: finite, and what their own `check` asks for."""
-    own_check = getattr(programs, "check", None)
-    if own_check is None:
-        checks.finite("x", x)
-    else:
-        own_check(x)
+    (own(programs, "check") or partial(checks.finite, "x"))(x)
+
+
+def encoded(programs: Programs, y: Tensor | None) -> Tensor | None:
+    """Labels as the site y has them: by the programs' own `encode`, which refuses what are no labels of theirs."""
+    if (encode := own(programs, "encode")) is not None:
+        return encode(y)
+    if y is not None:
+        checks.finite("y", y)
+    return y
+
+
+def arguments(programs: Programs, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
+    """What the programs are called with for rows x and their labels: checked, encoded, on the programs' device."""
+    device, dtype = placement(programs)
+    check(programs, x := x.to(device, dtype))
+    if not takes_labels(programs):
+        return (x,)
+    y = encoded(programs, y if y is None else y.to(device))
+    if y is None:
+        return (x,)
+    if len(y) != len(x):
+        raise ValueError(f"y: expected a label for each of {len(x)} rows, found {len(y)}")
+    return x, y
+
+
+def own(programs: Programs, name: str) -> Any:
+    """An attribute of what the programs belong to; None where there is none."""
+    return next((found for each in [programs, *modules(programs)] if (found := getattr(each, name, None))), None)
 
 
 def placement(programs: Programs) -> tuple[torch.device | None, torch.dtype | None]:

@@ -1,6 +1,7 @@
 """Both programs run many times at once, each site scored for each row: what estimates are made of."""
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import pyro
@@ -14,10 +15,20 @@ from torch.distributions import Independent, kl_divergence
 
 from pyrovae.programs import Program
 
+# How a KL can be had, from the best.
+WAYS = ("closed form", "closed form at draws", "sampled")
 
-def traces(model: Program, guide: Program, particles: int, *args: Any, **kwargs: Any) -> tuple[Trace, Trace]:
-    """The guide run `particles` times at once, and the model on its latents; every site scored, (particles, N)."""
-    q = draw(guide, particles, *args, **kwargs)
+
+def traces(
+    model: Program, guide: Program, particles: int, *args: Any, enumerated: bool = False, **kwargs: Any
+) -> tuple[Trace, Trace]:
+    """The guide run `particles` times at once, and the model on its latents; every site scored, (particles, N).
+
+    Enumerated, a latent that the guide marks for it (infer={"enumerate": "parallel"}) takes each of its values, in
+    dimensions left of the particles; `averaged` and `log_weight` sum over them.
+    """
+    with poutine.enum(first_available_dim=-3) if enumerated else nullcontext():
+        q = draw(guide, particles, *args, **kwargs)
     return q, replayed(model, q, particles, *args, **kwargs)
 
 
@@ -68,9 +79,25 @@ def log_prob(trace: Trace, observed: bool) -> Tensor:
     return sum(site["log_prob"] for site in sites(trace, observed).values())
 
 
+def is_enumerated(site: Any) -> bool:
+    """Whether a latent takes each of its values."""
+    return site["infer"].get("_enumerate_dim") is not None
+
+
+def averaged(q: Trace, values: Tensor, event_dim: int = 0) -> Tensor:
+    """E_q of values (..., particles, N, *event) over the enumerated latents. (particles, N, *event)"""
+    probabilities = [site["log_prob"].exp() for site in sites(q, False).values() if is_enumerated(site)]
+    if not probabilities or values.ndim - event_dim <= 2:
+        return values
+    share: Tensor = math.prod(probabilities)
+    return (share.reshape(*share.shape, *[1] * event_dim) * values).flatten(0, -3 - event_dim).sum(0)
+
+
 def log_weight(q: Trace, p: Trace) -> Tensor:
-    """log p(x, z) - log q(z|x) of two scored traces. (particles, N)"""
-    return log_prob(p, True) + log_prob(p, False) - log_prob(q, False)
+    """log p(x, z) - log q(z|x) of two scored traces; enumerated latents are summed out of it. (particles, N)"""
+    drawn = [site["log_prob"] for site in sites(q, False).values() if not is_enumerated(site)]
+    log_w = log_prob(p, True) + log_prob(p, False) - sum(drawn)
+    return log_w.flatten(0, -3).logsumexp(0) if log_w.ndim > 2 else log_w
 
 
 def log_weights(model: Program, guide: Program, particles: int, *args: Any, **kwargs: Any) -> Tensor:
@@ -87,24 +114,37 @@ def log_mean_exp(log_w: Tensor) -> tuple[Tensor, Tensor]:
     return log_mean, (log_w - log_mean).exp().std(0) / math.sqrt(k)
 
 
-def kl(q: Trace, p: Trace) -> tuple[dict[str, Tensor], bool]:
-    """The KL by latent site, (particles, N), or per latent, (particles, N, *latent_shape); and whether it is exact.
+def kl(q: Trace, p: Trace) -> tuple[dict[str, Tensor], str]:
+    """The KL by latent site, (particles, N), or per latent, (particles, N, *latent_shape); and how it was had.
 
-    With several latent sites a closed form of one at draws of the others is the KL only if the guide draws in the
-    order in which the model depends; so there it is sampled.
+    "closed form"; "closed form at draws" of the latents that come before; or "sampled", where torch knows no form, and
+    where the guide draws its latents in another order than the model: there a closed form of one, at draws of
+    those that the model has it depend on, is not its part of the KL. Enumerated latents are summed out.
     """
     latents = sites(q, False)
-    if len(latents) == 1:
-        (name,) = latents
-        q_z: Any = latents[name]["fn"]
-        p_z: Any = p.nodes[name]["fn"]
-        try:
-            if isinstance(q_z, Independent) and isinstance(p_z, Independent):
-                return {name: kl_divergence(q_z.base_dist, p_z.base_dist)}, True
-            return {name: kl_divergence(q_z, p_z)}, True
-        except NotImplementedError:
-            pass
-    return {name: site["log_prob"] - p.nodes[name]["log_prob"] for name, site in latents.items()}, False
+    ordered = list(latents) == list(sites(p, False))
+    found: dict[str, Tensor] = {}
+    ways = set()
+    for name, site in latents.items():
+        closed = _closed_kl(site["fn"], p.nodes[name]["fn"]) if ordered and not is_enumerated(site) else None
+        if closed is None:
+            value = averaged(q, site["log_prob"] - p.nodes[name]["log_prob"])
+            ways.add(WAYS[0] if is_enumerated(site) else WAYS[2])
+        else:
+            value = averaged(q, closed, closed.ndim - site["log_prob"].ndim)
+            ways.add(WAYS[any(not is_enumerated(latents[each]) for each in found)])
+        found[name] = value
+    return found, max(ways, key=WAYS.index, default=WAYS[0])
+
+
+def _closed_kl(q: Any, p: Any) -> Tensor | None:
+    """KL(q || p), of every latent alone where they are independent; None where torch knows no form."""
+    try:
+        if isinstance(q, Independent) and isinstance(p, Independent):
+            return kl_divergence(q.base_dist, p.base_dist)
+        return kl_divergence(q, p)
+    except NotImplementedError:
+        return None
 
 
 def over(weights: Tensor, like: Tensor) -> Tensor:
