@@ -88,7 +88,7 @@ def finite(name: str, x: Tensor, missing: bool = False) -> None:
         raise ValueError(f"{name}: expected finite values, found {found}{advice}")
 
 
-def support(x: Tensor, constraint: Any, advice: str = "") -> None:
+def support(x: Tensor, constraint: Any, advice: str = "", name: str = "x") -> None:
     """Every value inside a distribution's support."""
     while isinstance(constraint, constraints.independent):
         constraint = constraint.base_constraint
@@ -98,6 +98,6 @@ def support(x: Tensor, constraint: Any, advice: str = "") -> None:
     where = tuple(outside.nonzero()[0].tolist())
     found = f"{x[where].item():.6g}" if outside.shape == x.shape else x[where].tolist()
     raise ValueError(
-        f"x: expected values in the support {constraint}, found {found} at {where}, "
+        f"{name}: expected values in the support {constraint}, found {found} at {where}, "
         f"{int(outside.sum())} of {outside.numel()} in all{advice}"
     )

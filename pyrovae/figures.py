@@ -1,77 +1,145 @@
 """What a model looks like: what it generates, reconstructs and encodes, and its program."""
 
+from typing import Any
+
 import networkx
 import torch
 from matplotlib.figure import Figure
+from pyro import poutine
 from pyro.infer.inspect import get_model_relations
+from torch import Tensor
 
 from pyrovae import plots
 from pyrovae.data import Split
 from pyrovae.data.split import ROWS, blocks
 from pyrovae.inference import expectation, reconstruct
-from pyrovae.models import VAE
-from pyrovae.programs import answering, placement
+from pyrovae.likelihoods import OneHotCategorical
+from pyrovae.programs import Programs, answering, arguments, own, pair, takes_labels
 from pyrovae.randomness import seeded
+from pyrovae.traces import sites, traces
 
 
-def draw(vae: VAE, split: Split, seed: int = 0) -> dict[str, Figure]:
+def draw(programs: Programs, split: Split, seed: int = 0) -> dict[str, Figure]:
     """The figures of a model by their names, on held-out data. The seed is of the noise in them."""
-    with seeded(seed, 3), answering(vae):
-        figures = {"program": _program(vae, split)}
-        figures |= _image_figures(vae, split) if len(vae.event_shape) == 3 else _vector_figures(vae, split)
-        figures["latents"] = _latents(vae, split)
+    with seeded(seed, 3), answering(programs):
+        figures = {"program": _program(programs, split)}
+        figures |= (_image_figures if len(split.event_shape) == 3 else _vector_figures)(programs, split)
+        figures |= _latents(programs, split)
     return figures
 
 
-def _image_figures(vae: VAE, split: Split) -> dict[str, Figure]:
-    x = split[:12].to(*placement(vae))
-    z = vae.p_z().expand((64,)).sample()
+def _rows(programs: Programs, split: Split, n: int) -> tuple[Tensor, ...]:
+    """The programs' arguments for the first n rows."""
+    return arguments(programs, split[:n], None if split.y is None else split.y[torch.arange(min(n, len(split)))])
+
+
+def _generated(programs: Programs, n: int, given: dict[str, Any] | None = None, **labels: Any) -> dict[str, Any]:
+    """The sites of the model run for n new rows, with these latents."""
+    model = poutine.condition(pair(programs)[0], given or {})
+    return poutine.trace(model).get_trace(n=n, **labels).nodes
+
+
+def _image_figures(programs: Programs, split: Split) -> dict[str, Figure]:
+    model, guide = pair(programs)
+    x, *y = args = _rows(programs, split, 12)
     few = min(6, len(x))
-    drawn = vae.q_z(x[:few]).expand((10, few)).sample().transpose(0, 1)
-    ends = expectation(vae.q_z(x))
-    path = torch.stack([torch.lerp(ends[:few], ends[-few:], share) for share in torch.linspace(0, 1, 10).tolist()], 1)
-    return {
+    labels: dict[str, Any] = {} if not y or own(programs, "label") is not None else {"y": _rows(programs, split, 64)[1]}
+    made = _generated(programs, min([64, *map(len, labels.values())]), **labels)["x"]
+    drawn: Any = traces(model, guide, 10, *(each[:few] for each in args))[1].nodes["x"]["fn"]
+    figures = {
         "samples": plots.image_grids(
-            {"samples $x \\sim p(x)$": vae.p_x(z).sample(), "their means $E[x|z]$": vae.p_x(z).mean}
+            {"samples $x \\sim p(x)$": made["value"], "their means $E[x|z]$": made["fn"].mean}
         ),
-        "reconstructions": plots.image_rows({"$x$": x, "$E[x|z]$": reconstruct(vae, x)}),
+        "reconstructions": plots.image_rows({"$x$": x, "$E[x|z]$": reconstruct(programs, *args)}),
         "variations": plots.image_table(
-            {"$x$": x[:few, None], "$E[x|z]$ for draws $z \\sim q(z|x)$": vae.p_x(drawn).mean}
-        ),
-        "interpolation": plots.image_table(
-            {
-                "$x$": x[:few, None],
-                "$E[x|z]$ from $E_q[z|x]$ to $E_q[z|x']$": vae.p_x(path).mean,
-                "$x'$": x[-few:, None],
-            }
+            {"$x$": x[:few, None], "$E[x|z]$ for draws $z \\sim q(z|x)$": drawn.mean.transpose(0, 1)}
         ),
     }
+    ends = {
+        name: expectation(site["fn"])[0]
+        for name, site in sites(traces(model, guide, 1, *args)[0], False).items()
+        if not site["fn"].support.is_discrete
+    }
+    return figures | (_labelled(programs, args, ends) if y else {"interpolation": _interpolation(programs, x, ends)})
 
 
-def _vector_figures(vae: VAE, split: Split) -> dict[str, Figure]:
-    x = split[:1000].to(*placement(vae))
+def _interpolation(programs: Programs, x: Tensor, ends: dict[str, Tensor]) -> Figure:
+    few, shares = min(6, len(x)), torch.linspace(0, 1, 10).tolist()
+    path = {
+        name: torch.stack([torch.lerp(z[:few], z[-few:], share) for share in shares], 1).flatten(0, 1)
+        for name, z in ends.items()
+    }
+    means = _generated(programs, few * len(shares), path)["x"]["fn"].mean.unflatten(0, (few, len(shares)))
+    between = "$E[x|z]$ from $E_q[z|x]$ to $E_q[z|x']$"
+    return plots.image_table({"$x$": x[:few, None], between: means, "$x'$": x[-few:, None]})
+
+
+def _labelled(programs: Programs, args: tuple[Tensor, ...], ends: dict[str, Tensor]) -> dict[str, Figure]:
+    """Each class at the same latents: those of new draws, and those of images, whose style the classes take on."""
+    x, y = args
+    if not isinstance(own(programs, "label"), OneHotCategorical):
+        return {}
+    classes = torch.eye(y.shape[-1]).to(y)
+    few, count = min(6, len(x)), min(len(classes), 20)
+
+    def decoded(latents: dict[str, Tensor], each: Tensor) -> Tensor:
+        return _generated(programs, len(each), latents, y=each)["x"]["fn"].mean
+
+    new = _generated(programs, count, y=y[:1].expand(count, -1))
+    shared = {name: new[name]["value"] for name in ends}
+    grid = torch.stack([decoded(shared, row.expand(count, -1)) for row in classes[:count]])
+    styles = torch.stack([decoded({k: v[:few] for k, v in ends.items()}, row.expand(few, -1)) for row in classes], 1)
     return {
-        "samples": plots.marginals(x.numpy(), vae.sample(len(x)).numpy()),
-        "reconstructions": plots.agreement(x.numpy(), reconstruct(vae, x).numpy()),
+        "classes": plots.image_table({"$E[x|z, y]$: a class a row, one $z$ a column": grid}),
+        "transfer": plots.image_table(
+            {"$x$": x[:few, None], "$E[x|z, y]$ at its $E_q[z|x, y]$, for every $y$": styles[:, :count]}
+        ),
     }
 
 
-def _latents(vae: VAE, split: Split, side: int = 20) -> Figure:
-    codes = torch.cat([expectation(vae.q_z(x.to(*placement(vae)))) for x in blocks(split, ROWS)])
-    labels = None if split.y is None or split.y.ndim > 1 else split.y[: len(codes)].numpy()
+def _vector_figures(programs: Programs, split: Split) -> dict[str, Figure]:
+    x, *y = args = _rows(programs, split, 1000)
+    made = _generated(programs, len(x), None, **dict(zip("y", y, strict=False)))["x"]["value"]
+    return {
+        "samples": plots.marginals(x.numpy(), made.numpy()),
+        "reconstructions": plots.agreement(x.numpy(), reconstruct(programs, *args).numpy()),
+    }
+
+
+def _latents(programs: Programs, split: Split, side: int = 20) -> dict[str, Figure]:
+    """The codes of each latent site; with two latents, beside the plane of them decoded."""
+    codes: dict[str, list[Tensor]] = {}
+    for block in blocks(split, ROWS, takes_labels(programs)):
+        q, _ = traces(*pair(programs), 1, *arguments(programs, *block))
+        for name, site in sites(q, False).items():
+            if not site["fn"].support.is_discrete:
+                codes.setdefault(name, []).append(expectation(site["fn"])[0])
+    labels = split.y if isinstance(split.y, Tensor) and split.y.ndim == 1 else None
+    return {
+        "latents" if len(codes) == 1 else f"latents-{name}": _plane(
+            programs, split, name, torch.cat(each), labels, side
+        )
+        for name, each in codes.items()
+    }
+
+
+def _plane(programs: Programs, split: Split, name: str, codes: Tensor, labels: Tensor | None, side: int) -> Figure:
+    kinds = None if labels is None else labels.numpy()
+    one_layer = not takes_labels(programs)
     if codes.shape[1] == 1:
         codes = torch.cat([codes, torch.zeros_like(codes)], 1)
-    if codes.shape[1] > 2:
-        return plots.latent_pca(codes.numpy(), labels)
-    if vae.latent_shape != (2,) or len(vae.event_shape) != 3 or hasattr(vae.prior, "space"):
-        return plots.latent_plane(codes.numpy(), labels, None)
-    axis = torch.linspace(-3, 3, side).to(codes)
-    grid = torch.stack(torch.meshgrid(axis, axis.flip(0), indexing="xy"), -1)
-    return plots.latent_plane(codes.numpy(), labels, vae.p_x(grid).mean.numpy())
+    elif codes.shape[1] > 2:
+        return plots.latent_pca(codes.numpy(), kinds)
+    elif len(split.event_shape) == 3 and one_layer and not hasattr(own(programs, "prior"), "space"):
+        axis = torch.linspace(-3, 3, side).to(codes)
+        grid = torch.stack(torch.meshgrid(axis, axis.flip(0), indexing="xy"), -1)
+        means = _generated(programs, side * side, {name: grid.flatten(0, 1)})["x"]["fn"].mean
+        return plots.latent_plane(codes.numpy(), kinds, means.unflatten(0, (side, side)).numpy())
+    return plots.latent_plane(codes.numpy(), kinds, None)
 
 
-def _program(vae: VAE, split: Split) -> Figure:
-    relations = get_model_relations(vae.model, (split[:2].to(*placement(vae)),))
+def _program(programs: Programs, split: Split) -> Figure:
+    relations = get_model_relations(pair(programs)[0], _rows(programs, split, 2))
     graph = networkx.DiGraph()
     graph.add_nodes_from(relations["sample_sample"])
     graph.add_edges_from(

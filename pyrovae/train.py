@@ -16,11 +16,13 @@ from tqdm import tqdm
 
 from pyrovae import checks
 from pyrovae.data import Splits
-from pyrovae.data.split import ROWS, Data, Split, as_split, batches, blocks
-from pyrovae.faults import check_data, first_fault
+from pyrovae.data.order import Order
+from pyrovae.data.split import ROWS, Batch, Data, Split, as_split, batches, blocks, by_label, known
+from pyrovae.faults import NOTHING, check_data, first_fault
 from pyrovae.modes import MATMULS, channels_last, fastest_matmul, matmul_precision, mode
 from pyrovae.objectives import ELBO, Objective
-from pyrovae.programs import Programs, answering, modules, pair, placement
+from pyrovae.objectives.semi_supervised import PartlyLabelled
+from pyrovae.programs import Programs, answering, encoded, modules, own, pair, placement, takes_labels
 from pyrovae.randomness import Stream, seeded
 from pyrovae.svi import SVI, laid_out
 
@@ -65,7 +67,9 @@ class Training:
         programs, data: as in `fit`.
         epochs: passes over the training data.
         batch_size: rows a step; None is 128, or all rows where there are fewer. The last batch may be smaller.
-        objective: None is `ELBO()`.
+        objective: None is what the model is usually trained by, `ELBO()` where it does not say.
+        labelled: where some labels are missing, so many rows of each batch have theirs, drawn over and over; the loss
+            weighs both kinds by their numbers in the data. None is half the batch, or as many as there are.
         optimizer: builds a torch optimiser from (parameters, lr=...).
         learning_rate: its lr.
         lr_schedule: factor on it, a function of the share of training done (`constant`, `cosine`).
@@ -90,6 +94,7 @@ class Training:
         epochs: int = 100,
         batch_size: int | None = None,
         objective: Objective | None = None,
+        labelled: int | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         learning_rate: float = 1e-3,
         lr_schedule: Callable[[float], float] = constant,
@@ -112,15 +117,21 @@ class Training:
         self.seed = checks.integer("seed", seed, 0)
         if self.seed >= 2**63:
             raise ValueError(f"seed: expected an integer < 2**63, found {seed}")
-        self.objective = ELBO() if objective is None else objective
+        self.objective = (own(programs, "objective") or ELBO)() if objective is None else objective
         if not isinstance(self.objective, Objective):
             raise ValueError(f"objective: expected one of pyrovae.objectives, found {type(objective).__name__}")
-        self.objective.step = 0
         if isinstance(self.train, Split):
             self.train = self.train.settled()
+        self.labels = takes_labels(programs)
         check_data(programs, [self.train, *([self.valid] if self.valid else [])])
+        self.rows = Order(self.train, self.labels, self.batch_size, labelled)
+        if self.rows.labelled:
+            self.objective = PartlyLabelled(self.objective, self.rows.share)
+        self.objective.step = 0
         device, dtype = placement(programs)
         self.resident = _resident(self.train, device, dtype)
+        y = getattr(self.train, "y", None) if self.labels and self.resident is not None else None
+        self.resident_labels = None if y is None else self._encoded(y[torch.arange(len(y))])
         total = 0 if self.steps_per_epoch is None else self.epochs * self.steps_per_epoch
         self.svi = SVI(
             *pair(programs),
@@ -140,10 +151,7 @@ class Training:
             self.matmul, *measured = fastest_matmul(seen, self.batch_size)
             self.matmul_measured = dict(zip(("medium_error", "medium_speed"), measured, strict=True))
         with seeded(self.seed, 4), self._training():
-            first = torch.arange(self.batch_size).to(device)
-            if self.resident is None:
-                first = self._place(next(batches(self.train, torch.arange, self.batch_size)))
-            self.svi.prepare(first)
+            self.svi.prepare(*next(self._batches(torch.arange)))
         self.noise, self.order = Stream(self.seed, 1), torch.Generator().manual_seed(self.seed)
         self.epoch = self.step = self.best_epoch = self.stale = 0
         self.best_loss, self.rate = math.inf, self.learning_rate
@@ -168,7 +176,7 @@ class Training:
     def steps_per_epoch(self) -> int | None:
         """None for a stream that does not know its length."""
         try:
-            return len(self.train) if isinstance(self.train, DataLoader) else -(-len(self.train) // self.batch_size)
+            return len(self.train) if isinstance(self.train, DataLoader) else len(self.rows)
         except TypeError:
             return None
 
@@ -194,7 +202,7 @@ class Training:
         sizes: list[int] = []
         fault: ValueError | None = None
         with self._stepping():
-            for batch in self._batches():
+            for batch in self._batches(self._shuffle):
                 try:
                     loss, step_taken = self._launch(batch, len(sizes))
                 except ValueError as error:  # Pyro's validation, where a step runs eagerly
@@ -202,7 +210,7 @@ class Training:
                     break
                 losses.append(loss)
                 taken.append(step_taken)
-                sizes.append(len(batch))
+                sizes.append(len(batch[0]))
                 bar.update()
         flags = torch.stack(taken).tolist() if taken else []
         if not all(flags):
@@ -231,36 +239,55 @@ class Training:
             warnings.filterwarnings("ignore", "Encountered")  # Pyro's, of what is reported whole below
             yield
 
-    def _batches(self) -> Iterator[Tensor]:
-        """The rows of each batch in an epoch: their numbers where the data are resident, else their values."""
-        if self.resident is not None:
-            order = torch.randperm(len(self.resident), generator=self.order).to(self.resident.device)
-            return iter(order.split(self.batch_size))
-        return self._read_all()
+    def _shuffle(self, n: int) -> Tensor:
+        return torch.randperm(n, generator=self.order)
 
-    def _read_all(self) -> Iterator[Tensor]:
+    def _batches(self, shuffle: Callable[[int], Tensor]) -> Iterator[Batch]:
+        """The batches of an epoch: the numbers of their rows where the data are resident, else their values."""
+        if self.resident is not None:
+            return ((rows,) for rows in self.rows(shuffle).to(self.resident.device).split(self.batch_size))
+        return self._read_all(shuffle)
+
+    def _read_all(self, shuffle: Callable[[int], Tensor]) -> Iterator[Batch]:
         try:
-            shuffled = batches(self.train, lambda n: torch.randperm(n, generator=self.order), self.batch_size)
-            yield from map(self._place, shuffled)
+            for x, *y in batches(self.train, lambda n: self.rows(shuffle), self.batch_size, self.labels):
+                yield self._place(x), *map(self._encoded, y)
         except Exception as error:  # a worker's ends with its own message, after its traceback
             raise TrainingError(f"the data cannot be read: {checks.reason(error, last=True)}") from error
 
     def _place(self, x: Tensor) -> Tensor:
         return x.to(*placement(self.programs))
 
-    def _read(self, batch: Tensor) -> tuple[Tensor]:
-        """The programs' argument for a batch; part of the step."""
-        if self.resident is None:
-            return (batch,)
-        assert isinstance(self.train, Split)
-        return (self._place(self.train.convert(self.resident.index_select(0, batch), batch)),)
+    def _encoded(self, y: Tensor) -> Tensor:
+        """Labels as the programs' site has them, on their device; 0 where they are missing."""
+        there = known(y)
+        if isinstance(self.train, DataLoader) and not bool(there.all()):
+            raise ValueError("y: expected a Split or a Dataset where labels are missing, found a DataLoader")
+        values = encoded(self.programs, y[there].to(placement(self.programs)[0]))
+        assert values is not None
+        full = values.new_zeros(len(y), *values.shape[1:])
+        full[there.to(full.device)] = values
+        return full
 
-    def _launch(self, batch: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    def _read(self, x: Tensor, y: Tensor | None = None) -> Batch:
+        """The objective's arguments for a batch: x; x and y; or x and y of its labelled rows, then x of the others.
+        Part of the step."""
+        if self.resident is not None:
+            assert isinstance(self.train, Split)
+            rows = x
+            x = self._place(self.train.convert(self.resident.index_select(0, rows), rows))
+            y = None if self.resident_labels is None else self.resident_labels.index_select(0, rows)
+        labelled = self.rows.labelled
+        if y is None or labelled == 0:
+            return (x,)
+        return (x, y) if labelled is None else (x[:labelled], y[:labelled], x[labelled:])
+
+    def _launch(self, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
         share = (self.epoch + number / (self.steps_per_epoch or math.inf)) / self.epochs
         self.rate = self.learning_rate * self.lr_schedule(share)
         for group in self.svi.optimizer.param_groups:
             group["lr"] = self.rate
-        return self.svi.launch(batch)
+        return self.svi.launch(*batch)
 
     def _validate(self) -> float | None:
         """The loss on the validation data, at the beta that the schedule leads to and with the same noise always."""
@@ -269,16 +296,19 @@ class Training:
         total = rows = 0.0
         size = max(self.batch_size, min(ROWS, FLOATS // math.prod(self.valid.event_shape)))
         with seeded(self.seed, 2), answering(self.programs), matmul_precision(self.matmul):
-            for x in map(self._place, blocks(self.valid, size)):
-                try:
-                    loss = self.objective.final_loss(*pair(self.programs), x)
-                    what = "" if math.isfinite(loss) else f"the validation loss is {loss}"
-                except ValueError as fault:
-                    what = checks.reason(fault)
-                if what:
-                    where = f"{what} in validation; {first_fault(self.programs, x)}"
-                    raise TrainingError(self._report(where, self.step))
-                total, rows = total + loss * len(x), rows + len(x)
+            for block in blocks(self.valid, size, self.labels):
+                for _, part in by_label(*block):
+                    x, *y = part
+                    args = (self._place(x), *map(self._encoded, y))
+                    try:
+                        loss = self.objective.final_loss(*pair(self.programs), *args)
+                        what = "" if math.isfinite(loss) else f"the validation loss is {loss}"
+                    except ValueError as fault:
+                        what = checks.reason(fault)
+                    if what:
+                        where = f"{what} in validation; {first_fault(self.programs, *args)}"
+                        raise TrainingError(self._report(where, self.step))
+                    total, rows = total + loss * len(x), rows + len(x)
         return total / rows
 
     def _note_best(self, valid_loss: float | None) -> None:
@@ -336,13 +366,14 @@ class Training:
         """Replay the epoch from its start to the step that failed, and look at each site there."""
         self.restore(good)
         with self._stepping():
-            remaining = self._batches()
+            remaining = self._batches(self._shuffle)
             batch = next(remaining)
             for done in range(number):
                 self._launch(batch, done)
                 batch = next(remaining, batch)  # where the last step spoilt a parameter, its batch again
-            (x,) = self._read(batch)
-            where = first_fault(self.programs, x)
+            x, *rest = self._read(*batch)
+            calls = [(x, *rest[:1]), *((others,) for others in rest[1:])]
+            where = next((text for call in calls if (text := first_fault(self.programs, *call))), NOTHING)
         message = self._report(f"{what}; {where}", self.step + min(number + 1, self.steps_per_epoch or number + 1))
         self.restore(good)
         return TrainingError(message)

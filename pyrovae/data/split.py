@@ -162,11 +162,8 @@ def as_split(data: Data) -> Split | DataLoader[Any]:
     """Any data as a Split, or a DataLoader as it is; empty data are refused."""
     if isinstance(data, DataLoader):
         return data
-    if not isinstance(data, Split):
-        if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
-            raise ValueError(
-                f"expected data.load(...), a tensor, a Dataset or a DataLoader, found {type(data).__name__}"
-            )
+    if not isinstance(data, Split) and (not hasattr(data, "__getitem__") or not hasattr(data, "__len__")):
+        raise ValueError(f"expected data.load(...), a tensor, a Dataset or a DataLoader, found {type(data).__name__}")
     if len(data) == 0:  # type: ignore[arg-type]
         raise ValueError("expected data, found none: there are 0 rows")
     if isinstance(data, Split):

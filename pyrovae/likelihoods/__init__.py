@@ -15,6 +15,7 @@ from pyrovae.likelihoods.laplace import Laplace
 from pyrovae.likelihoods.missing import Missing
 from pyrovae.likelihoods.negative_binomial import NegativeBinomial
 from pyrovae.likelihoods.normal import Normal
+from pyrovae.likelihoods.one_hot_categorical import OneHotCategorical
 from pyrovae.likelihoods.poisson import Poisson
 from pyrovae.likelihoods.student_t import StudentT
 
@@ -30,6 +31,7 @@ __all__ = [
     "Missing",
     "NegativeBinomial",
     "Normal",
+    "OneHotCategorical",
     "Poisson",
     "StudentT",
 ]

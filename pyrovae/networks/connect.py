@@ -91,7 +91,9 @@ class Joint(nn.Module):
             for shape in others:
                 images = len(shape) == 3 and shape[1:] == first[1:]
                 self.channels.append(nn.Identity() if images else _Channel(shape, first[1:]))
-            counts = [shape[0] if isinstance(a, nn.Identity) else 1 for a, shape in zip(self.channels, others, strict=True)]
+            counts = [
+                shape[0] if isinstance(a, nn.Identity) else 1 for a, shape in zip(self.channels, others, strict=True)
+            ]
             joint = (first[0] + sum(counts), *first[1:])
         self.network = connect(part, [joint], output_shape, role)
 

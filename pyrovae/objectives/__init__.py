@@ -10,6 +10,7 @@ from pyrovae.objectives.iwae import IWAE, Renyi
 from pyrovae.objectives.mmd import MMD
 from pyrovae.objectives.objective import Objective
 from pyrovae.objectives.schedules import Constant, Cyclic, WarmUp
+from pyrovae.objectives.semi_supervised import SemiSupervised
 from pyrovae.objectives.total_correlation import TotalCorrelation
 from pyrovae.objectives.wake_sleep import ReweightedWakeSleep
 
@@ -26,6 +27,7 @@ __all__ = [
     "Reconstruction",
     "Renyi",
     "ReweightedWakeSleep",
+    "SemiSupervised",
     "TotalCorrelation",
     "WarmUp",
 ]

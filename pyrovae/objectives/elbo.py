@@ -1,10 +1,11 @@
 """The evidence lower bound, with a weight on its KL, and its two parts."""
 
+from functools import partial
 from typing import Any
 
 import pyro.infer
 import torch
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 
 from pyrovae import checks
 from pyrovae.handlers import plate_size, scale_latents, scale_observed
@@ -13,7 +14,12 @@ from pyrovae.objectives.path_derivative import PathDerivative_ELBO
 from pyrovae.objectives.schedules import Schedule
 from pyrovae.programs import Program
 
-ESTIMATORS = {"sampled": Trace_ELBO, "analytic": TraceMeanField_ELBO, "path-derivative": PathDerivative_ELBO}
+ESTIMATORS: dict[str, Any] = {
+    "sampled": Trace_ELBO,
+    "analytic": TraceMeanField_ELBO,
+    "path-derivative": PathDerivative_ELBO,
+    "enumerated": partial(TraceEnum_ELBO, max_plate_nesting=1, strict_enumeration_warning=False),
+}
 
 
 class ELBO(Objective):
@@ -26,7 +32,8 @@ class ELBO(Objective):
         beta: a number >= 0, or a schedule.
         estimator: "sampled"; "analytic" takes the KL in closed form where torch knows one, and samples it where not;
             "path-derivative" samples it and leaves the score out of its gradient (Roeder, Wu & Duvenaud 2017: no
-            variance where q is the posterior); or one of Pyro's, e.g. TraceEnum_ELBO() sums over enumerated sites.
+            variance where q is the posterior); "enumerated" sums over the values of each latent that the guide marks
+            with infer={"enumerate": "parallel"}; or one of Pyro's.
 
     Raises:
         ValueError: beta < 0 or not finite; an estimator without a differentiable loss; programs without plate "data".

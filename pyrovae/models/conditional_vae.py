@@ -1,0 +1,157 @@
+"""The conditional variational autoencoder."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from pyrovae import checks, inference
+from pyrovae.guides import DiagonalNormal
+from pyrovae.handlers import given, register, rows
+from pyrovae.likelihoods import Bernoulli, OneHotCategorical
+from pyrovae.models.vae import VAE
+from pyrovae.networks import MLP
+from pyrovae.networks.connect import Part, build, connect, same_space
+from pyrovae.priors import StandardNormal
+
+AFFINE = partial(MLP, hidden=())
+
+
+class ConditionalVAE(VAE):
+    """p(x, y, z) = p(y) p(z|y) p(x|z, y), with guide q(z|x, y).  (Kingma et al. 2014; Sohn, Lee & Yan 2015)
+
+    The label y is a site of its own, observed in training. It is a class, or anything that a likelihood describes:
+    numbers (`Normal`), several yes and no (`Bernoulli`), a table of both (`Columns`).
+
+    Args:
+        event_shape, latent_dim, likelihood, guide, encoder, decoder: as in `VAE`; both networks also take y.
+        num_classes: where y is a class: p(y) is categorical with learned logits, y a one-hot vector.
+        label_shape: where it is not: event shape of y.
+        label: the family of p(y), whose parameters are learned, from label_shape. None with a label_shape: there is
+            no p(y), and nothing can be generated without a y.
+        prior: p(z).
+        conditional_prior: in its place p(z|y): a guide family, with parameters from `prior_network`.
+        prior_network: network from y to those parameters.
+
+    Raises:
+        ValueError: the shapes of two parts do not fit; neither or both of num_classes and label_shape.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int] | int,
+        latent_dim: int,
+        num_classes: int | None = None,
+        prior: Part = StandardNormal,
+        likelihood: Part = Bernoulli,
+        guide: Part = DiagonalNormal,
+        encoder: Part = MLP,
+        decoder: Part = MLP,
+        conditional_prior: Part | None = None,
+        prior_network: Part = AFFINE,
+        label_shape: Sequence[int] | int | None = None,
+        label: Part | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        if (num_classes is None) == (label_shape is None):
+            raise ValueError(f"expected num_classes or label_shape, found {num_classes} and {label_shape}")
+        if num_classes is not None:
+            label_shape, label = checks.integer("num_classes", num_classes), label or OneHotCategorical
+        self.label_shape = checks.shape("label_shape", label_shape)
+        self._wire(event_shape, latent_dim, prior, likelihood, guide, encoder, decoder, given=(self.label_shape,))
+        self.label: Any = None if label is None else build(label, self.label_shape)
+        # p(y) = label(h_y): of a class uniform at first.
+        self.h_y = nn.Parameter(torch.zeros(() if self.label is None else self.label.param_shape))
+        self.conditional_prior: Any = None
+        if conditional_prior is not None:
+            self.conditional_prior = build(conditional_prior, self.latent_shape)
+            same_space(self.conditional_prior, self.family)
+            shape = self.conditional_prior.param_shape
+            self.prior_network = connect(prior_network, [self.label_shape], shape, "prior_network")
+
+    def p_y(self) -> dist.TorchDistribution:
+        """p(y)."""
+        if self.label is None:
+            raise ValueError("y: expected labels, found none, and the model has no p(y) to draw them from")
+        return self.label(self.h_y)
+
+    # With y each factor has an argument more than the VAE's.
+    def p_z(self, y: Tensor) -> dist.TorchDistribution:  # type: ignore[override]
+        """p(z), or p(z|y) for y (..., *label_shape)."""
+        if self.conditional_prior is not None:
+            return self.conditional_prior(self.prior_network(y))
+        return self.prior(lambda x: self.q_z(x, y))
+
+    def p_x(self, z: Tensor, y: Tensor) -> dist.TorchDistribution:  # type: ignore[override]
+        """The likelihood p(x|z, y)."""
+        return self.likelihood(self.decoder(z, y))
+
+    def q_z(self, x: Tensor, y: Tensor) -> dist.TorchDistribution:  # type: ignore[override]
+        """The guide q(z|x, y)."""
+        return self.family(self.encoder(x, y))
+
+    def model(  # type: ignore[override]
+        self, x: Tensor | None = None, y: Tensor | None = None, n: int = 1
+    ) -> Tensor:
+        """y_i ~ p(y), z_i ~ p(z|y_i), x_i ~ p(x|z_i, y_i) for the rows of x or y, or for n new ones."""
+        register(self)
+        with pyro.plate("data", self._rows(x, y, n)):
+            y = self._y(y)
+            z = pyro.sample("z", self.p_z(y))
+            return pyro.sample("x", self.p_x(z, y), obs=x)
+
+    def guide(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+        """z_i ~ q(z|x_i, y_i) for the rows of x and y."""
+        register(self)
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", self.q_z(x, y))
+
+    def _rows(self, x: Tensor | None, y: Tensor | None, n: int) -> int:
+        seen = x if y is None else y
+        return rows(n, z=1, x=len(self.event_shape), y=len(self.label_shape)) if seen is None else len(seen)
+
+    def _y(self, y: Tensor | None) -> Tensor:
+        """The site y: drawn from p(y), observed, or, where there is no p(y), just what it is."""
+        if self.label is None and (y := given("y") if y is None else y) is not None:
+            return pyro.deterministic("y", y, event_dim=len(self.label_shape))
+        return pyro.sample("y", self.p_y(), obs=y)
+
+    def sample(self, n: int, y: Any = None) -> Tensor:
+        """n new data x ~ p(x|y) for n labels, or x ~ p(x) without any, of shape (n, *event_shape)."""
+        return inference.sample(self, n, y)
+
+    def encode(self, y: Tensor | None) -> Tensor | None:
+        """Labels as the site y has them: classes (N,) as one-hot vectors, other labels as numbers (N, *label_shape).
+
+        Raises:
+            ValueError: no labels, or such as p(y) does not know.
+        """
+        if y is None:
+            raise ValueError("y: expected labels, found none; data come with theirs as Split(x, y) or (x, y) rows")
+        if isinstance(self.label, OneHotCategorical) and y.ndim == 1:
+            y = one_hot(y, self.label_shape[0])
+        y = y.to(self.h_y)
+        if y.ndim == len(self.label_shape):  # a number for each row
+            y = y.unsqueeze(-1)
+        if y.shape[1:] != self.label_shape:
+            raise ValueError(f"y: expected shape (N, {', '.join(map(str, self.label_shape))}), found {tuple(y.shape)}")
+        checks.finite("y", y)
+        if self.label is not None:
+            checks.support(y, self.p_y().support, getattr(self.label, "advice", ""), name="y")
+        return y
+
+
+def one_hot(y: Tensor, num_classes: int) -> Tensor:
+    """Classes (N,) as one-hot vectors (N, num_classes), or a ValueError that says what they are not."""
+    if y.is_floating_point() or y.dtype == torch.bool:
+        raise ValueError(f"y: expected classes as integers, found {y.dtype}")
+    wrong = (y < 0) | (y >= num_classes)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise ValueError(f"y: expected classes from 0 to {num_classes - 1}, found {int(y[row])} in row {row}")
+    return F.one_hot(y.long(), num_classes)

@@ -1,0 +1,78 @@
+"""The semi-supervised variational autoencoder, M2."""
+
+from collections.abc import Sequence
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor
+
+from pyrovae.guides import DiagonalNormal
+from pyrovae.handlers import register
+from pyrovae.likelihoods import Bernoulli
+from pyrovae.models.conditional_vae import ConditionalVAE
+from pyrovae.networks import MLP
+from pyrovae.networks.connect import Part, connect
+from pyrovae.objectives import SemiSupervised
+from pyrovae.priors import StandardNormal
+
+
+class SemiSupervisedVAE(ConditionalVAE):
+    """p(x, y, z) = p(y) p(z) p(x|z, y), with guide q(y|x) q(z|x, y) where y is missing.  (Kingma et al. 2014, M2)
+
+    Where y is known the guide is q(z|x, y) alone. A missing class is enumerated: objectives with
+    estimator="enumerated", and every score, sum over its values.
+
+    Args:
+        event_shape, latent_dim, prior, likelihood, guide, encoder, decoder: as in `VAE`.
+        num_classes, label_shape, label: as in `ConditionalVAE`; a label that may be missing needs a p(y).
+        classifier: network from x to the parameters of q(y|x), which is of p(y)'s family.
+    """
+
+    objective = SemiSupervised  # what it is usually trained by
+
+    def __init__(
+        self,
+        event_shape: Sequence[int] | int,
+        latent_dim: int,
+        num_classes: int | None = None,
+        prior: Part = StandardNormal,
+        likelihood: Part = Bernoulli,
+        guide: Part = DiagonalNormal,
+        encoder: Part = MLP,
+        decoder: Part = MLP,
+        classifier: Part = MLP,
+        label_shape: Sequence[int] | int | None = None,
+        label: Part | None = None,
+    ) -> None:
+        super().__init__(
+            event_shape,
+            latent_dim,
+            num_classes,
+            prior,
+            likelihood,
+            guide,
+            encoder,
+            decoder,
+            label_shape=label_shape,
+            label=label,
+        )
+        if self.label is None:
+            raise ValueError("label: expected the family of p(y), which a missing label is drawn from, found none")
+        self.classifier = connect(classifier, [self.event_shape], self.label.param_shape, "classifier")
+
+    def q_y(self, x: Tensor) -> dist.TorchDistribution:
+        """The guide's classifier q(y|x)."""
+        return self.label(self.classifier(x))
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """y_i ~ q(y|x_i) where there are no y, z_i ~ q(z|x_i, y_i) for the rows of x."""
+        register(self)
+        with pyro.plate("data", len(x)):
+            if y is None:
+                q_y = self.q_y(x)
+                y = pyro.sample("y", q_y, infer={"enumerate": "parallel"} if q_y.has_enumerate_support else {})
+            return pyro.sample("z", self.q_z(x, y))
+
+    def encode(self, y: Tensor | None) -> Tensor | None:
+        """As in `ConditionalVAE`; without labels none."""
+        return None if y is None else super().encode(y)
