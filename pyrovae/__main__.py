@@ -109,16 +109,22 @@ def _compare(root: Path, seeds: int, jobs: int, **options: Any) -> None:
 def _report(results: dict[str, Any]) -> None:
     """The numbers, one a line, with their standard errors over the data."""
     print(f"\n{results['split']} data, {results['rows']} rows, nats per datum ({results['measure']}):")
+    x = f"log p({', '.join(sorted(results['observed_by_site']))})"
     for name, label in (
         ("elbo", "ELBO"),
-        ("reconstruction", "reconstruction E_q[log p(x|z)]"),
-        ("kl", f"KL(q(z|x) || p(z)), {results['kl_estimator']}"),
-        ("log_likelihood", f"log p(x), {results['particles']} importance samples"),
+        ("reconstruction", "reconstruction, E_q of the observed sites"),
+        ("kl", f"KL(q || p) of the latents, {results['kl_estimator']}"),
+        ("log_likelihood", f"{x}, {results['particles']} importance samples"),
     ):
         if not math.isnan(results[name]["value"]):
             print(f"  {label:42} {results[name]['value']:9.3f} +- {results[name]['standard_error']:.3f}")
     if bits := results["bits_per_dimension"]:
         print(f"  {'the same, in bits per dimension':42} {bits['value']:9.3f} +- {bits['standard_error']:.3f}")
+    if len(kls := results["kl_by_site"]) > 1:
+        for site, kl in kls.items():
+            print(f"  {f'KL of {site}':42} {kl['value']:9.3f} +- {kl['standard_error']:.3f}")
+    if accuracy := results.get("accuracy"):
+        print(f"  {'accuracy of q(y|x)':42} {accuracy['value']:9.3f} +- {accuracy['standard_error']:.3f}")
     for site, active in results["active_units"].items():
         print(f"  {f'active units of {site}':42} {active:5d} of {results['latents'][site]}")
 

@@ -17,12 +17,14 @@ from typing import Any
 from tqdm import tqdm
 
 from pyrovae import checks, files, recipe
-from pyrovae.programs import placement
+from pyrovae.data.split import blocks, by_label
+from pyrovae.programs import arguments, pair, takes_labels
 from pyrovae.recipe import Recipe
 from pyrovae.runs import OUTPUTS, part_of
 
 # The options that a comparison may vary, by the plural that lists them.
 AXES = {
+    "models": "model",
     "priors": "prior",
     "likelihoods": "likelihood",
     "guides": "guide",
@@ -92,12 +94,11 @@ def check(cells: Sequence[Cell]) -> str:
     splits = cells[0].recipe.splits()
     for cell in {cell.choice: cell for cell in cells}.values():
         try:
-            vae = cell.recipe.model(splits.event_shape)
-            cell.recipe.initialise(vae, splits)
-            objective = cell.recipe.objective_for(1)
-            x = splits.train[:8].to(*placement(vae))
-            vae.check(x)
-            objective.differentiable_loss(vae.model, vae.guide, x)
+            model = cell.recipe.build(splits.event_shape, splits.num_classes)
+            cell.recipe.initialise(model, splits)
+            objective = cell.recipe.objective_for(1, model)
+            _, rows = next(by_label(*next(blocks(splits.train, 8, takes_labels(model)))))
+            objective.differentiable_loss(*pair(model), *arguments(model, *rows))
         except ValueError as error:
             raise ValueError(f"{', '.join(cell.choice)}: {checks.reason(error)}") from None
     return part_of(splits)[0]

@@ -8,9 +8,9 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyrovae.data.split import Data
-from pyrovae.inference import importance
-from pyrovae.programs import Programs, own, pair
+from pyrovae.data.split import ROWS, Data, as_split, blocks, known
+from pyrovae.inference import classify, importance
+from pyrovae.programs import Programs, classifies, own, pair
 from pyrovae.refine import refine
 from pyrovae.traces import WAYS, averaged, closed_mean, is_point, kl, log_mean_exp, log_weight, sites
 
@@ -29,8 +29,8 @@ def evaluate(programs: Programs, data: Data, particles: int = 100, seed: int = 0
     which); log_likelihood = log 1/K sum_k p(x, z_k) / q(z_k|x), a lower bound in the mean. A label that is given is
     observed, too: then all this is of log p(x, y), and `observed_by_site` and `kl_by_site` tell the parts. Latents
     that the guide enumerates are summed out. `standard_error` is that of the mean over the data; `monte_carlo_error`
-    is what the K particles add to the log-likelihood's. A guide of one point has no density: of it only the
-    reconstruction is a number, the rest is NaN, and `measure` says so.
+    is what the K particles add to the log-likelihood's. A guide that classifies has an `accuracy`. A guide of one
+    point has no density: of it only the reconstruction is a number, the rest is NaN, and `measure` says so.
 
     Args:
         programs: model and guide.
@@ -55,7 +55,27 @@ def evaluate(programs: Programs, data: Data, particles: int = 100, seed: int = 0
         "kl_per_latent": {site: values.mean(0).flatten().tolist() for site, values in kls.items()},
         "latents": {site: values[0].numel() for site, values in means.items()},
         "active_units": {site: int((values.var(0, correction=0) > ACTIVE).sum()) for site, values in means.items()},
+        **(accuracy(programs, data) if classifies(programs) and _has_classes(data) else {}),
     }
+
+
+def accuracy(programs: Programs, data: Data) -> dict[str, Any]:
+    """How often argmax_y q(y|x) is the label, of all rows with a label and of those of each class.
+
+    Args:
+        programs: a guide that draws y where there is none.
+        data: with labels that are classes.
+    """
+    y = torch.cat([labels for _, labels in blocks(data, ROWS, labels=True)])
+    there = known(y)
+    right, y = (classify(programs, data).argmax(-1) == y)[there].double(), y[there]
+    by_class = {str(int(each)): _mean(right[y == each]) for each in y.unique()}
+    return {"accuracy": _mean(right), "accuracy_by_class": by_class}
+
+
+def _has_classes(data: Data) -> bool:
+    y = getattr(as_split(data), "y", None)
+    return y is not None and len(y.shape) == 1
 
 
 def gaps(

@@ -5,12 +5,13 @@ from itertools import count
 from typing import Any
 
 import torch
+from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.data.split import Data, blocks, by_label
-from pyrovae.programs import Programs, answering, arguments, encoded, pair, placement, takes_labels
+from pyrovae.programs import Programs, answering, arguments, classifies, encoded, pair, placement, takes_labels
 from pyrovae.randomness import Stream, seeded
 from pyrovae.traces import closed_mean, log_mean_exp, log_weight, over, traces
 
@@ -44,6 +45,19 @@ def expectation(distribution: Any, draws: int = 100) -> Tensor:
     """E[z] of any distribution: its own mean, or the mean of draws where it has no closed one (flows)."""
     mean = closed_mean(distribution)
     return distribution.sample((draws,)).mean(0) if mean is None else mean
+
+
+def classify(programs: Programs, data: Data) -> Tensor:
+    """q(y|x) of a guide that draws a class y where there is no label. (N, num_classes)"""
+    if not classifies(programs):
+        raise ValueError("expected a guide(x, y=None) that draws y where there is none, found none")
+    found = []
+    with answering(programs):
+        for (x,) in blocks(data, ROWS):
+            trace = poutine.trace(pair(programs)[1]).get_trace(*arguments(programs, x))
+            q_y: Any = trace.nodes["y"]["fn"]
+            found.append(q_y.probs.cpu())
+    return torch.cat(found)
 
 
 def log_likelihood(programs: Programs, data: Data, particles: int = 100, seed: int = 0) -> tuple[Tensor, Tensor]:

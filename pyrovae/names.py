@@ -26,12 +26,16 @@ def members(package: ModuleType) -> dict[str, Callable[..., Any]]:
 
 
 def member(
-    kind: str, known: Mapping[str, Callable[..., Any]], text: str, reserved: Sequence[str] = ()
+    kind: str,
+    known: Mapping[str, Callable[..., Any]],
+    text: str,
+    reserved: Sequence[str] = (),
+    parts: Mapping[str, Callable[..., Any]] | None = None,
 ) -> Callable[..., Any]:
     """What "name(option=value, ...)" stands for: a class with these options, but not the reserved ones.
 
-    The name is a known one, or a user's own "module:Class". A value is a literal, another member, or a list of them:
-    "missing(of=normal(scale=0.1))".
+    The name is a known one, or a user's own "module:Class". A value is a literal, another member (of `parts`, where
+    they are of another kind), or a list of them: "missing(of=normal(scale=0.1))".
     """
     name, _, rest = text.partition("(")
     name, source = name.strip(), f"f({rest}" if rest else "f()"
@@ -42,7 +46,7 @@ def member(
         if isinstance(node, ast.List | ast.Tuple):
             return [value(each) for each in node.elts]
         if isinstance(node, ast.Name | ast.Call | ast.BinOp):  # a-b is a subtraction to Python
-            return member(kind, known, ast.get_source_segment(source, node) or "")
+            return member(kind, parts or known, ast.get_source_segment(source, node) or "")
         try:
             return ast.literal_eval(node)
         except ValueError:

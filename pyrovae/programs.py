@@ -62,6 +62,12 @@ def takes_labels(programs: Programs) -> bool:
     return "y" in inspect.signature(pair(programs)[0]).parameters
 
 
+def classifies(programs: Programs) -> bool:
+    """Whether the guide draws y where there is no label: it has one, and can do without."""
+    y = inspect.signature(pair(programs)[1]).parameters.get("y")
+    return y is not None and y.default is None
+
+
 def check(programs: Programs, x: Tensor) -> None:
     """Raise a ValueError unless x are data of these programs: finite, and what their own `check` asks for."""
     (own(programs, "check") or partial(checks.finite, "x"))(x)

@@ -14,12 +14,11 @@ import tomli_w
 import torch
 from torch import nn
 
-from pyrovae import checks, files, guides, likelihoods, networks, objectives, priors, train
-from pyrovae.data import DATASETS, Splits, load
-from pyrovae.models import VAE
+from pyrovae import checks, files, guides, likelihoods, models, networks, objectives, priors, train
+from pyrovae.data import DATASETS, Splits, load, with_labels
 from pyrovae.modes import MATMULS
 from pyrovae.names import member, members
-from pyrovae.objectives import Constant, Cyclic, Objective, WarmUp
+from pyrovae.objectives import ELBO, Constant, Cyclic, Objective, WarmUp
 from pyrovae.randomness import seeded
 
 SCHEMA = 1
@@ -42,6 +41,8 @@ class Recipe:
     binarize: str = option("dynamic", "of images: dynamic, threshold, none, or dequantize (greys with uniform noise)")
     valid: float = option(0.1, "validation rows held out of training, a share or a count")
     test: float = option(0.2, "the same for a test part, where the dataset has none")
+    labels: float = option(0.0, "training labels that are kept, a share or a count, drawn by the seed; 0: all")
+    model: str = option("vae", "the generative program, e.g. conditional-vae, semi-supervised-vae or hierarchical-vae")
     latent_dim: int = option(2, "number of latents")
     prior: str = option("standard-normal", "p(z)")
     likelihood: str = option("bernoulli", "p(x|z), e.g. bernoulli or 'normal(scale=0.1)'")
@@ -50,12 +51,15 @@ class Recipe:
     encoder: str = option("", "encoder where it differs from network")
     decoder: str = option("", "decoder where it differs from network")
     activation: str = option("relu", "of the networks: relu, tanh, softplus, elu, gelu, ...")
-    objective: str = option("elbo", "what is minimised, e.g. \"elbo(estimator='analytic')\" or 'iwae(k=5)'")
+    objective: str = option(
+        "", "what is minimised, e.g. elbo, 'iwae(k=5)'; empty: what the model is usually trained by"
+    )
     beta: float = option(1.0, "weight of the KL, where the objective has one and does not name it")
     beta_warmup: float = option(0.0, "epochs in which beta rises from 0")
     beta_cycles: int = option(0, "cycles of beta over the training, instead of one warm-up")
     epochs: int = option(100, "passes over the training data")
     batch_size: int = option(128, "rows a step")
+    labelled: int = option(0, "of them with a label, where some labels are missing; 0: half, or as many as there are")
     optimizer: str = option("adam", "of torch.optim, e.g. adamw or 'adam(betas=[0.9, 0.99])'")
     learning_rate: float = option(1e-3, "of the optimiser")
     lr_schedule: str = option("constant", "of the learning rate: constant or cosine")
@@ -76,9 +80,9 @@ class Recipe:
                 object.__setattr__(self, given.name, float(value))
             elif type(value) is not kind:
                 raise ValueError(f"{given.name}: expected {kind.__name__}, found {value!r}")  # type: ignore[union-attr]
-        for name in ("beta", "beta_warmup", "clip", "valid", "test"):
+        for name in ("beta", "beta_warmup", "clip", "valid", "test", "labels"):
             checks.number(name, getattr(self, name), 0)
-        for name in ("patience", "seed", "threads", "beta_cycles"):
+        for name in ("patience", "seed", "threads", "beta_cycles", "labelled"):
             checks.integer(name, getattr(self, name), 0)
         if self.threads > 1024:
             raise ValueError(f"threads: expected at most 1024, found {self.threads}")
@@ -91,32 +95,39 @@ class Recipe:
 
     def splits(self) -> Splits:
         """The data."""
-        return load(self.data, self.data_root or None, self.binarize, self.valid, self.test)  # type: ignore
+        splits = load(self.data, self.data_root or None, self.binarize, self.valid, self.test)  # type: ignore
+        return with_labels(splits, self.labels, self.seed) if self.labels else splits
 
-    def model(self, event_shape: tuple[int, ...]) -> VAE:
+    def build(self, event_shape: tuple[int, ...], num_classes: int | None = None) -> Any:
         """The model with its initial weights, which the seed determines."""
         activation = ACTIVATIONS[checks.member("activation", self.activation, ACTIVATIONS)]
         network = partial(_network, activation=activation)
         with seeded(self.seed), _affordable():
-            vae = VAE(
-                event_shape,
-                self.latent_dim,
-                prior=member("prior", members(priors), self.prior, reserved=["event_shape"]),
-                likelihood=member("likelihood", members(likelihoods), self.likelihood),
-                guide=member("guide", members(guides), self.guide),
-                encoder=network(self.encoder or self.network),
-                decoder=network(self.decoder or self.network),
-            )
-        return vae.to(self.torch_device(), _DTYPES[self.dtype])
+            parts: dict[str, Any] = {
+                "prior": member("prior", members(priors), self.prior, reserved=["event_shape"]),
+                "likelihood": member("likelihood", members(likelihoods), self.likelihood),
+                "guide": member("guide", members(guides), self.guide),
+                "encoder": network(self.encoder or self.network),
+                "decoder": network(self.decoder or self.network),
+            }
+            kind = member("model", members(models), self.model, reserved=list(parts), parts=_PARTS_OF_MODELS)
+            takes, given = inspect.signature(kind).parameters, getattr(kind, "keywords", {})
+            for name in parts.keys() - takes.keys():
+                if getattr(self, name) != getattr(Recipe, name):
+                    raise ValueError(f"{name}: {self.model} has none; expected no such option, found {parts.pop(name)}")
+            if "num_classes" in takes and not {"num_classes", "label_shape"} & given.keys():
+                parts["num_classes"] = num_classes
+            model = kind(event_shape, self.latent_dim, **{name: parts[name] for name in parts.keys() & takes.keys()})
+        return model.to(self.torch_device(), _DTYPES[self.dtype])
 
-    def initialise(self, model: VAE, splits: Splits) -> None:
+    def initialise(self, model: Any, splits: Splits) -> None:
         """Let a prior that starts from data take its rows, which the seed determines."""
-        if not getattr(model.prior, "ready", True):
+        if not getattr(getattr(model, "prior", None), "ready", True):
             with seeded(self.seed, 5):
                 rows = torch.randperm(len(splits.train))[: model.prior.components]
                 model.prior.initialise(splits.train[rows].to(next(model.prior.parameters())))
 
-    def training(self, model: VAE, splits: Splits) -> train.Training:
+    def training(self, model: Any, splits: Splits) -> train.Training:
         """The training of a model on data."""
         self.initialise(model, splits)
         steps = -(-len(splits.train) // self.batch_size)
@@ -125,7 +136,8 @@ class Recipe:
             splits,
             epochs=self.epochs,
             batch_size=self.batch_size,
-            objective=self.objective_for(steps),
+            objective=self.objective_for(steps, model),
+            labelled=self.labelled or None,
             optimizer=member("optimizer", OPTIMIZERS, self.optimizer, reserved=["lr"]),
             learning_rate=self.learning_rate,
             lr_schedule=LR_SCHEDULES[checks.member("lr_schedule", self.lr_schedule, LR_SCHEDULES)],
@@ -137,10 +149,11 @@ class Recipe:
             autocast=self.dtype == "bfloat16",
         )
 
-    def objective_for(self, steps_per_epoch: int) -> Objective:
+    def objective_for(self, steps_per_epoch: int, model: Any) -> Objective:
         """What is minimised; schedules count steps."""
         beta, unasked = self._schedule(steps_per_epoch), Constant(1.0)
-        build = member("objective", OBJECTIVES, self.objective)
+        usual = getattr(model, "objective", ELBO)
+        build = member("objective", OBJECTIVES, self.objective) if self.objective else usual
         known, given = inspect.signature(build).parameters.get("beta"), getattr(build, "keywords", {})
         if beta != unasked and (known is None or "beta" in given):
             has = "has none" if known is None else "has its own"
@@ -203,6 +216,8 @@ OBJECTIVES = {
     for name, found in members(objectives).items()
     if isinstance(found, type) and issubclass(found, Objective) and found is not Objective
 }
+# What the options of a model may name; where two of these have one name, it is the guide family.
+_PARTS_OF_MODELS = members(networks) | members(likelihoods) | members(guides)
 LR_SCHEDULES = {"constant": train.constant, "cosine": train.cosine}
 
 

@@ -34,7 +34,6 @@ from pyrovae.data import DATASETS, Split, Splits
 from pyrovae.evaluate import evaluate as evaluate_programs
 from pyrovae.figures import draw
 from pyrovae.likelihoods.bits import bits_per_dimension
-from pyrovae.models import VAE
 from pyrovae.programs import placement
 from pyrovae.recipe import Recipe
 from pyrovae.train import Training
@@ -87,7 +86,7 @@ def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
     splits = asked.splits()
     # What "auto" found in the first part is what the second part uses.
     chosen = asked if state is None else replace(asked, matmul=state[1]["matmul"])
-    training = chosen.training(asked.model(splits.event_shape), splits)
+    training = chosen.training(asked.build(splits.event_shape, splits.num_classes), splits)
     if state is not None:
         training.restore(state)
         _same_place(path, state[1], training)
@@ -107,8 +106,7 @@ def train(path: Path, asked: Recipe, training: Training) -> None:
             for name in record.keys() - {"epoch", "step"}:
                 board.add_scalar(name, record[name], record["epoch"])
             if training.best_epoch == training.epoch:
-                about = {"epoch": training.epoch, "event_shape": training.programs.event_shape}
-                files.write_tensors(path / "best.safetensors", training.weights(), about)
+                files.write_tensors(path / "best.safetensors", training.weights(), _made_for(training))
             _write_state(path, training)
     records = files.read_lines(path / "metrics.jsonl")
     seconds = sum(record["seconds"] for record in records)
@@ -121,7 +119,13 @@ def _write_state(path: Path, training: Training) -> None:
     if last.exists():  # and will, at every moment: a copy, so that an interruption between the two loses no epoch
         with files.replacing(path / "previous.safetensors") as temporary:
             shutil.copyfile(last, temporary)
-    files.write_tensors(last, tensors, about | _place(training) | {"event_shape": training.programs.event_shape})
+    files.write_tensors(last, tensors, about | _place(training) | _made_for(training))
+
+
+def _made_for(training: Training) -> dict[str, Any]:
+    """What a model is built from beside its recipe."""
+    shape = training.programs.event_shape
+    return {"epoch": training.epoch, "event_shape": shape, "num_classes": training.num_classes}
 
 
 def _last_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -203,7 +207,7 @@ def _commit() -> str | None:
     return asked.stdout.strip() or None
 
 
-def load(path: str | Path, weights: str = "best") -> VAE:
+def load(path: str | Path, weights: str = "best") -> Any:
     """The model of a run, in evaluation mode, on the CPU.
 
     Args:
@@ -219,14 +223,14 @@ def load(path: str | Path, weights: str = "best") -> VAE:
     tensors, about = files.read_tensors(path / f"{weights}.safetensors")
     if weights == "last":
         tensors = {name.removeprefix("weights."): x for name, x in tensors.items() if name.startswith("weights.")}
-    vae = replace(made, device="cpu").model(tuple(about["event_shape"]))
+    model = replace(made, device="cpu").build(tuple(about["event_shape"]), about.get("num_classes"))
     try:
-        vae.load_state_dict(tensors)
+        model.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(
             f"{path}: its weights are not of the model in its run.toml ({checks.reason(error, last=True)})"
         ) from None
-    return vae.eval()
+    return model.eval()
 
 
 def evaluate(path: Path, particles: int = 0, split: str = "", seed: int = 0) -> dict[str, Any]:
@@ -240,16 +244,16 @@ def evaluate(path: Path, particles: int = 0, split: str = "", seed: int = 0) -> 
     """
     made = recipe.read(path / "run.toml")
     name, part = part_of(made.splits(), split)
-    vae = load(path).to(made.torch_device())
+    model = load(path).to(made.torch_device())
     results = {
         "run": path.name,
         "data": made.data if made.data in DATASETS else Path(made.data).name,
         "split": name,
         "binarize": made.binarize,
         "weights": "best",
-        **evaluate_programs(vae, part, particles or made.particles, seed),
+        **evaluate_programs(model, part, particles or made.particles, seed),
     }
-    results["bits_per_dimension"] = _bits(results, math.prod(vae.event_shape), part.binarize == "dequantize")
+    results["bits_per_dimension"] = _bits(results, math.prod(model.event_shape), part.binarize == "dequantize")
     files.write_json(path / "evaluation.json", results)
     return results
 
@@ -275,9 +279,9 @@ def part_of(splits: Splits, name: str = "") -> tuple[str, Split]:
 
 def plot(path: Path) -> list[Path]:
     """figures/*.png of a run: its loss curves, what it generates, reconstructs and encodes, and its program."""
-    made, vae = recipe.read(path / "run.toml"), load(path)
+    made, model = recipe.read(path / "run.toml"), load(path)
     held_out = part_of(made.splits())[1]
-    figures = draw(vae, held_out, made.seed)
+    figures = draw(model, held_out, made.seed)
     if records := files.read_lines(path / "metrics.jsonl"):
         figures["loss"] = plots.loss_curves(records)
     (path / "figures").mkdir(exist_ok=True)

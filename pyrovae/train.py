@@ -107,7 +107,7 @@ class Training:
     ) -> None:
         splits = data if isinstance(data, Splits) else Splits("data", as_split(data))  # type: ignore[arg-type]
         self.programs: Any = programs
-        self.train, self.valid = as_split(splits.train), splits.valid
+        self.train, self.valid, self.num_classes = as_split(splits.train), splits.valid, splits.num_classes
         self.epochs = checks.integer("epochs", epochs)
         self.batch_size = _batch_size(batch_size, self.train)
         self.patience = None if patience is None else checks.integer("patience", patience)

@@ -18,6 +18,7 @@ from pyrovae.models.vae import VAE
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, build, connect, same_space
 from pyrovae.priors import StandardNormal
+from pyrovae.programs import placement
 
 AFFINE = partial(MLP, hidden=())
 
@@ -65,10 +66,12 @@ class ConditionalVAE(VAE):
         self.label_shape = checks.shape("label_shape", label_shape)
         self._wire(event_shape, latent_dim, prior, likelihood, guide, encoder, decoder, given=(self.label_shape,))
         self.label: Any = None if label is None else build(label, self.label_shape)
-        # p(y) = label(h_y): of a class uniform at first.
-        self.h_y = nn.Parameter(torch.zeros(() if self.label is None else self.label.param_shape))
+        if self.label is not None:
+            self.h_y = nn.Parameter(torch.zeros(self.label.param_shape))  # of a class: uniform at first
         self.conditional_prior: Any = None
-        if conditional_prior is not None:
+        if conditional_prior is None:
+            self.prior()  # or a ValueError of one that is made of q(z|x): there is none without a y
+        else:
             self.conditional_prior = build(conditional_prior, self.latent_shape)
             same_space(self.conditional_prior, self.family)
             shape = self.conditional_prior.param_shape
@@ -85,7 +88,7 @@ class ConditionalVAE(VAE):
         """p(z), or p(z|y) for y (..., *label_shape)."""
         if self.conditional_prior is not None:
             return self.conditional_prior(self.prior_network(y))
-        return self.prior(lambda x: self.q_z(x, y))
+        return self.prior()
 
     def p_x(self, z: Tensor, y: Tensor) -> dist.TorchDistribution:  # type: ignore[override]
         """The likelihood p(x|z, y)."""
@@ -135,7 +138,7 @@ class ConditionalVAE(VAE):
             raise ValueError("y: expected labels, found none; data come with theirs as Split(x, y) or (x, y) rows")
         if isinstance(self.label, OneHotCategorical) and y.ndim == 1:
             y = one_hot(y, self.label_shape[0])
-        y = y.to(self.h_y)
+        y = y.to(*placement(self))
         if y.ndim == len(self.label_shape):  # a number for each row
             y = y.unsqueeze(-1)
         if y.shape[1:] != self.label_shape:
