@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.modes import mode
+from pyrovae.networks.mlp import MLP
 from pyrovae.randomness import seeded
 
 # A part of a model is given built, or as what builds it from its shapes: a class, or functools.partial of one.
@@ -101,6 +102,8 @@ class Joint(nn.Module):
         """x (..., *shape of x), y (..., *shape of y), ... to h (..., *output_shape)."""
         if self.flat:
             beside = [value.flatten(value.ndim - len(shape)) for value, shape in zip(values, self.inputs, strict=True)]
+            if isinstance(self.network, MLP):
+                return self.network(*beside)
             dim = -1
         else:
             first, *others = values

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from pyrovae import checks
 
@@ -43,6 +44,16 @@ class MLP(nn.Sequential):
             self.append(nn.GLU() if gated else activation())
         self.append(nn.Linear(widths[-1], math.prod(self.output_shape)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., *input_shape) to h (..., *output_shape)."""
-        return super().forward(x.flatten(-len(self.input_shape))).unflatten(-1, self.output_shape)
+    def forward(self, x: Tensor, *beside: Tensor) -> Tensor:
+        """x (..., *input_shape) to h (..., *output_shape); or vectors that are x together, were they concatenated."""
+        if not beside:
+            return super().forward(x.flatten(-len(self.input_shape))).unflatten(-1, self.output_shape)
+        # A sum of their own products: what is the same for every label is multiplied once, not once for each.
+        first, *layers = self
+        h: Tensor = first.bias  # type: ignore[assignment]
+        weights = first.weight.split([value.shape[-1] for value in (x, *beside)], -1)  # type: ignore[operator]
+        for value, weight in zip((x, *beside), weights, strict=True):
+            h = h + F.linear(value, weight)
+        for layer in layers:
+            h = layer(h)
+        return h.unflatten(-1, self.output_shape)
