@@ -13,10 +13,33 @@ from pyrovae.objectives.objective import Objective
 from pyrovae.objectives.path_derivative import PathDerivative_ELBO
 from pyrovae.objectives.schedules import Schedule
 from pyrovae.programs import Program
+from pyrovae.traces import check_pathwise, sites
+
+
+class Analytic_ELBO(TraceMeanField_ELBO):
+    """TraceMeanField_ELBO, refusing the programs of which it only warns, and for which it is wrong.
+
+    Where the guide draws z1 and then z2 from it, KL(q(z1|x) || p(z1|z2)) at that z2 is no part of the KL. One order
+    in both programs is enough; latents that do not depend on each other could stand in any, and so in that one, too.
+    """
+
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
+        p, q = Trace_ELBO._get_trace(self, model, guide, args, kwargs)
+        check_pathwise(q, "analytic")
+        needed = [name for name in sites(p, False) if name in q]
+        drawn = [name for name in sites(q, False) if name in p]
+        if drawn != needed:
+            raise ValueError(
+                f"analytic: expected a guide that draws the latents in the model's order, {', '.join(needed)}, "
+                f"found {', '.join(drawn)}: there the closed forms are not the KL. Draw them in that order, or choose "
+                'estimator="sampled" (or "path-derivative")'
+            )
+        return p, q
+
 
 ESTIMATORS: dict[str, Any] = {
     "sampled": Trace_ELBO,
-    "analytic": TraceMeanField_ELBO,
+    "analytic": Analytic_ELBO,
     "path-derivative": PathDerivative_ELBO,
     "enumerated": partial(TraceEnum_ELBO, max_plate_nesting=1, strict_enumeration_warning=False),
 }
@@ -36,7 +59,8 @@ class ELBO(Objective):
             with infer={"enumerate": "parallel"}; or one of Pyro's.
 
     Raises:
-        ValueError: beta < 0 or not finite; an estimator without a differentiable loss; programs without plate "data".
+        ValueError: beta < 0 or not finite; an estimator without a differentiable loss; programs without plate "data";
+            "analytic" where the guide draws the latents in another order than the model.
     """
 
     reconstruction = 1.0

@@ -1,0 +1,219 @@
+"""The variational autoencoder with several layers of latents."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrovae import checks
+from pyrovae.guides import DiagonalNormal
+from pyrovae.handlers import register, rows
+from pyrovae.likelihoods import Bernoulli
+from pyrovae.models.vae import VAE
+from pyrovae.networks import MLP
+from pyrovae.networks.connect import Part, build, connect, same_space, takes_missing
+from pyrovae.priors import StandardNormal
+
+
+class HierarchicalVAE(VAE):
+    """p(x, z1, ..., zL) = p(zL) prod_l p(zl|zl+1) p(x|z1), with a guide that climbs from x, or descends from zL.
+
+    bottom-up: q(z1|x) prod_l q(zl+1|zl) (Burda, Grosse & Salakhutdinov 2016). It draws the latents against the model's
+    order, so that its KL has to be sampled; top-down: q(zL|x) prod_l q(zl|zl+1, x), which knows p(zl|zl+1) (Sonderby
+    et al. 2016), and takes estimator="analytic", too. Without a warm-up of beta the upper layers seldom come alive.
+
+    Args:
+        event_shape, likelihood, encoder, decoder: as in `VAE`: x, p(x|z1), the networks from x and from z1.
+        latent_dim: number of latents in z1.
+        above: the same for z2, ..., zL.
+        prior: p(zL). A VampPrior is made of q(zL|x), which top-down alone has.
+        guide: the family of each q; top-down, the diagonal normal.
+        conditional_prior: the family of each p(zl|zl+1), a guide family; top-down, the diagonal normal.
+        between: builds each network between two layers, on the way up and on the way down.
+        direction: of the guide.
+
+    Raises:
+        ValueError: the shapes of two parts do not fit; no layer above; top-down, another family; a part that each
+            layer needs for itself, given built.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int] | int,
+        latent_dim: int,
+        above: Sequence[int] | int = (16,),
+        prior: Part = StandardNormal,
+        likelihood: Part = Bernoulli,
+        guide: Part = DiagonalNormal,
+        encoder: Part = MLP,
+        decoder: Part = MLP,
+        conditional_prior: Part = DiagonalNormal,
+        between: Part = MLP,
+        direction: str = "bottom-up",
+    ) -> None:
+        nn.Module.__init__(self)
+        _each_its_own(guide=guide, conditional_prior=conditional_prior, between=between)
+        self.event_shape = checks.shape("event_shape", event_shape)
+        sizes = checks.integer("latent_dim", latent_dim), *checks.shape("above", above)
+        self.latent_shapes = [(d,) for d in sizes]
+        self.prior = build(prior, self.latent_shapes[-1], self.event_shape)
+        self.likelihood = build(likelihood, self.event_shape)
+        self.decoder = connect(decoder, [self.latent_shapes[0]], self.likelihood.param_shape, "decoder")
+        self.conditionals: Any = nn.ModuleList(
+            Factor(conditional_prior, shape, between, given, "between") for shape, given in pairwise(self.latent_shapes)
+        )
+        kind = DIRECTIONS[checks.member("direction", direction, DIRECTIONS)]
+        self.recognition: Any = kind(self.event_shape, self.latent_shapes, guide, encoder, between)
+        families: list[Any] = [p.family for p in self.conditionals]
+        for p, q in zip([*families, self.prior], self.recognition.factors, strict=True):
+            same_space(p, q.family)
+        self.recognition.takes(families)
+        if getattr(self.likelihood, "missing", False):
+            takes_missing(self.recognition.factors[0].network, [self.event_shape])
+
+    def p_top(self) -> dist.TorchDistribution:
+        """The prior p(zL)."""
+        return self.prior(self.recognition.q_top)
+
+    # A factor of the VAE's is one for each layer here.
+    def p_z(self, layer: int, above: Tensor) -> dist.TorchDistribution:  # type: ignore[override]
+        """p(zl|zl+1), for l = 1, ..., L - 1 and zl+1 (..., *latent_shapes[l])."""
+        return self.conditionals[layer - 1](above)
+
+    def q_z(self, x: Tensor) -> dist.TorchDistribution:
+        """The factor of the guide that sees x alone: q(z1|x), or q(zL|x) top-down."""
+        return self.recognition.q_first(x)
+
+    def model(self, x: Tensor | None = None, n: int = 1) -> Tensor:
+        """zL ~ p(zL), zl ~ p(zl|zl+1), x ~ p(x|z1) for the rows of x, or for n new ones where x is None."""
+        register(self)
+        top = len(self.latent_shapes)
+        event_dims = {f"z{layer}": 1 for layer in range(top, 0, -1)} | {"x": len(self.event_shape)}
+        with pyro.plate("data", rows(n, **event_dims) if x is None else len(x)):
+            z = pyro.sample(f"z{top}", self.p_top())
+            for layer in range(top - 1, 0, -1):
+                z = pyro.sample(f"z{layer}", self.p_z(layer, z))
+            return pyro.sample("x", self.p_x(z), obs=x)
+
+    def guide(self, x: Tensor) -> Tensor:
+        """z1, ..., zL ~ q(z1, ..., zL|x) for the rows of x, drawn in the direction of the guide."""
+        register(self)
+        with pyro.plate("data", len(x)):
+            return self.recognition(x, self.p_z)
+
+
+def _each_its_own(**parts: Part) -> None:
+    """Raise a ValueError where a part that each layer builds for itself is given built."""
+    for role, part in parts.items():
+        if isinstance(part, nn.Module):
+            raise ValueError(f"{role}: expected what builds one for each layer (a class, a partial), found {part!r}")
+
+
+class Factor(nn.Module):
+    """p(z|y) = family(z; network(y))."""
+
+    def __init__(
+        self, family: Part, latent_shape: tuple[int, ...], network: Part, given: tuple[int, ...], role: str
+    ) -> None:
+        super().__init__()
+        self.family = build(family, latent_shape)
+        self.network = connect(network, [given], self.family.param_shape, role)
+
+    def forward(self, y: Tensor) -> dist.TorchDistribution:
+        return self.family(self.network(y))
+
+
+class Recognition(nn.Module):
+    """q(z1, ..., zL|x) = prod_l q(zl|...): a factor for each layer, which hands up to the network of the next."""
+
+    hands_up: str  # latent_shape or param_shape: zl, or the parameters of its family
+
+    def __init__(
+        self,
+        event_shape: tuple[int, ...],
+        latent_shapes: Sequence[tuple[int, ...]],
+        guide: Part,
+        encoder: Part,
+        between: Part,
+    ) -> None:
+        super().__init__()
+        self.factors: Any = nn.ModuleList([Factor(guide, latent_shapes[0], encoder, event_shape, "encoder")])
+        for shape in latent_shapes[1:]:
+            given = getattr(self.factors[-1].family, self.hands_up)
+            self.factors.append(Factor(guide, shape, between, given, "between"))
+
+    def takes(self, families: Sequence[nn.Module]) -> None:
+        """Raise a ValueError unless the guide is one for these families of p(zl|zl+1)."""
+
+
+class BottomUp(Recognition):
+    """q(z1, ..., zL|x) = q(z1|x) prod_l q(zl+1|zl)."""
+
+    hands_up = "latent_shape"
+
+    def q_first(self, x: Tensor) -> dist.TorchDistribution:
+        """q(z1|x)."""
+        return self.factors[0](x)
+
+    def q_top(self, x: Tensor) -> dist.TorchDistribution:
+        """q(zL|x): an integral over the layers below."""
+        raise ValueError("prior: expected one that needs no q(zL|x), which has a closed form top-down alone")
+
+    def forward(self, x: Tensor, p_z: object) -> Tensor:
+        """z1, ..., zL ~ q(z1, ..., zL|x), as sites."""
+        z = x
+        for layer, q_z in enumerate(self.factors, 1):
+            z = pyro.sample(f"z{layer}", q_z(z))
+        return z
+
+
+class TopDown(Recognition):
+    """q(z1, ..., zL|x) = q(zL|x) prod_l p(zl|zl+1) Normal(zl; h_l(x)) / constant.
+
+    The h_l are functions of x alone, the ladder's deterministic way up; q(zL|x) = Normal(zL; h_L(x)).
+    """
+
+    hands_up = "param_shape"
+
+    def takes(self, families: Sequence[nn.Module]) -> None:
+        """Raise a ValueError unless p(zl|zl+1) and Normal(zl; h_l) have a product."""
+        for family in (*families, *(q.family for q in self.factors)):
+            if not isinstance(family, DiagonalNormal):
+                found = type(family).__name__
+                raise ValueError(f"top-down: expected DiagonalNormal, of which products are closed, found {found}")
+
+    def upwards(self, x: Tensor) -> list[dist.TorchDistribution]:
+        """Normal(zl; h_l(x)) for l = 1, ..., L."""
+        found, h = [], x
+        for factor in self.factors:
+            h = factor.network(h)
+            found.append(factor.family(h))
+        return found
+
+    def q_top(self, x: Tensor) -> dist.TorchDistribution:
+        """q(zL|x)."""
+        return self.upwards(x)[-1]
+
+    q_first = q_top
+
+    def forward(self, x: Tensor, p_z: Callable[[int, Tensor], dist.TorchDistribution]) -> Tensor:
+        """zL, ..., z1 ~ q(z1, ..., zL|x), as sites."""
+        *below, top = self.upwards(x)
+        z = pyro.sample(f"z{len(self.factors)}", top)
+        for layer in range(len(below), 0, -1):
+            z = pyro.sample(f"z{layer}", product(below[layer - 1], p_z(layer, z)))
+        return z
+
+
+def product(a: Any, b: Any) -> dist.TorchDistribution:
+    """The diagonal normal in proportion to a(z) b(z): precisions add, means are weighted by them."""
+    (m, s), (n, t) = ((each.base_dist.loc, each.base_dist.scale) for each in (a, b))
+    share = t / torch.hypot(s, t)  # its square is a's share of the precision; no scale is squared before it is divided
+    return dist.Normal(torch.lerp(n, m, share.square()), s * share).to_event(a.event_dim)
+
+
+DIRECTIONS = {"bottom-up": BottomUp, "top-down": TopDown}
