@@ -10,6 +10,7 @@ from pyrovae.distributions.levels import Levels
 from pyrovae.distributions.open_beta import OpenBeta
 from pyrovae.distributions.optimal_normal import OptimalNormal
 from pyrovae.distributions.partly_observed import PartlyObserved
+from pyrovae.distributions.partly_seen import PartlySeen
 from pyrovae.distributions.planar import Planar
 from pyrovae.distributions.soft_bernoulli import SoftBernoulli
 from pyrovae.distributions.spherical import PowerSpherical, UniformSphere
@@ -25,6 +26,7 @@ __all__ = [
     "OpenBeta",
     "OptimalNormal",
     "PartlyObserved",
+    "PartlySeen",
     "Planar",
     "PowerSpherical",
     "SoftBernoulli",

@@ -1,5 +1,6 @@
 """Models: one generative program a file, and its guide beside it."""
 
+from pyrovae.models.completion_vae import Completion, CompletionVAE
 from pyrovae.models.conditional_vae import ConditionalVAE
 from pyrovae.models.hierarchical_vae import HierarchicalVAE
 from pyrovae.models.semi_supervised_vae import SemiSupervisedVAE
@@ -7,6 +8,8 @@ from pyrovae.models.vae import VAE
 
 __all__ = [
     "VAE",
+    "Completion",
+    "CompletionVAE",
     "ConditionalVAE",
     "HierarchicalVAE",
     "SemiSupervisedVAE",

@@ -1,0 +1,217 @@
+"""The conditional variational autoencoder that completes data, and the network without latents beside it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrovae import checks
+from pyrovae.distributions import PartlySeen
+from pyrovae.guides import DiagonalNormal
+from pyrovae.handlers import register
+from pyrovae.likelihoods import Bernoulli
+from pyrovae.likelihoods.scale import Optimal
+from pyrovae.networks import MLP
+from pyrovae.networks.connect import Part, build, connect, same_space
+from pyrovae.programs import answering, placement
+
+Mask = Tensor | Callable[[tuple[int, ...]], Tensor]
+
+
+def quadrants(event_shape: Sequence[int] | int, seen: int = 1) -> Tensor:
+    """What is seen of an image (C, H, W) where 1, 2 or 3 of its quadrants are. (C, H, W), bool
+
+    1: the lower left; 2: the left half; 3: all but the lower right; as in Pyro's example of this model.
+    """
+    shape = checks.shape("event_shape", event_shape)
+    if len(shape) != 3 or min(shape[1:]) < 2:
+        raise ValueError(f"quadrants: expected the shape of an image (C, H, W), H and W >= 2, found {shape}")
+    if checks.integer("seen", seen) > 3:
+        raise ValueError(f"seen: expected 1, 2 or 3 quadrants of an image, found {seen}")
+    _, h, w = shape
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask[:, h // 2 :, : w // 2] = True
+    mask[:, : h // 2, : w // 2] = seen > 1
+    mask[:, : h // 2, w // 2 :] = seen > 2
+    return mask
+
+
+class Completion(nn.Module):
+    """p(u|s) = prod_i p(u_i|s): what is unseen of a datum x = (s, u), each entry by itself, given what is seen.
+
+    The network without latents that a `CompletionVAE` is held against; its guide is empty. Data are whole, and scores
+    are those of u alone, which `poutine.uncondition(model)(x)`, or `model(s=x)`, draws.
+
+    Args:
+        event_shape: shape of one datum x: (C, H, W), or (D,).
+        mask: what is seen: booleans of the event shape, or what makes them from it: `quadrants`, or functools.partial.
+        likelihood: p(u|h), of independent entries, from the event shape.
+        network: network from s, which is x with 0 where it is unseen, to the likelihood's parameters.
+
+    Raises:
+        ValueError: a mask of another shape or dtype, or one that leaves nothing seen or unseen; a likelihood whose
+            entries are not independent; the shapes of two parts do not fit.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int] | int,
+        mask: Mask = quadrants,
+        likelihood: Part = Bernoulli,
+        network: Part = MLP,
+    ) -> None:
+        super().__init__()
+        self.likelihood = Unseen(event_shape, mask, likelihood)
+        self.event_shape = self.likelihood.event_shape
+        self.network = connect(network, [self.event_shape], self.likelihood.param_shape, "network")
+
+    def p_x(self, s: Tensor) -> dist.TorchDistribution:
+        """p(x|s): p(u|s), and s itself where it is seen, for s (..., *event_shape)."""
+        return self.likelihood(self.network(s), s)
+
+    def model(self, x: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+        """u_i ~ p(u|s_i) for the rows of x, whose unseen part is observed, or for those of s, whose is not."""
+        register(self)
+        s = self.seen(x if s is None else s)
+        with pyro.plate("data", len(s)):
+            return pyro.sample("x", self.p_x(s), obs=x)
+
+    def guide(self, x: Tensor) -> Tensor | None:
+        """There are no latents."""
+        return None
+
+    def seen(self, x: Tensor | None) -> Tensor:
+        """s: x with 0 where it is unseen."""
+        if x is None:
+            raise ValueError("x: expected data, or as s what is seen of them, found neither")
+        return torch.where(self.likelihood.mask, x, 0)
+
+    def complete(self, x: Tensor, n: int = 1) -> Tensor:
+        """n draws of x ~ p(x|s) for each row of x, of shape (n, N, *event_shape).
+
+        What is seen of x stays; what is unseen is ignored, and may be NaN.
+        """
+        checks.integer("n", n)
+        checks.event(x, self.event_shape)
+        s = self.seen(x.to(*placement(self)))
+        if not bool(torch.isfinite(s).all()):
+            where = tuple((~torch.isfinite(s)).nonzero()[0].tolist())
+            raise ValueError(f"x: expected finite values where it is seen, found {s[where].item()} at {where}")
+        with answering(self), pyro.plate("completions", n, dim=-2):
+            return self.model(s=s)
+
+    def check(self, x: Tensor) -> None:
+        """Raise a ValueError unless x are whole data: their shape, finite, in the likelihood's support."""
+        checks.event(x, self.event_shape)
+        checks.finite("x", x)
+        whole = self.likelihood.of(x.new_zeros(1, *self.likelihood.param_shape))
+        checks.support(x, whole.support, self.likelihood.advice)
+
+
+class CompletionVAE(Completion):
+    """p(u, z|s) = p(z|s) p(u|z, s), with guide q(z|x), for what is unseen of x = (s, u).  (Sohn, Lee & Yan 2015)
+
+    Args:
+        event_shape, mask, likelihood: as in `Completion`.
+        latent_dim: number of latents.
+        guide: the family q(z|h), from the latent shape.
+        encoder: network from x to the guide's parameters.
+        decoder: network from z and s to the likelihood's parameters.
+        conditional_prior: p(z|s): a guide family, from the latent shape.
+        prior_network: network from s to its parameters.
+
+    Raises:
+        ValueError: as in `Completion`.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int] | int,
+        latent_dim: int,
+        mask: Mask = quadrants,
+        likelihood: Part = Bernoulli,
+        guide: Part = DiagonalNormal,
+        encoder: Part = MLP,
+        decoder: Part = MLP,
+        conditional_prior: Part = DiagonalNormal,
+        prior_network: Part = MLP,
+    ) -> None:
+        nn.Module.__init__(self)
+        self.likelihood = Unseen(event_shape, mask, likelihood)
+        self.event_shape = self.likelihood.event_shape
+        self.latent_shape = (checks.integer("latent_dim", latent_dim),)
+        self.family = build(guide, self.latent_shape)
+        self.conditional_prior = build(conditional_prior, self.latent_shape)
+        same_space(self.conditional_prior, self.family)
+        self.encoder = connect(encoder, [self.event_shape], self.family.param_shape, "encoder")
+        inputs = [self.latent_shape, self.event_shape]
+        self.decoder = connect(decoder, inputs, self.likelihood.param_shape, "decoder")
+        shape = self.conditional_prior.param_shape
+        self.prior_network = connect(prior_network, [self.event_shape], shape, "prior_network")
+
+    def p_z(self, s: Tensor) -> dist.TorchDistribution:
+        """The prior p(z|s), for s (..., *event_shape)."""
+        return self.conditional_prior(self.prior_network(s))
+
+    def p_x(self, z: Tensor, s: Tensor) -> dist.TorchDistribution:  # type: ignore[override]
+        """p(x|z, s): p(u|z, s), and s itself where it is seen, for z (..., *latent_shape)."""
+        return self.likelihood(self.decoder(z, s), s)
+
+    def q_z(self, x: Tensor) -> dist.TorchDistribution:
+        """The guide q(z|x), for x (..., *event_shape)."""
+        return self.family(self.encoder(x))
+
+    def model(self, x: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+        """z_i ~ p(z|s_i), u_i ~ p(u|z_i, s_i) for the rows of x, whose unseen part is observed, or for those of s."""
+        register(self)
+        s = self.seen(x if s is None else s)
+        with pyro.plate("data", len(s)):
+            z = pyro.sample("z", self.p_z(s))
+            return pyro.sample("x", self.p_x(z, s), obs=x)
+
+    def guide(self, x: Tensor) -> Tensor:
+        """z_i ~ q(z|x_i) for the rows of x."""
+        register(self)
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", self.q_z(x))
+
+
+class Unseen(nn.Module):
+    """p(x|h, s) = prod_{i seen} [x_i = s_i] prod_{i unseen} p(x_i|h): the likelihood of what is unseen.
+
+    Args:
+        event_shape, mask: as in `Completion`.
+        of: the likelihood of whole data.
+    """
+
+    mask: Tensor
+
+    def __init__(self, event_shape: Sequence[int] | int, mask: Mask, of: Part) -> None:
+        super().__init__()
+        self.event_shape = checks.shape("event_shape", event_shape)
+        self.register_buffer("mask", _checked(mask, self.event_shape).clone())
+        self.of = build(of, self.event_shape)
+        self.param_shape, self.advice = self.of.param_shape, getattr(self.of, "advice", "")
+        entries = getattr(self.of(torch.zeros(1, *self.param_shape)), "base_dist", None)
+        together = any(isinstance(part, Optimal) for part in self.of.modules())
+        if together or getattr(entries, "batch_shape", ()) != (1, *self.event_shape):
+            raise ValueError(f"likelihood: expected one of independent entries, each with its score, found {self.of}")
+        seen = int(self.mask.sum())
+        self.measure = f"{self.of.measure}, of {self.mask.numel() - seen} unseen entries given {seen}"
+
+    def forward(self, h: Tensor, s: Tensor) -> dist.TorchDistribution:
+        return PartlySeen(self.of(h).base_dist, self.mask, s).to_event(len(self.event_shape))
+
+
+def _checked(mask: Any, event_shape: tuple[int, ...]) -> Tensor:
+    """The mask, if it is one of this shape that leaves some entries seen and some not."""
+    mask = mask(event_shape) if callable(mask) else mask
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != event_shape:
+        found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)
+        raise ValueError(f"mask: expected torch.bool {event_shape}, True where x is seen, found {found}")
+    if not 0 < (seen := int(mask.sum())) < mask.numel():
+        raise ValueError(f"mask: expected some entries seen and some not, found {seen} of {mask.numel()} seen")
+    return mask
