@@ -32,8 +32,9 @@ AXES = {
     "objectives": "objective",
     "betas": "beta",
     "latent_dims": "latent_dim",
+    "label_counts": "labels",
 }
-NUMBERS = ("elbo", "log_likelihood", "kl", "bits_per_dimension")
+NUMBERS = ("elbo", "log_likelihood", "kl", "bits_per_dimension", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -187,13 +188,19 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         lines += [f"| {' | '.join(heads)} |", f"|{'---|' * len(varied)}{'--:|' * (len(heads) - len(varied))}"]
         for row in chosen:
             cells = [f"`{row[option]}`" for option in varied] + [
-                _shown(row[name], 3 if name.startswith("bits") else 2) for name in shown
+                _shown(row[name], {"bits_per_dimension": 3, "accuracy": 4}.get(name, 2)) for name in shown
             ]
             lines.append(f"| {' | '.join([*cells, str(row['seeds'])])} |")
         yield "\n".join(lines)
 
 
-_HEADS = {"elbo": "ELBO", "log_likelihood": "log p(x)", "kl": "KL", "bits_per_dimension": "bits per dimension"}
+_HEADS = {
+    "elbo": "ELBO",
+    "log_likelihood": "log p(x)",
+    "kl": "KL",
+    "bits_per_dimension": "bits per dimension",
+    "accuracy": "accuracy",
+}
 
 
 def _shown(number: Mapping[str, float] | None, digits: int) -> str:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import networkx
+import pyro
 import torch
 from matplotlib.figure import Figure
 from pyro import poutine
@@ -11,10 +12,10 @@ from torch import Tensor
 
 from pyrovae import plots
 from pyrovae.data import Split
-from pyrovae.data.split import ROWS, blocks
+from pyrovae.data.split import ROWS, blocks, by_label
 from pyrovae.inference import expectation, reconstruct
 from pyrovae.likelihoods import OneHotCategorical
-from pyrovae.programs import Programs, answering, arguments, own, pair, takes_labels
+from pyrovae.programs import Program, Programs, answering, arguments, own, pair, takes_labels
 from pyrovae.randomness import seeded
 from pyrovae.traces import sites, traces
 
@@ -23,14 +24,19 @@ def draw(programs: Programs, split: Split, seed: int = 0) -> dict[str, Figure]:
     """The figures of a model by their names, on held-out data. The seed is of the noise in them."""
     with seeded(seed, 3), answering(programs):
         figures = {"program": _program(programs, split)}
-        figures |= (_image_figures if len(split.event_shape) == 3 else _vector_figures)(programs, split)
+        images = len(split.event_shape) == 3
+        if own(programs, "complete") is not None:
+            figures |= {"completions": _completions(programs, split)} if images else {}
+        else:
+            figures |= (_image_figures if images else _vector_figures)(programs, split)
         figures |= _latents(programs, split)
     return figures
 
 
 def _rows(programs: Programs, split: Split, n: int) -> tuple[Tensor, ...]:
-    """The programs' arguments for the first n rows."""
-    return arguments(programs, split[:n], None if split.y is None else split.y[torch.arange(min(n, len(split)))])
+    """The programs' arguments for the first n rows; where labels are used and known, of those that have theirs."""
+    _, part = next(by_label(*next(blocks(split, ROWS, takes_labels(programs)))))
+    return arguments(programs, *(each[:n] for each in part))
 
 
 def _generated(programs: Programs, n: int, given: dict[str, Any] | None = None, **labels: Any) -> dict[str, Any]:
@@ -61,6 +67,16 @@ def _image_figures(programs: Programs, split: Split) -> dict[str, Figure]:
         if not site["fn"].support.is_discrete
     }
     return figures | (_labelled(programs, args, ends) if y else {"interpolation": _interpolation(programs, x, ends)})
+
+
+def _completions(programs: Programs, split: Split) -> Figure:
+    """What is seen of images s, and what they may be: E[x|z, s] at draws of the prior, beside the truth."""
+    (x,) = _rows(programs, split, 10)
+    with pyro.plate("completions", 8, dim=-2):
+        p_x: Any = poutine.trace(pair(programs)[0]).get_trace(s=x).nodes["x"]["fn"]
+    grey, means = torch.where(own(programs, "likelihood").mask, x, 0.5), p_x.mean.transpose(0, 1)
+    may_be = "$E[x|z, s]$ for draws $z \\sim p(z|s)$"
+    return plots.image_table({"seen": grey[:, None], may_be: means, "truth": x[:, None]})
 
 
 def _interpolation(programs: Programs, x: Tensor, ends: dict[str, Tensor]) -> Figure:
@@ -109,15 +125,19 @@ def _vector_figures(programs: Programs, split: Split) -> dict[str, Figure]:
 def _latents(programs: Programs, split: Split, side: int = 20) -> dict[str, Figure]:
     """The codes of each latent site; with two latents, beside the plane of them decoded."""
     codes: dict[str, list[Tensor]] = {}
-    for block in blocks(split, ROWS, takes_labels(programs)):
-        q, _ = traces(*pair(programs), 1, *arguments(programs, *block))
-        for name, site in sites(q, False).items():
-            if not site["fn"].support.is_discrete:
-                codes.setdefault(name, []).append(expectation(site["fn"])[0])
+    places: list[Tensor] = []
+    for number, block in enumerate(blocks(split, ROWS, takes_labels(programs))):
+        for rows, part in by_label(*block):
+            places.append(rows + number * ROWS)
+            q, _ = traces(*pair(programs), 1, *arguments(programs, *part))
+            for name, site in sites(q, False).items():
+                if not site["fn"].support.is_discrete:
+                    codes.setdefault(name, []).append(expectation(site["fn"])[0])
+    place = torch.cat(places).argsort()
     labels = split.y if isinstance(split.y, Tensor) and split.y.ndim == 1 else None
     return {
         "latents" if len(codes) == 1 else f"latents-{name}": _plane(
-            programs, split, name, torch.cat(each), labels, side
+            programs, split, name, torch.cat(each)[place], labels, side
         )
         for name, each in codes.items()
     }
@@ -125,7 +145,7 @@ def _latents(programs: Programs, split: Split, side: int = 20) -> dict[str, Figu
 
 def _plane(programs: Programs, split: Split, name: str, codes: Tensor, labels: Tensor | None, side: int) -> Figure:
     kinds = None if labels is None else labels.numpy()
-    one_layer = not takes_labels(programs)
+    one_layer = not takes_labels(programs) and own(programs, "complete") is None
     if codes.shape[1] == 1:
         codes = torch.cat([codes, torch.zeros_like(codes)], 1)
     elif codes.shape[1] > 2:
@@ -139,11 +159,25 @@ def _plane(programs: Programs, split: Split, name: str, codes: Tensor, labels: T
 
 
 def _program(programs: Programs, split: Split) -> Figure:
-    relations = get_model_relations(pair(programs)[0], _rows(programs, split, 2))
-    graph = networkx.DiGraph()
-    graph.add_nodes_from(relations["sample_sample"])
-    graph.add_edges_from(
-        (tail, head) for head, tails in relations["sample_sample"].items() for tail in tails if tail != head
-    )
+    model, guide = pair(programs)
+    args = _rows(programs, split, 2)
+    given = dict(zip("xy", args, strict=False))
+
+    def inferring(*values: Tensor) -> None:
+        guide(*(pyro.deterministic(name, value) for name, value in zip(given, values, strict=True)))
+
+    edges = _edges(model, args)
+    try:
+        inferred = _edges(inferring, args)
+    except ValueError:  # of a flow without an inverse, which knows its own sample only as it drew it
+        inferred = [(x, z) for x in given for z in sites(traces(model, guide, 1, *args)[0], False)]
+    graph = networkx.DiGraph(edges)
+    graph.add_nodes_from(given)  # where there are no latents, all there is
     levels = {site: level for level, sites in enumerate(networkx.topological_generations(graph)) for site in sites}
-    return plots.program_graph(levels, list(graph.edges), relations["observed"], "N")
+    return plots.program_graph(levels, edges, inferred, list(given), "N")
+
+
+def _edges(program: Program, args: tuple[Tensor, ...]) -> list[tuple[str, str]]:
+    """(parent, child) of the sites of a program."""
+    relations = get_model_relations(program, args, include_deterministic=True)["sample_sample"]
+    return [(parent, child) for child, parents in relations.items() for parent in parents if parent != child]

@@ -191,12 +191,19 @@ def agreement(data: np.ndarray, means: np.ndarray) -> Figure:
 
 
 @_styled
-def program_graph(levels: dict[str, int], edges: Sequence[tuple[str, str]], observed: Sequence[str], n: int) -> Figure:
+def program_graph(
+    levels: dict[str, int],
+    edges: Sequence[tuple[str, str]],
+    inferred: Sequence[tuple[str, str]],
+    observed: Sequence[str],
+    n: int | str,
+) -> Figure:
     """The sites of model and guide in their plate: solid arrows generate, dashed ones infer; observed sites are grey.
 
     Args:
         levels: how far each site stands from the top.
         edges: (parent, child) in the model.
+        inferred: the same in the guide.
         observed: the sites with data.
         n: size of the plate.
     """
@@ -213,18 +220,53 @@ def program_graph(levels: dict[str, int], edges: Sequence[tuple[str, str]], obse
     axes.set_axis_off()
     axes.add_patch(FancyBboxPatch((-half, -depth - 1), 2 * half, depth + 1.7, "round,pad=0.05", fill=False, lw=0.8))
     axes.text(half, -depth - 0.95, f"data ({n})", ha="right", va="bottom", fontsize=8)
-    latents = [site for site in levels if site not in observed]
-    arrows = [(edge, "-", 0.0) for edge in edges]
-    arrows += [((x, z), "--", 0.5) for x in observed for z in latents]
+    arrows = [(edge, "-", 0.0) for edge in edges] + [(edge, "--", 0.5) for edge in inferred]
     discs = {
         site: axes.add_patch(Circle(centre, 0.35, facecolor="0.85" if site in observed else "white", edgecolor="0.2"))
         for site, centre in place.items()
     }
     for site, centre in place.items():
-        axes.text(*centre, f"${site}$", ha="center", va="center", fontsize=12)
+        axes.text(
+            *centre,
+            f"${site[0]}_{{{site[1:]}}}$" if not site[1:].strip("0123456789") else site,
+            ha="center",
+            va="center",
+            fontsize=12,
+        )
     for (tail, head), line, bend in arrows:
         arrow = FancyArrowPatch(place[tail], place[head], patchA=discs[tail], patchB=discs[head], shrinkA=2, shrinkB=2)
         arrow.set(arrowstyle="-|>", mutation_scale=12, color="0.2", lw=1, ls=line)
         arrow.set_connectionstyle("arc3", rad=bend)
         axes.add_patch(arrow)
+    return figure
+
+
+@_styled
+def roc_curves(scores: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """For each label (scores of normal data, scores of anomalies): detections against false alarms, by threshold."""
+    figure = Figure(figsize=(5.4, 3.4))
+    axes = figure.subplots()
+    for number, (label, (normal, anomalous)) in enumerate(scores.items()):
+        thresholds = np.unique(np.concatenate([normal, anomalous]))
+        # The share above each threshold; from all to none.
+        alarms, found = (
+            np.append(1, 1 - np.searchsorted(np.sort(each), thresholds, side="right") / len(each))
+            for each in (normal, anomalous)
+        )
+        axes.plot(alarms, found, color=COLOURS[number % len(COLOURS)], label=label, lw=1.5)
+    axes.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls="--")
+    axes.set(xlabel="false alarms", ylabel="detections", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+@_styled
+def auroc_bars(by_class: dict[str, dict[str, float]]) -> Figure:
+    """A bar for each class, its `value` with two `standard_error` to either side; .5 is chance."""
+    values, errors = (np.array([each[key] for each in by_class.values()]) for key in ("value", "standard_error"))
+    figure = Figure(figsize=(max(3.0, 0.45 * len(values) + 0.8), 2.6))
+    axes = figure.subplots()
+    axes.bar(list(by_class), values - 0.5, bottom=0.5, yerr=2 * errors, color=COLOURS[0], ecolor="0.2", width=0.7)
+    axes.axhline(0.5, color="0.4", lw=0.8)
+    axes.set(xlabel="class", ylabel="AUROC", ylim=(min(0.5, float(values.min()) - 0.05), 1.005))
     return figure

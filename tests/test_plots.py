@@ -51,7 +51,7 @@ def test_the_plane_of_a_constant_encoder_is_drawn():
 
 
 def test_program_graph_has_an_arrow_for_each_edge():
-    figure = plots.program_graph({"z": 0, "x": 1}, [("z", "x")], ["x"], "N")
+    figure = plots.program_graph({"z": 0, "x": 1}, [("z", "x")], [("x", "z")], ["x"], "N")
     kinds = [type(patch).__name__ for patch in figure.axes[0].patches]
     assert kinds.count("FancyArrowPatch") == 2  # one generates, one infers
     assert kinds.count("Circle") == 2
