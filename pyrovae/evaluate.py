@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyrovae.data.split import ROWS, Data, as_split, blocks, known
 from pyrovae.inference import classify, importance
+from pyrovae.likelihoods import OneHotCategorical
 from pyrovae.programs import Programs, classifies, own, pair
 from pyrovae.refine import refine
 from pyrovae.traces import WAYS, averaged, closed_mean, is_point, kl, log_mean_exp, log_weight, sites
@@ -55,7 +56,7 @@ def evaluate(programs: Programs, data: Data, particles: int = 100, seed: int = 0
         "kl_per_latent": {site: values.mean(0).flatten().tolist() for site, values in kls.items()},
         "latents": {site: values[0].numel() for site, values in means.items()},
         "active_units": {site: int((values.var(0, correction=0) > ACTIVE).sum()) for site, values in means.items()},
-        **(accuracy(programs, data) if classifies(programs) and _has_classes(data) else {}),
+        **(accuracy(programs, data) if classifies(programs) and _has_classes(programs, data) else {}),
     }
 
 
@@ -73,9 +74,12 @@ def accuracy(programs: Programs, data: Data) -> dict[str, Any]:
     return {"accuracy": _mean(right), "accuracy_by_class": by_class}
 
 
-def _has_classes(data: Data) -> bool:
+def _has_classes(programs: Programs, data: Data) -> bool:
+    """Whether labels are classes: integers (N,), and y nothing else by what the model says of it."""
     y = getattr(as_split(data), "y", None)
-    return y is not None and len(y.shape) == 1
+    if y is None or len(y.shape) != 1 or y[torch.arange(1)].is_floating_point():
+        return False
+    return isinstance(own(programs, "label"), OneHotCategorical | None)
 
 
 def gaps(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrovae.data.split import ROWS, blocks, by_label, known
 from pyrovae.handlers import own_parameters
-from pyrovae.programs import Programs, answering, arguments, check, encoded, modules, pair, takes_labels
+from pyrovae.programs import Programs, answering, arguments, check, encoded, modules, needs_labels, pair, takes_labels
 from pyrovae.randomness import seeded
 
 
@@ -19,7 +19,12 @@ def check_data(programs: Programs, parts: list[Any]) -> None:
     with seeded(0), answering(programs):
         for part in parts:
             if labels and isinstance(y := getattr(part, "y", None), Tensor):
-                encoded(programs, y[known(y)])
+                there = known(y)
+                encoded(programs, y[there])
+                if needs_labels(programs) and not bool(there.all()):
+                    raise ValueError(
+                        f"y: expected the labels of all {len(y)} rows, found {int((~there).sum())} missing"
+                    )
             x = getattr(part, "x", None)
             every = isinstance(x, Tensor) and (x.dtype != torch.uint8 or part.binarize == "none")
             for batch in blocks(part, ROWS if every else 2, labels):

@@ -13,7 +13,7 @@ from pyrovae import checks
 from pyrovae.data.split import Data, blocks, by_label
 from pyrovae.programs import Programs, answering, arguments, classifies, encoded, pair, placement, takes_labels
 from pyrovae.randomness import Stream, seeded
-from pyrovae.traces import closed_mean, log_mean_exp, log_weight, over, traces
+from pyrovae.traces import closed_mean, log_mean_exp, log_weight, log_weight_of_each, over, traces
 
 # Noise is drawn for fixed blocks of rows and of particles, so that a datum's score depends on the seed and its place
 # alone, not on how the data came; the second number bounds the memory of one value in the program (16 MiB in float32).
@@ -27,18 +27,26 @@ def sample(programs: Programs, n: int, y: Any = None) -> Tensor:
     with answering(programs):
         if y is None:
             return pair(programs)[0](n=n)
-        site = encoded(programs, torch.as_tensor(y, device=device))
-        if site is None or len(site) != n:
-            raise ValueError(f"y: expected {n} labels, found {y!r}")
-        return pair(programs)[0](y=site)
+        _refuse_labels(programs)
+        y = torch.as_tensor(y, device=device)
+        if y.ndim == 0 or len(y) != n:
+            raise ValueError(f"y: expected {n} labels, found {len(y) if y.ndim else y.item()}")
+        return pair(programs)[0](y=encoded(programs, y))
 
 
 def reconstruct(programs: Programs, x: Tensor, y: Tensor | None = None) -> Tensor:
     """E[x'|z] at one draw z ~ q(z|x) for each row of x. (N, *event_shape)"""
     model, guide = pair(programs)
+    if y is not None:
+        _refuse_labels(programs)
     with answering(programs):
         p_x: Any = traces(model, guide, 1, *arguments(programs, x, y))[1].nodes["x"]["fn"]
         return p_x.mean[0]
+
+
+def _refuse_labels(programs: Programs) -> None:
+    if not takes_labels(programs):
+        raise ValueError("y: expected no labels, since the model has no argument y, found some")
 
 
 def expectation(distribution: Any, draws: int = 100) -> Tensor:
@@ -56,6 +64,8 @@ def classify(programs: Programs, data: Data) -> Tensor:
         for (x,) in blocks(data, ROWS):
             trace = poutine.trace(pair(programs)[1]).get_trace(*arguments(programs, x))
             q_y: Any = trace.nodes["y"]["fn"]
+            if not hasattr(q_y, "probs"):
+                raise ValueError(f"expected a guide whose y is a class, found one of {type(q_y).__name__}")
             found.append(q_y.probs.cpu())
     return torch.cat(found)
 
@@ -87,11 +97,16 @@ def impute(programs: Programs, x: Tensor, particles: int = 100, seed: int = 0) -
     """
     filled = []
     for rows, drawn in importance(programs, x, particles, seed):
-        likelihoods: list[tuple[Tensor, Any]] = [(log_weight(q, p), p.nodes["x"]["fn"]) for q, p in drawn]
-        share = torch.cat([log_w for log_w, _ in likelihoods]).softmax(0)
-        means = torch.cat([p_x.mean for _, p_x in likelihoods])
+        parts = [_weighed(log_weight_of_each(q, p), p.nodes["x"]["fn"]) for q, p in drawn]
+        share, means = torch.cat([log_w for log_w, _ in parts]).softmax(0), torch.cat([mean for _, mean in parts])
         filled.append((over(share, means) * means).sum(0)[: len(rows)].cpu())
     return torch.where(torch.isnan(x), torch.cat(filled).to(x), x)
+
+
+def _weighed(log_w: Tensor, p_x: Any) -> tuple[Tensor, Tensor]:
+    """(draws, N) and E[x|z], (draws, N, *event_shape), where each value of an enumerated latent is a draw."""
+    means = p_x.mean.expand(*log_w.shape, *p_x.event_shape)
+    return log_w.flatten(0, -2), means.flatten(0, log_w.ndim - 2)
 
 
 def importance(

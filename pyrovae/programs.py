@@ -62,6 +62,12 @@ def takes_labels(programs: Programs) -> bool:
     return "y" in inspect.signature(pair(programs)[0]).parameters
 
 
+def needs_labels(programs: Programs) -> bool:
+    """Whether the guide cannot do without y."""
+    y = inspect.signature(pair(programs)[1]).parameters.get("y")
+    return y is not None and y.default is y.empty
+
+
 def classifies(programs: Programs) -> bool:
     """Whether the guide draws y where there is no label: it has one, and can do without."""
     y = inspect.signature(pair(programs)[1]).parameters.get("y")
@@ -73,12 +79,11 @@ def check(programs: Programs, x: Tensor) -> None:
     (own(programs, "check") or partial(checks.finite, "x"))(x)
 
 
-def encoded(programs: Programs, y: Tensor | None) -> Tensor | None:
+def encoded(programs: Programs, y: Tensor) -> Tensor:
     """Labels as the site y has them: by the programs' own `encode`, which refuses what are no labels of theirs."""
     if (encode := own(programs, "encode")) is not None:
         return encode(y)
-    if y is not None:
-        checks.finite("y", y)
+    checks.finite("y", y)
     return y
 
 
@@ -88,9 +93,11 @@ def arguments(programs: Programs, x: Tensor, y: Tensor | None = None) -> tuple[T
     check(programs, x := x.to(device, dtype))
     if not takes_labels(programs):
         return (x,)
-    y = encoded(programs, y if y is None else y.to(device))
     if y is None:
+        if needs_labels(programs):
+            raise ValueError("y: expected labels, found none; data come with theirs as Split(x, y) or (x, y) rows")
         return (x,)
+    y = encoded(programs, y.to(device))
     if len(y) != len(x):
         raise ValueError(f"y: expected a label for each of {len(x)} rows, found {len(y)}")
     return x, y

@@ -16,6 +16,7 @@ from torch import nn
 
 from pyrovae import checks, files, guides, likelihoods, models, networks, objectives, priors, train
 from pyrovae.data import DATASETS, Splits, load, with_labels
+from pyrovae.models.completion_vae import quadrants
 from pyrovae.modes import MATMULS
 from pyrovae.names import member, members
 from pyrovae.objectives import ELBO, Constant, Cyclic, Objective, WarmUp
@@ -109,15 +110,17 @@ class Recipe:
                 "guide": member("guide", members(guides), self.guide),
                 "encoder": network(self.encoder or self.network),
                 "decoder": network(self.decoder or self.network),
+                "network": network(self.network),
+                "latent_dim": self.latent_dim,
             }
-            kind = member("model", members(models), self.model, reserved=list(parts), parts=_PARTS_OF_MODELS)
+            kind = member("model", MODELS, self.model, reserved=list(parts), parts=_PARTS_OF_MODELS)
             takes, given = inspect.signature(kind).parameters, getattr(kind, "keywords", {})
-            for name in parts.keys() - takes.keys():
+            for name in parts.keys() - takes.keys() - {"network"}:
                 if getattr(self, name) != getattr(Recipe, name):
-                    raise ValueError(f"{name}: {self.model} has none; expected no such option, found {parts.pop(name)}")
-            if "num_classes" in takes and not {"num_classes", "label_shape"} & given.keys():
+                    raise ValueError(f"{name}: expected no such option, which {self.model} has not, found one")
+            if not {"num_classes", "label_shape"} & given.keys():
                 parts["num_classes"] = num_classes
-            model = kind(event_shape, self.latent_dim, **{name: parts[name] for name in parts.keys() & takes.keys()})
+            model = kind(event_shape, **{name: parts[name] for name in parts.keys() & takes.keys()})
         return model.to(self.torch_device(), _DTYPES[self.dtype])
 
     def initialise(self, model: Any, splits: Splits) -> None:
@@ -217,7 +220,9 @@ OBJECTIVES = {
     if isinstance(found, type) and issubclass(found, Objective) and found is not Objective
 }
 # What the options of a model may name; where two of these have one name, it is the guide family.
-_PARTS_OF_MODELS = members(networks) | members(likelihoods) | members(guides)
+_PARTS_OF_MODELS = members(networks) | members(likelihoods) | members(guides) | {"quadrants": quadrants}
+# A run scores each datum by itself; with uncertain weights that takes draws of them: `posterior_predictive`.
+MODELS = {name: model for name, model in members(models).items() if name != "bayesian-vae"}
 LR_SCHEDULES = {"constant": train.constant, "cosine": train.cosine}
 
 

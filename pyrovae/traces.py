@@ -59,7 +59,8 @@ def _not_per_datum(site: Any) -> str:
     """Why a site has no score for each row; what is shared, scaled, hidden or subsampled has none."""
     plates = {frame.name: frame for frame in site["cond_indep_stack"]}
     if plates.keys() != {"particles", "data"}:
-        return f"plates {sorted(plates.keys() - {'particles'})}"
+        shared = "" if "data" in plates else ": all rows share it; fix its value, and ask again"
+        return f"plates {sorted(plates.keys() - {'particles'})}{shared}"
     if plates["data"].full_size not in (None, plates["data"].size):
         return f"{plates['data'].size} of {plates['data'].full_size} rows"
     if isinstance(site["scale"], Tensor) or site["scale"] != 1:
@@ -95,9 +96,14 @@ def averaged(q: Trace, values: Tensor, event_dim: int = 0) -> Tensor:
 
 def log_weight(q: Trace, p: Trace) -> Tensor:
     """log p(x, z) - log q(z|x) of two scored traces; enumerated latents are summed out of it. (particles, N)"""
-    drawn = [site["log_prob"] for site in sites(q, False).values() if not is_enumerated(site)]
-    log_w = log_prob(p, True) + log_prob(p, False) - sum(drawn)
+    log_w = log_weight_of_each(q, p)
     return log_w.flatten(0, -3).logsumexp(0) if log_w.ndim > 2 else log_w
+
+
+def log_weight_of_each(q: Trace, p: Trace) -> Tensor:
+    """The same for each value of the enumerated latents, which have no log q. (..., particles, N)"""
+    drawn = [site["log_prob"] for site in sites(q, False).values() if not is_enumerated(site)]
+    return log_prob(p, True) + log_prob(p, False) - sum(drawn)
 
 
 def log_weights(model: Program, guide: Program, particles: int, *args: Any, **kwargs: Any) -> Tensor:
@@ -139,6 +145,9 @@ def kl(q: Trace, p: Trace) -> tuple[dict[str, Tensor], str]:
 
 def _closed_kl(q: Any, p: Any) -> Tensor | None:
     """KL(q || p), of every latent alone where they are independent; None where torch knows no form."""
+    if q.batch_shape != p.batch_shape:  # torch's formulas do not all broadcast
+        shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
+        q, p = q.expand(shape), p.expand(shape)
     try:
         if isinstance(q, Independent) and isinstance(p, Independent):
             return kl_divergence(q.base_dist, p.base_dist)

@@ -14,6 +14,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -148,7 +149,7 @@ class _Replaced(TorchFunctionMode):
         args, kwargs = pytree.tree_map_only(Tensor, self._replace, (args, kwargs or {}))
         answer = _ANSWERS.get(func, {}) if self.tracing else {}
         known = answer.get(_asker(), answer.get("")) if answer else None
-        made = func(*args, **kwargs) if known is None else known(args[0])
+        made = func(*args, **kwargs) if known is None else known(*args)
         for tensor in _tensors(made):
             self.own |= {id(each): each for each in (tensor, *_wrapped(tensor))}
         return made
@@ -167,14 +168,15 @@ class _Replaced(TorchFunctionMode):
 
 # Where Pyro's estimators and torch's distributions ask for a value only to report it, or to refuse it, while a graph is
 # being recorded: what they are told. By who asks; "" is anyone.
-_ANSWERS: dict[Any, dict[str, Callable[[Tensor], Any]]] = {
+_ANSWERS: dict[Any, dict[str, Callable[..., Any]]] = {
     Tensor.item: {"": lambda x: x.detach()},
     Tensor.__bool__: {
         "pyro.util": lambda x: False,  # warn_if_nan: is it? The step's own flag says so
         "pyro.infer.util": lambda x: True,  # Dice: are all probabilities > 0? If not, the flag will say so
         "torch.distributions.distribution": lambda x: True,  # are the arguments valid?
     },
-    Tensor.register_hook: {"pyro.util": lambda x: None},  # warn_if_nan, of a gradient
+    Tensor.register_hook: {"pyro.util": lambda x, hook: None},  # warn_if_nan, of a gradient
+    F.one_hot: {"": lambda x, n: (x.unsqueeze(-1) == torch.arange(n, device=x.device)).long()},  # is x in range?
 }
 
 

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -120,10 +121,14 @@ class Training:
         self.objective = (own(programs, "objective") or ELBO)() if objective is None else objective
         if not isinstance(self.objective, Objective):
             raise ValueError(f"objective: expected one of pyrovae.objectives, found {type(objective).__name__}")
+        self.labels = takes_labels(programs)
         if isinstance(self.train, Split):
             self.train = self.train.settled()
-        self.labels = takes_labels(programs)
+            if self.labels and self.train.y is not None:  # what is read when it is asked for is asked for once
+                self.train = replace(self.train, y=self.train.y[torch.arange(len(self.train))])
         check_data(programs, [self.train, *([self.valid] if self.valid else [])])
+        if (rows := own(programs, "training_rows")) and rows != (_rows(self.train) or rows):
+            raise ValueError(f"training_rows: expected those of the training data, {_rows(self.train)}, found {rows}")
         self.rows = Order(self.train, self.labels, self.batch_size, labelled)
         if self.rows.labelled:
             self.objective = PartlyLabelled(self.objective, self.rows.share)
@@ -131,7 +136,7 @@ class Training:
         device, dtype = placement(programs)
         self.resident = _resident(self.train, device, dtype)
         y = getattr(self.train, "y", None) if self.labels and self.resident is not None else None
-        self.resident_labels = None if y is None else self._encoded(y[torch.arange(len(y))])
+        self.resident_labels = None if y is None else self._encoded(y)
         total = 0 if self.steps_per_epoch is None else self.epochs * self.steps_per_epoch
         self.svi = SVI(
             *pair(programs),
@@ -151,7 +156,10 @@ class Training:
             self.matmul, *measured = fastest_matmul(seen, self.batch_size)
             self.matmul_measured = dict(zip(("medium_error", "medium_speed"), measured, strict=True))
         with seeded(self.seed, 4), self._training():
-            self.svi.prepare(*next(self._batches(torch.arange)))
+            try:
+                self.svi.prepare(*next(self._batches(torch.arange)))
+            except TrainingError as error:
+                raise ValueError(str(error)) from error
         self.noise, self.order = Stream(self.seed, 1), torch.Generator().manual_seed(self.seed)
         self.epoch = self.step = self.best_epoch = self.stale = 0
         self.best_loss, self.rate = math.inf, self.learning_rate
@@ -199,7 +207,7 @@ class Training:
         """One step for each batch; the mean loss of a row. Nobody waits for a step before the end."""
         losses: list[Tensor] = []
         taken: list[Tensor] = []
-        sizes: list[int] = []
+        sizes: list[int] = []  # where some labels are missing, of the rows without: the others are as many in each
         fault: ValueError | None = None
         with self._stepping():
             for batch in self._batches(self._shuffle):
@@ -210,7 +218,7 @@ class Training:
                     break
                 losses.append(loss)
                 taken.append(step_taken)
-                sizes.append(len(batch[0]))
+                sizes.append(len(batch[0]) - (self.rows.labelled or 0))
                 bar.update()
         flags = torch.stack(taken).tolist() if taken else []
         if not all(flags):
@@ -264,7 +272,6 @@ class Training:
         if isinstance(self.train, DataLoader) and not bool(there.all()):
             raise ValueError("y: expected a Split or a Dataset where labels are missing, found a DataLoader")
         values = encoded(self.programs, y[there].to(placement(self.programs)[0]))
-        assert values is not None
         full = values.new_zeros(len(y), *values.shape[1:])
         full[there.to(full.device)] = values
         return full
@@ -405,6 +412,14 @@ def _resident(data: Any, device: torch.device | None, dtype: torch.dtype | None)
     if not isinstance(x, Tensor):
         return None
     return x.to(device) if x.dtype == torch.uint8 else x.to(device, dtype)
+
+
+def _rows(data: Any) -> int | None:
+    """How many rows there are in all; None for a stream that does not know."""
+    try:
+        return len(data.dataset if isinstance(data, DataLoader) else data)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def _batch_size(batch_size: int | None, data: Any) -> int:

@@ -10,8 +10,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae
-from pyrovae.data import Split, from_arrays, load, sources
-from pyrovae.data.split import batches, blocks, split_rows
+from pyrovae.data import Split, from_arrays, load, sources, with_labels
+from pyrovae.data.order import Order
+from pyrovae.data.split import as_split, batches, blocks, by_label, known, split_rows
 
 
 def test_digits_are_the_digits(digits):
@@ -349,3 +350,190 @@ def test_evaluation_of_a_dynamic_split_is_reproducible(digits):
     state = torch.get_rng_state()
     assert pyrovae.evaluate(vae, digits.train, 2) == pyrovae.evaluate(vae, digits.train, 2)
     assert torch.equal(state, torch.get_rng_state())
+
+
+# ---- labels
+
+
+@pytest.mark.parametrize(
+    ("y", "there"),
+    [
+        (torch.tensor([0, -1, 3]), [True, False, True]),
+        (torch.tensor([0, -2, 3]), [True, True, True]),  # no class, but not missing: whoever takes labels refuses it
+        (torch.tensor([0, 255], dtype=torch.uint8), [True, True]),
+        (torch.tensor([True, False]), [True, True]),
+        (torch.tensor([0.0, torch.nan, -1.0, torch.inf]), [True, False, True, True]),
+        (torch.tensor([[0.0, 1.0], [torch.nan, 1.0]]), [True, False]),
+        (torch.tensor([[0, 1], [-1, 1], [-1, -1]]), [True, False, False]),
+    ],
+)
+def test_missing_labels_are_minus_one_or_nan(y, there):
+    assert known(y).tolist() == there
+
+
+@pytest.mark.parametrize("rows", [2, 4])
+def test_as_many_labels_as_rows(rows):
+    with pytest.raises(ValueError, match=f"y: expected a label for each of 3 rows, found {rows}"):
+        Split(torch.zeros(3, 2), torch.zeros(rows))
+
+
+def labelled_data(x, y):
+    return {
+        "split": Split(x, y),
+        "dataset": TensorDataset(x, y),
+        "pairs": [(a, b) for a, b in zip(x, y.tolist(), strict=True)],
+        "loader": DataLoader(TensorDataset(x, y), batch_size=7),
+        "loader of lists": DataLoader(list(zip(x, y, strict=True)), batch_size=5),
+    }
+
+
+@pytest.mark.parametrize("source", labelled_data(torch.zeros(2, 1), torch.zeros(2)))
+@pytest.mark.parametrize("size", [4, 30])
+def test_labels_come_with_their_rows(source, size):
+    x, y = torch.arange(23.0)[:, None], torch.arange(23) - 1
+    data = labelled_data(x, y)[source]
+    found = list(blocks(data, size, labels=True))
+    assert [len(block) for block, _ in found[:-1]] == [size] * (23 // size if size < 23 else 0)
+    for each in found:
+        assert torch.equal(each[0][:, 0].long() - 1, each[1])
+    assert torch.equal(torch.cat([labels for _, labels in found]), y)
+    assert all(len(block) == 1 for block in blocks(data, size))
+    (first, (x_there, y_there)), (second, (x_missing,)) = by_label(*next(iter(blocks(data, 30, labels=True))))
+    assert (first.tolist(), second.tolist()) == ([*range(1, 23)], [0])
+    assert torch.equal(x_there[:, 0].long() - 1, y_there)
+    assert x_missing.tolist() == [[0.0]]
+
+
+def test_labels_that_are_read_later_are_read_in_order():
+    x, y = torch.arange(10.0)[:, None], torch.arange(10)
+    split = as_split(TensorDataset(x, y))
+    assert not isinstance(split.y, torch.Tensor)
+    assert (split.y.shape, split.x.shape) == ((10,), (10, 1))
+    order = torch.randperm(10)
+    for rows, labels in batches(split, lambda n: order, 4, labels=True):
+        assert torch.equal(rows[:, 0].long(), labels)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
+def test_labels_of_a_file_are_classes_whatever_their_type(tmp_path, dtype):
+    x = np.arange(60, dtype=np.float32).reshape(30, 2)
+    np.savez(tmp_path / "d.npz", x=x, y=(np.arange(30) % 3).astype(dtype))
+    splits = with_labels(load(tmp_path / "d.npz", valid=0, test=6), 9)
+    assert splits.num_classes == 3
+    there = known(splits.train.y)
+    assert there.sum() == 9
+    assert torch.equal(splits.train.y[there], splits.train.x[there, 0].long() // 2 % 3)
+    assert torch.equal(splits.test.y.long(), splits.test.x[:, 0].long() // 2 % 3)
+
+
+def test_a_file_may_have_missing_labels(tmp_path):
+    np.savez(tmp_path / "d.npz", x=np.zeros((6, 2)), y=np.array([0, -1, 1, -1, 2, -1]))
+    splits = load(tmp_path / "d.npz", valid=0, test=0)
+    assert splits.num_classes == 3
+    assert known(splits.train.y).tolist() == [True, False] * 3
+
+
+@pytest.mark.parametrize("keep", [100, 0.1, 10, 700])
+def test_kept_labels_are_as_many_of_each_class(digits, keep):
+    y = with_labels(digits, keep, seed=3).train.y
+    there, count = known(y), round(keep * 1258) if keep < 1 else keep
+    assert there.sum() == count
+    assert torch.equal(y[there], digits.train.y[there])
+    counts, all_of_it = torch.bincount(y[there]), torch.bincount(digits.train.y)
+    # As many of each as another, but for one, or all there are of a class.
+    assert (counts >= torch.minimum(all_of_it, counts.max() - 1)).all()
+
+
+def test_the_seed_chooses_the_labels_that_are_kept(digits):
+    torch.manual_seed(torch.randint(99, ()).item())
+    first, again, other = (with_labels(digits, 50, seed).train.y for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert known(digits.train.y).all()
+    few = with_labels(with_labels(digits, 50, seed=1), 20, seed=5).train.y
+    assert (known(few) <= known(first)).all()
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        (9, r"labels: expected from 10 \(one of each class\) to 1258, found 9"),
+        (1259, "labels: expected from 10 .* to 1258, found 1259"),
+        (0.001, "labels: expected from 10 .* found 1"),
+        (-1, "labels: expected a finite number >= 0, found -1"),
+        (12.5, "labels: expected an integer >= 1, found 12.5"),
+    ],
+)
+def test_labels_that_cannot_be_kept_are_refused(digits, keep, message):
+    with pytest.raises(ValueError, match=message):
+        with_labels(digits, keep)
+    with pytest.raises(ValueError, match="labels: expected data with classes, found none in arrays"):
+        with_labels(from_arrays(np.zeros((20, 2))), 2)
+
+
+def order_of(labelled, unlabelled, size, each=None):
+    """An order of rows of which those with a label come last."""
+    y = torch.cat([torch.full((unlabelled,), -1), torch.zeros(labelled, dtype=torch.long)])
+    return Order(Split(torch.zeros(len(y), 1), y), True, size, each)
+
+
+@pytest.mark.parametrize(
+    ("labelled", "unlabelled", "size", "each"),
+    [(5, 40, 10, 3), (5, 40, 10, None), (5, 41, 10, 5), (1, 7, 4, 1), (30, 11, 10, 9), (9, 3, 8, 4), (300, 2, 8, None)],
+)
+def test_an_epoch_meets_every_row_and_each_batch_begins_with_labels(labelled, unlabelled, size, each):
+    order = order_of(labelled, unlabelled, size, each)
+    assert order.labelled == (min(labelled, size // 2) if each is None else each)
+    assert order.share == labelled / (labelled + unlabelled)
+    rows = order(torch.randperm)
+    batches = rows.split(size)
+    assert len(batches) == len(order)
+    for batch in batches:
+        assert (batch[: order.labelled] >= unlabelled).all()
+        assert (batch[order.labelled :] < unlabelled).all()
+        assert len(batch) > order.labelled
+    assert all(len(batch) == size for batch in batches[:-1])
+    counts = torch.bincount(rows, minlength=labelled + unlabelled)
+    # Each round of a kind meets all of its rows: none is met twice more than another.
+    assert counts[:unlabelled].max() - counts[:unlabelled].min() <= 1
+    assert counts[unlabelled:].max() - counts[unlabelled:].min() <= 1
+    assert counts.min() >= 1
+    if unlabelled * order.labelled >= labelled * (size - order.labelled):
+        assert (counts[:unlabelled] == 1).all()
+    assert not torch.equal(rows, order(torch.randperm))
+
+
+@pytest.mark.parametrize("each", [None, 0])
+def test_where_labels_are_no_matter_rows_come_once(each):
+    x = torch.zeros(11, 1)
+    every, none = torch.arange(11) % 2, torch.full((11,), -1)
+    for data, labels in ((Split(x), True), (Split(x, every), True), (Split(x, none), False), (Split(x), False)):
+        order = Order(data, labels, 4, each)
+        assert order.labelled == (None if labels and data.y is not None else 0)
+        assert order(torch.randperm).sort().values.tolist() == list(range(11))
+        assert len(order) == 3
+    loader = DataLoader(TensorDataset(x, every))
+    assert Order(loader, True, 4).labelled is None
+    assert Order(loader, False, 4).labelled == 0
+
+
+def test_without_labelled_rows_in_a_batch_only_the_others_come():
+    order = order_of(5, 11, 4, 0)
+    assert (order.labelled, len(order)) == (0, 3)
+    assert order(torch.randperm).sort().values.tolist() == list(range(11))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: order_of(5, 9, 4, 4), "labelled: expected at most 3 of the 4 rows of a batch .5 labels"),
+        (lambda: order_of(2, 9, 8, 3), "labelled: expected at most 2 of the 8 rows of a batch .2 labels"),
+        (lambda: order_of(5, 9, 4, -1), "labelled: expected an integer >= 0, found -1"),
+        (lambda: order_of(5, 9, 4, 1.5), "labelled: expected an integer >= 0, found 1.5"),
+        (lambda: order_of(0, 9, 4), "y: expected some labels, found all 9 missing"),
+        (lambda: order_of(5, 9, 1), "batch_size: expected at least 2 where some labels are missing, found 1"),
+    ],
+)
+def test_batches_that_cannot_be_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

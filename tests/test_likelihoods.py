@@ -5,6 +5,7 @@ from functools import partial
 from itertools import permutations
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from conftest import kind
@@ -22,7 +23,7 @@ from pyrovae.likelihoods.bits import bits_per_dimension
 from pyrovae.likelihoods.squared_error import squared_error
 from pyrovae.networks import MLP, FilledIn, Log1p
 from pyrovae.objectives import ELBO
-from pyrovae.traces import log_weights
+from pyrovae.traces import log_weights, over
 
 SOFT = partial(likelihoods.Bernoulli, soft_targets=True)
 OPTIMAL = partial(likelihoods.Normal, learn="optimal")
@@ -48,6 +49,7 @@ LIKELIHOODS = [
     partial(likelihoods.Normal, learn="per-value", scale=2.0),
     partial(likelihoods.Normal, learn="per-input", scale=0.5),
     OPTIMAL,
+    likelihoods.OneHotCategorical,
     likelihoods.Poisson,
     partial(likelihoods.StudentT, df=9.0, learn="one"),
     partial(likelihoods.StudentT, df=12.0, learn_df=True, learn="per-value"),
@@ -59,8 +61,9 @@ def name(member):
 
 
 def shape_of(member, otherwise):
-    """The event shape that a member can have: Columns has one column for each family."""
-    return (len(FAMILIES),) if kind(member) is likelihoods.Columns else otherwise
+    """The event shape that a member can have: Columns has one column for each family, classes are a vector."""
+    vectors = {likelihoods.Columns: (len(FAMILIES),), likelihoods.OneHotCategorical: (math.prod(otherwise),)}
+    return vectors.get(kind(member), otherwise)
 
 
 def made_with_noise(member, shape, *leading, spread=1.0):
@@ -82,7 +85,9 @@ def test_the_table_holds_every_member():
 
 
 def parts(p):
-    """The distributions of numbers that p is made of."""
+    """The distributions of numbers that p is made of; a class stays whole."""
+    if isinstance(p, dist.OneHotCategorical):
+        return [p]
     inner = p.base_dist.whole if isinstance(p.base_dist, PartlyObserved) else p.base_dist
     return inner.columns if isinstance(inner, Concatenated) else [inner]
 
@@ -90,6 +95,9 @@ def parts(p):
 def grid(p):
     """Values and weights whose sum is a sum or an integral over the support. Two (G, *batch_shape)"""
     support = getattr(p.support, "base_constraint", p.support)
+    if support is constraints.one_hot:
+        values = p.enumerate_support()
+        return values, torch.ones_like(values[..., :1])
     if support is constraints.boolean:
         values = torch.tensor([0.0, 1.0], dtype=torch.float64)
     elif isinstance(support, Levels):
@@ -116,7 +124,7 @@ def test_likelihood_is_normalised_and_has_its_mean_and_variance(likelihood):
     spread = 0.05 if kind(likelihood) in (Beta, likelihoods.Columns) else 1.0
     for p in parts(made_with_noise(likelihood, (2,), 5, spread=spread)[1]):
         x, weights = grid(p)
-        mass = p.log_prob(x).exp() * weights
+        mass = over(p.log_prob(x).exp(), x) * weights
         if likelihood is SOFT:
             assert (mass.sum(0) - 1).abs().min() > 0.1
             continue
@@ -144,7 +152,7 @@ def test_likelihood_sums_over_the_event_alone(likelihood):
     x = p.sample()
     assert p.batch_shape == (4, 5)
     assert p.event_shape == shape_of(likelihood, (1, 2, 3))
-    each = p.base_dist.log_prob(x)
+    each = p.logits * x if isinstance(p, dist.OneHotCategorical) else p.base_dist.log_prob(x)
     torch.testing.assert_close(p.log_prob(x), each.flatten(2).sum(-1), rtol=0, atol=1e-10)
     changed = torch.where(torch.arange(5)[:, *[None] * len(p.event_shape)] == 2, p.sample(), x)
     same = p.log_prob(changed) == p.log_prob(x)
@@ -230,6 +238,11 @@ def test_a_recorded_step_is_the_eager_one(likelihood):
         (likelihoods.NegativeBinomial, -1.0, "found -1 at .*Counts are whole"),
         (partial(likelihoods.Missing, of=Bernoulli), 0.5, r"Boolean\(\), or NaN where missing, found 0.5 at \(1, 2\)"),
         (Normal, math.nan, "expected finite values, found nan"),
+        (
+            likelihoods.OneHotCategorical,
+            0.5,
+            r"support OneHot\(\), found \[.*0.5.*\] at \(1,\), 1 of 2 in all. Of K columns one is 1, the others are 0",
+        ),
     ],
     ids=lambda part: name(part) if callable(part) else str(part)[:20],
 )
@@ -258,6 +271,7 @@ def test_values_outside_the_support_are_refused(likelihood, value, message):
         (lambda: likelihoods.Columns(3, [Normal]), r"one for each column of event_shape \(3,\), found 1"),
         (lambda: likelihoods.Missing(3, OPTIMAL), "expected independent values, found learn='optimal'"),
         (lambda: Bernoulli(()), "event_shape: expected at least 1 size"),
+        (lambda: likelihoods.OneHotCategorical((1, 2)), r"event_shape: expected the shape of a vector, found \(1, 2\)"),
         (lambda: squared_error(3, 2, "total"), "unknown choice of squares 'total'"),
     ],
 )
@@ -286,6 +300,7 @@ def test_wrong_options_are_refused(make, message):
         (Beta(3), ["event_shape=(3,)"]),
         (Poisson((3, 2)), ["event_shape=(3, 2)"]),
         (likelihoods.ContinuousBernoulli(3), ["event_shape=(3,)"]),
+        (likelihoods.OneHotCategorical(3), ["event_shape=(3,)"]),
     ],
     ids=lambda part: type(part).__name__,
 )
@@ -304,6 +319,7 @@ def test_each_measure_says_what_is_measured():
         "mass over 64 levels",
         "mass over 16 levels",
         "mass over counts",
+        "mass over classes",
         "mixed: density over real values (columns 0 2), mass over binary values (columns 1), "
         "mass over counts (columns 3), density over [0, 1] (columns 4), mass over 7 levels (columns 5)",
         "density over [0, 1], of the entries present",

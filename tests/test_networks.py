@@ -11,6 +11,7 @@ from torch import nn
 
 from pyrovae import VAE, networks
 from pyrovae.networks import MLP, Conv, FilledIn, Log1p, ResNet
+from pyrovae.networks.connect import _Channel, connect
 from pyrovae.objectives import ELBO
 
 NETWORKS = [
@@ -44,13 +45,6 @@ def test_network_keeps_its_shapes_and_its_rows_apart(network, image):
     assert up(h).shape == x.shape
     torch.testing.assert_close(h[1, 2], down(x[1, 2]), rtol=0, atol=1e-12)
     torch.testing.assert_close(up(h)[1, 2], up(h[1, 2]), rtol=0, atol=1e-12)
-
-
-@pytest.fixture
-def double():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("network", NETWORKS[3:])
@@ -105,6 +99,76 @@ def test_a_gradient_reaches_every_parameter(network):
     for name, parameter in vae.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
+
+
+# ---- networks of several inputs
+
+LABEL, IMAGE = (3,), (2, 5, 4)
+
+
+def joined(part, *inputs, output=(6,)):
+    """A network of several inputs in float64, and values of them, (4, *shape) each."""
+    made = connect(part, inputs, output, "network").double()
+    return made, [torch.randn(4, *shape, dtype=torch.float64) for shape in inputs]
+
+
+@pytest.mark.parametrize("network", [*(each for each in NETWORKS if kind(each) is MLP), FilledIn, Log1p])
+@pytest.mark.parametrize("inputs", [(LABEL, IMAGE), ((6,), LABEL), ((6,), (1,), (2, 2))])
+def test_beside_a_vector_all_are_one_vector(network, inputs):
+    made, values = joined(network, *inputs)
+    torch.testing.assert_close(made(*values), made.network(torch.cat([value.flatten(1) for value in values], 1)))
+
+
+def test_an_image_that_is_flattened_stands_before_its_label():
+    made, (x, y) = joined(MLP, IMAGE, LABEL)
+    torch.testing.assert_close(made(x, y), made.network(torch.cat([x.flatten(1), y], 1)))
+
+
+@pytest.mark.parametrize("network", [partial(Conv, channels=(3,), hidden=9), partial(ResNet, channels=(3,), hidden=9)])
+def test_beside_an_image_another_is_channels_and_all_else_one_channel_more(network):
+    made, (x, other, y) = joined(network, IMAGE, (3, 5, 4), LABEL)
+    (affine,) = [channel.affine for channel in made.channels if isinstance(channel, _Channel)]
+    plane = (y @ affine.weight.T + affine.bias).reshape(4, 1, 5, 4)
+    torch.testing.assert_close(made(x, other, y), made.network(torch.cat([x, other, plane], 1)))
+
+
+def test_an_image_of_another_size_is_one_channel():
+    made, (x, other) = joined(partial(Conv, channels=(3,), hidden=9), IMAGE, (3, 4, 5))
+    assert made.channels[0].affine.in_features == 60
+    assert made.network[0].in_channels == 3
+    assert made(x, other).shape == (4, 6)
+
+
+@pytest.mark.parametrize("network", [MLP, Log1p, partial(Conv, channels=(3,), hidden=9)])
+def test_every_pair_of_leading_dimensions_is_broadcast(network):
+    """A label enumerated left of the particles stands beside an x that has neither: as if both had been repeated."""
+    made, (x, y) = joined(network, IMAGE, LABEL)
+    ys = torch.eye(3, dtype=torch.float64).reshape(3, 1, 1, 3)
+    xs = torch.stack([x, x.flip(0)])
+    for first, second, shape in ((x, ys, (3, 1, 4)), (xs, ys, (3, 2, 4)), (xs, y, (2, 4)), (x[:1], y, (4,))):
+        found = made(first, second)
+        assert found.shape == (*shape, 6)
+        whole = made(first.expand(*shape, *IMAGE).reshape(-1, *IMAGE), second.expand(*shape, 3).reshape(-1, 3))
+        torch.testing.assert_close(found, whole.reshape(*shape, 6), rtol=1e-9, atol=1e-9)
+
+
+def test_a_network_of_several_inputs_that_is_built_already_is_used_as_it_is():
+    mine = nn.Sequential(nn.Linear(9, 5), nn.ReLU(), nn.Linear(5, 6))
+    made, (x, y) = joined(mine, (6,), LABEL)
+    assert made.network is mine
+    torch.testing.assert_close(made(x, y), mine(torch.cat([x, y], 1)))
+
+
+@pytest.mark.parametrize("inputs", [((6,), LABEL), (IMAGE, LABEL)])
+def test_a_gradient_reaches_every_parameter_of_a_network_of_several_inputs(inputs):
+    made, values = joined(MLP if len(inputs[0]) == 1 else partial(Conv, channels=(3,), hidden=9), *inputs)
+    made(*values).square().sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in made.parameters())
+
+
+def test_a_network_that_does_not_fit_its_joint_input_is_refused():
+    with pytest.raises(ValueError, match=r"decoder: expected a network from \(N, 9\) to \(N, 6\), found RuntimeError"):
+        connect(nn.Linear(6, 6), [(6,), LABEL], (6,), "decoder")
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,7 @@ OBJECTIVES = {
     "TotalCorrelation": objectives.TotalCorrelation,
     "MMD": partial(objectives.MMD, 10.0, beta=0.5),
     "ReweightedWakeSleep": partial(objectives.ReweightedWakeSleep, 5),
+    "SemiSupervised": objectives.SemiSupervised,
 }
 # What a part of the programs has no gradient under, by what the objective is.
 STILL = {"KL": "decoder"}

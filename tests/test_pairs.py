@@ -39,6 +39,7 @@ PARTS = {
         likelihoods.NegativeBinomial,
         partial(likelihoods.Missing, of=likelihoods.Normal),
         likelihoods.Columns,
+        likelihoods.OneHotCategorical,
     ],
     "guide": [
         guides.DiagonalNormal,
@@ -66,6 +67,7 @@ PARTS = {
         objectives.TotalCorrelation,
         partial(objectives.MMD, beta=0.1),
         partial(objectives.ReweightedWakeSleep, 3),
+        objectives.SemiSupervised,
     ],
     "network": [
         networks.MLP,
@@ -74,6 +76,9 @@ PARTS = {
         networks.ResNet,
     ],
 }
+
+
+VECTORS = (likelihoods.Columns, likelihoods.OneHotCategorical)  # likelihoods of vectors alone
 
 
 def named(part):
@@ -96,7 +101,7 @@ def refused(case):
         return "has no inverse"
     if objective is objectives.TotalCorrelation and guide not in (guides.DiagonalNormal,):
         return "expected one latent site of independent latents"
-    if likelihood is likelihoods.Columns and network in (networks.Conv, networks.ResNet):
+    if likelihood in VECTORS and network in (networks.Conv, networks.ResNet):
         return "expected an image"
     return ""
 
@@ -128,7 +133,7 @@ def covering(parts, together):
 
 
 def build(case):
-    shape = (6,) if case["likelihood"] is likelihoods.Columns else IMAGE
+    shape = (6,) if case["likelihood"] in VECTORS else IMAGE
     likelihood, network = case["likelihood"], case["network"]
     if likelihood is likelihoods.Columns:
         likelihood = partial(likelihood, families=[likelihoods.Normal, likelihoods.Bernoulli, likelihoods.Poisson] * 2)
@@ -209,6 +214,7 @@ REFUSED = [
     {"objective": objectives.TotalCorrelation, "guide": guides.FullRankNormal},
     {"objective": objectives.TotalCorrelation, "guide": guides.IAF},
     {"likelihood": likelihoods.Columns, "network": networks.ResNet},
+    {"likelihood": likelihoods.OneHotCategorical, "network": PARTS["network"][2]},
 ]
 
 

@@ -13,8 +13,8 @@ from pyrovae.data.split import known
 class Order:
     """The rows of an epoch. Where labels are missing, each batch begins with rows that have theirs, as many in each.
 
-    An epoch meets each row without a label once, and those with one over and over: whatever the ratio in the data,
-    batches are of one kind, and a graph of the step is recorded once.
+    An epoch meets every row: each of the kind that lasts longer once, those of the other over and over. Whatever the
+    ratio in the data, batches are of one kind, and a graph of the step is recorded once.
 
     Args:
         data: a Split, or anything else of which the rows are not known.
@@ -27,11 +27,14 @@ class Order:
         share: of the rows with a label in the data.
 
     Raises:
-        ValueError: every label is missing; more labelled rows than there are, or than leave room for others.
+        ValueError: every label is missing; more labelled rows than there are, or than leave room for others; batches
+            of one row, which have no room for both.
     """
 
     def __init__(self, data: Any, labels: bool, size: int, labelled: int | None = None) -> None:
         y = getattr(data, "y", None)
+        if labelled is not None:
+            checks.integer("labelled", labelled, 0)
         self.size, self.labelled, self.share = size, labelled, 0.0
         if y is None or not labels:
             has = isinstance(data, torch.utils.data.DataLoader) and labels
@@ -49,8 +52,10 @@ class Order:
 
     def _checked(self, labelled: int | None, there: int) -> int:
         if labelled is None:
+            if self.size == 1:
+                raise ValueError("batch_size: expected at least 2 where some labels are missing, found 1")
             return min(there, self.size // 2)
-        if checks.integer("labelled", labelled, 0) > min(there, self.size - 1):
+        if labelled > min(there, self.size - 1):
             raise ValueError(
                 f"labelled: expected at most {min(there, self.size - 1)} of the {self.size} rows of a batch "
                 f"({there} labels are known), found {labelled}"
@@ -59,14 +64,21 @@ class Order:
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return -(-len(self.others) // (self.size - (self.labelled or 0)))
+        rounds = -(-len(self.others) // (self.size - (self.labelled or 0)))
+        return max(rounds, -(-len(self.with_label) // self.labelled)) if self.labelled else rounds
 
     def __call__(self, shuffle: Callable[[int], Tensor] = torch.arange) -> Tensor:
         """The rows, one batch after the other; shuffle(n) is an order of n things."""
-        rows = self.others[shuffle(len(self.others))]
         if not self.labelled:
-            return rows
-        rounds = -(-len(self) * self.labelled // len(self.with_label))
-        again = torch.cat([self.with_label[shuffle(len(self.with_label))] for _ in range(rounds)])
-        batches = zip(again.split(self.labelled), rows.split(self.size - self.labelled), strict=False)
-        return torch.cat([torch.cat(batch) for batch in batches])
+            return self.others[shuffle(len(self.others))]
+        n, room = len(self), self.size - self.labelled
+        fill = len(self.others) if len(self.others) > (n - 1) * room else n * room  # only the last batch may be short
+        others = _over_and_over(self.others, fill, shuffle).split(room)
+        with_label = _over_and_over(self.with_label, n * self.labelled, shuffle).split(self.labelled)
+        return torch.cat([torch.cat(batch) for batch in zip(with_label, others, strict=True)])
+
+
+def _over_and_over(rows: Tensor, count: int, shuffle: Callable[[int], Tensor]) -> Tensor:
+    """So many of the rows: all of them in one order, then in the next."""
+    rounds = -(-count // len(rows))
+    return torch.cat([rows[shuffle(len(rows))] for _ in range(rounds)])[:count]

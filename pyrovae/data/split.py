@@ -47,6 +47,10 @@ class Split:
     y: Tensor | Lazy | None = None
     binarize: Literal["dynamic", "fixed", "threshold", "none", "dequantize"] = "none"
 
+    def __post_init__(self) -> None:
+        if self.y is not None and len(self.y) != len(self.x):
+            raise ValueError(f"y: expected a label for each of {len(self.x)} rows, found {len(self.y)}")
+
     def __len__(self) -> int:
         return len(self.x)
 
@@ -213,7 +217,7 @@ def blocks(data: Data, size: int, labels: bool = False) -> Iterator[Batch]:
 
 def known(y: Tensor) -> Tensor:
     """Which rows have their label: a class that is not -1, or numbers none of which is NaN. (N,)"""
-    there = ~y.isnan() if y.is_floating_point() else y >= 0
+    there = ~y.isnan() if y.is_floating_point() else y.long() != -1
     return there.flatten(1).all(1) if y.ndim > 1 else there
 
 
@@ -258,6 +262,7 @@ def with_labels(splits: Splits, keep: float, seed: int = 0) -> Splits:
     y = splits.train.y
     if splits.num_classes is None or not isinstance(y, Tensor):
         raise ValueError(f"labels: expected data with classes, found none in {splits.name}")
+    y = y.long()
     count = round(checks.number("labels", keep, 0) * len(y)) if keep < 1 else checks.integer("labels", _whole(keep))
     if not splits.num_classes <= count <= int(known(y).sum()):
         raise ValueError(

@@ -128,18 +128,16 @@ class ConditionalVAE(VAE):
         """n new data x ~ p(x|y) for n labels, or x ~ p(x) without any, of shape (n, *event_shape)."""
         return inference.sample(self, n, y)
 
-    def encode(self, y: Tensor | None) -> Tensor | None:
+    def encode(self, y: Tensor) -> Tensor:
         """Labels as the site y has them: classes (N,) as one-hot vectors, other labels as numbers (N, *label_shape).
 
         Raises:
-            ValueError: no labels, or such as p(y) does not know.
+            ValueError: labels that p(y) does not know.
         """
-        if y is None:
-            raise ValueError("y: expected labels, found none; data come with theirs as Split(x, y) or (x, y) rows")
         if isinstance(self.label, OneHotCategorical) and y.ndim == 1:
             y = one_hot(y, self.label_shape[0])
         y = y.to(*placement(self))
-        if y.ndim == len(self.label_shape):  # a number for each row
+        if y.ndim == 1 and self.label_shape == (1,):  # a number for each row
             y = y.unsqueeze(-1)
         if y.shape[1:] != self.label_shape:
             raise ValueError(f"y: expected shape (N, {', '.join(map(str, self.label_shape))}), found {tuple(y.shape)}")

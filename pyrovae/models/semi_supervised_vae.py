@@ -11,7 +11,7 @@ from pyrovae.handlers import register
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models.conditional_vae import ConditionalVAE
 from pyrovae.networks import MLP
-from pyrovae.networks.connect import Part, connect
+from pyrovae.networks.connect import Part, connect, takes_missing
 from pyrovae.objectives import SemiSupervised
 from pyrovae.priors import StandardNormal
 
@@ -59,6 +59,8 @@ class SemiSupervisedVAE(ConditionalVAE):
         if self.label is None:
             raise ValueError("label: expected the family of p(y), which a missing label is drawn from, found none")
         self.classifier = connect(classifier, [self.event_shape], self.label.param_shape, "classifier")
+        if getattr(self.likelihood, "missing", False):
+            takes_missing(self.classifier, [self.event_shape], "classifier")
 
     def q_y(self, x: Tensor) -> dist.TorchDistribution:
         """The guide's classifier q(y|x)."""
@@ -72,7 +74,3 @@ class SemiSupervisedVAE(ConditionalVAE):
                 q_y = self.q_y(x)
                 y = pyro.sample("y", q_y, infer={"enumerate": "parallel"} if q_y.has_enumerate_support else {})
             return pyro.sample("z", self.q_z(x, y))
-
-    def encode(self, y: Tensor | None) -> Tensor | None:
-        """As in `ConditionalVAE`; without labels none."""
-        return None if y is None else super().encode(y)

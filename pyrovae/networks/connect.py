@@ -56,13 +56,13 @@ def same_space(prior: nn.Module, guide: nn.Module) -> None:
         raise ValueError(f"guide: expected one on {spaces[0]}, as the prior is, found one on {spaces[1]}")
 
 
-def takes_missing(encoder: nn.Module, inputs: Sequence[tuple[int, ...]]) -> None:
-    """Raise a ValueError unless an encoder has an answer for an x of which all is missing."""
-    first, *others = (next(encoder.parameters(), torch.empty(())).new_zeros(2, *shape) for shape in inputs)
-    with torch.no_grad(), mode([encoder], training=False):
-        h = encoder(torch.full_like(first, torch.nan), *others)
+def takes_missing(network: nn.Module, inputs: Sequence[tuple[int, ...]], role: str = "encoder") -> None:
+    """Raise a ValueError unless a network has an answer for an x of which all is missing."""
+    first, *others = (next(network.parameters(), torch.empty(())).new_zeros(2, *shape) for shape in inputs)
+    with torch.no_grad(), mode([network], training=False):
+        h = network(torch.full_like(first, torch.nan), *others)
     if not bool(torch.isfinite(h).all()):
-        raise ValueError("encoder: expected one that takes missing entries (networks.FilledIn), found NaN in h")
+        raise ValueError(f"{role}: expected one that takes missing entries (networks.FilledIn), found NaN in h")
 
 
 class Joint(nn.Module):

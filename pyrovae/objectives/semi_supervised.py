@@ -9,7 +9,7 @@ from pyrovae import checks
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.objective import Objective
 from pyrovae.objectives.schedules import Schedule
-from pyrovae.programs import Program
+from pyrovae.programs import Program, needs_labels
 
 
 class SemiSupervised(ELBO):
@@ -33,17 +33,18 @@ class SemiSupervised(ELBO):
         self.alpha = checks.number("alpha", alpha, 0)
 
     def value(self, number: Any, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
-        x, *y = args
         bound = super().value(number, model, guide, *args, **kwargs)
-        if not y or y[0] is None:
+        y = args[1] if len(args) > 1 else kwargs.get("y")
+        if y is None:
             return bound
-        trace = poutine.trace(poutine.condition(guide, {"y": y[0]})).get_trace(x)
+        trace: Any = {}
+        if not needs_labels((model, guide)):
+            trace = poutine.trace(poutine.condition(guide, {"y": y})).get_trace(args[0])
         if "y" not in trace:
             raise ValueError(
-                'SemiSupervised: expected a guide that has a site "y" where labels are missing, found none'
+                'SemiSupervised: expected a guide(x, y=None) that has a site "y" where labels are missing, found none'
             )
-        site: Any = trace.nodes["y"]
-        return bound - self.alpha * site["fn"].log_prob(y[0]).mean()
+        return bound - self.alpha * trace.nodes["y"]["fn"].log_prob(y).mean()
 
 
 class PartlyLabelled(Objective):
