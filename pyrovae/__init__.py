@@ -1,6 +1,6 @@
 """Variational autoencoders as explicit Pyro programs."""
 
-from pyrovae import data, guides, likelihoods, models, networks, objectives, priors
+from pyrovae import anomaly, clusters, data, guides, likelihoods, models, networks, objectives, priors
 from pyrovae.evaluate import evaluate, gaps
 from pyrovae.inference import impute
 from pyrovae.likelihoods.squared_error import squared_error
@@ -15,6 +15,8 @@ __all__ = [
     "VAE",
     "Training",
     "TrainingError",
+    "anomaly",
+    "clusters",
     "data",
     "evaluate",
     "fit",

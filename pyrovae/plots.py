@@ -270,3 +270,28 @@ def auroc_bars(by_class: dict[str, dict[str, float]]) -> Figure:
     axes.axhline(0.5, color="0.4", lw=0.8)
     axes.set(xlabel="class", ylabel="AUROC", ylim=(min(0.5, float(values.min()) - 0.05), 1.005))
     return figure
+
+
+@_styled
+def named_table(names: Sequence[str], panels: dict[str, np.ndarray]) -> Figure:
+    """An `image_table` with a name to the left of each row."""
+    figure = image_table(panels)
+    figure.set_figwidth(figure.get_figwidth() + 0.08 * max(map(len, names)))
+    height = next(iter(panels.values())).shape[-2] + 1
+    for row, name in enumerate(names):
+        figure.axes[0].text(-height / 4, (row + 0.5) * height - 1, name, ha="right", va="center")
+    return figure
+
+
+@_styled
+def colourings(points: np.ndarray, by: dict[str, np.ndarray], x: str = "", y: str = "") -> Figure:
+    """The same points (N, 2) in panels side by side, each coloured by classes (N,) under a title.
+
+    x and y name the axes; where they are nothing by themselves (t-SNE) they have neither names nor numbers.
+    """
+    figure = Figure(figsize=(3.5 * len(by) + 0.2, 3.3))
+    for axes, (title, classes) in zip(figure.subplots(1, len(by), squeeze=False)[0], by.items(), strict=True):
+        _scatter(axes, points, classes, x, y, title)
+        if not x and not y:
+            axes.set(xticks=[], yticks=[])
+    return figure

@@ -15,7 +15,7 @@ FLOORS = [
     ["faults", "priors", "likelihoods", "guides", "traces"],
     ["inference", "objectives", "refine"],
     ["models", "svi", "evaluate"],
-    ["figures", "train"],
+    ["anomaly", "clusters", "figures", "train"],
     ["recipe"],
     ["runs"],
     ["compare"],

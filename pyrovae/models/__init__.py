@@ -3,6 +3,7 @@
 from pyrovae.models.completion_vae import Completion, CompletionVAE
 from pyrovae.models.conditional_vae import ConditionalVAE
 from pyrovae.models.hierarchical_vae import HierarchicalVAE
+from pyrovae.models.mixture_vae import MixtureVAE
 from pyrovae.models.semi_supervised_vae import SemiSupervisedVAE
 from pyrovae.models.vae import VAE
 
@@ -12,5 +13,6 @@ __all__ = [
     "CompletionVAE",
     "ConditionalVAE",
     "HierarchicalVAE",
+    "MixtureVAE",
     "SemiSupervisedVAE",
 ]
