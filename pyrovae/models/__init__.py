@@ -1,5 +1,6 @@
 """Models: one generative program a file, and its guide beside it."""
 
+from pyrovae.models.bayesian_vae import BayesianVAE
 from pyrovae.models.completion_vae import Completion, CompletionVAE
 from pyrovae.models.conditional_vae import ConditionalVAE
 from pyrovae.models.hierarchical_vae import HierarchicalVAE
@@ -9,6 +10,7 @@ from pyrovae.models.vae import VAE
 
 __all__ = [
     "VAE",
+    "BayesianVAE",
     "Completion",
     "CompletionVAE",
     "ConditionalVAE",
