@@ -148,7 +148,7 @@ def test_the_bound_closes_on_the_evidence_of_rows_without_labels(known):
     truth = it.joint(it.x).logsumexp(1)
     for parameter in it.vae.encoder.parameters():
         nn.init.zeros_(parameter)  # q(z|x, y) = N(0, I)
-    few, many = (inference.log_likelihood(it.vae, it.x, particles)[0] for particles in (1, 4000))
+    few, many = (inference.log_likelihood(it.vae, it.x, particles)[0] for particles in (1, 1000))
     assert (truth - few).mean() > 0.5
     assert abs((truth - many).mean()) < 0.05
 
@@ -360,7 +360,7 @@ def test_the_expected_step_is_that_of_all_data(rows, missing, batch_size, labell
 def test_the_validation_loss_weighs_both_kinds_by_their_numbers(missing):
     vae, x, y = point(), binary(40).double(), classes(40, missing)
     splits = Splits("mine", Split(x, classes(40, 20)), Split(x, y))
-    found = Training(vae, splits, epochs=1, batch_size=10)._validate()
+    found = Training(vae, splits, epochs=1, batch_size=10, compile=False)._validate()
     objective, there = SemiSupervised(), y >= 0
     truth = 0.0
     if there.any():
@@ -441,7 +441,7 @@ def test_every_path_trains_to_the_same_numbers(source, dtype):
         torch.manual_seed(3)
         vae, x = made().to(dtype), binary(31)
         splits = Splits("mine", DATA[source](x, classes(31)), Split(x[:9], classes(9, 4)))
-        training = Training(vae, splits, epochs=3, batch_size=8, compile=compile)
+        training = Training(vae, splits, epochs=2, batch_size=8, compile=compile)
         found = [(record["loss"], record["valid_loss"]) for record in training]
         assert training.svi.path == ("eager" if compile is False else "graph")
         assert {value.dtype for value in vae.parameters()} == {dtype}
@@ -457,7 +457,7 @@ def test_every_path_trains_to_the_same_numbers(source, dtype):
     + [(SemiSupervisedVAE, source, False) for source in DATA],
 )
 def test_a_resumed_training_is_bitwise_the_uninterrupted_one(model, source, compile):
-    x, y = binary(24), classes(24)
+    x, y = binary(24), classes(24)  # no last batch that is smaller: one graph
 
     def start(seed=7):
         torch.manual_seed(seed)
@@ -734,7 +734,7 @@ def test_images_of_three_channels_that_are_no_squares_train(model, network, beta
     parts = {"encoder": network, "decoder": network} | ({"classifier": network} if model is SemiSupervisedVAE else {})
     vae = made(model, (3, 6, 5), **parts).double()
     objective = SemiSupervised(beta=beta) if model is SemiSupervisedVAE else ELBO(beta)
-    options = {"objective": objective, "learning_rate": 3e-3, "compile": False}
+    options = {"objective": objective, "learning_rate": 1e-2, "compile": False}
     records = fit(vae, Split(x, y), epochs=6, batch_size=9, **options)
     assert records[-1]["loss"] < records[0]["loss"]
     assert inference.reconstruct(vae, x[-3:], y[-3:]).shape == (3, 3, 6, 5)
@@ -825,7 +825,7 @@ def test_a_hundred_labels_and_all_images_make_a_classifier():
             (1, 8, 8), 8, 10, likelihood=partial(Bernoulli, soft_targets=True), encoder=net, decoder=net, classifier=net
         )
         few = with_labels(digits, 100)
-        fit(vae, few.train, epochs=8, batch_size=100, objective=objective, learning_rate=3e-3)
+        fit(vae, few.train, epochs=5, batch_size=100, objective=objective, learning_rate=5e-3)
         rates[name] = accuracy(vae, digits.test)["accuracy"]["value"]
     assert rates["M2"] > 0.8
     assert rates["naive"] < 0.4
