@@ -211,10 +211,10 @@ def blobs(rows=90, classes=K):
 
 
 def told_apart(**parts):
-    """An encoder that keeps the blobs apart: z are the first two numbers, with a standard deviation of 0.1."""
+    """An encoder that keeps the blobs apart: z are the first two numbers, with a standard deviation of 0.3."""
     vae = made(likelihood=Normal, encoder=nn.Linear(X, 2 * D), **parts)
     vae.encoder.weight.data = torch.cat([torch.eye(D, X), torch.zeros(D, X)])
-    vae.encoder.bias.data = torch.tensor([0.0] * D + [2 * math.log(0.1)] * D)
+    vae.encoder.bias.data = torch.tensor([0.0] * D + [2 * math.log(0.3)] * D)
     return vae
 
 
@@ -228,20 +228,21 @@ def test_clusters_start_where_em_finds_them(family):
     share = responsibilities(vae, x)
     found = agreement(share.argmax(1), y)
     assert found["accuracy"] == 1
-    assert share.max(1).values.min() > 0.95
+    assert share.max(1).values.mean() > 0.99
     of_class = sorted(range(K), key=lambda each: found["matching"][str(each)])
     p_z = vae.p_z(torch.eye(K)[of_class])
     torch.testing.assert_close(vae.p_y().probs[of_class], torch.tensor([0.4, 0.2, 0.4]), rtol=0, atol=0.01)
     torch.testing.assert_close(p_z.mean, torch.tensor([[4.0, 0.0], [0.0, 4.0], [0.0, 0.0]]), rtol=0, atol=0.1)
     together = 0.3**2 if family is guides.FullRankNormal else 0.0
-    covariance = torch.tensor([[0.3**2, together], [together, 2 * 0.3**2]]) + 0.1**2 * torch.eye(D)
+    covariance = torch.tensor([[0.3**2, together], [together, 2 * 0.3**2]]) + 0.3**2 * torch.eye(D)
     drawn = p_z.sample((20000,)).movedim(1, 0)
     for each in drawn:
         torch.testing.assert_close(each.T.cov(), covariance, rtol=0.25, atol=0.02)
 
 
 def test_the_start_is_of_torch_s_seed_and_changes_nothing_else():
-    x, vae = blobs()[0], told_apart()
+    x, encoder = blobs()[0], nn.Sequential(nn.BatchNorm1d(X), nn.Linear(X, 2 * D))
+    vae = made(likelihood=Normal, encoder=encoder)
     before = {name: value.clone() for name, value in vae.state_dict().items() if "prior" not in name}
     starts = []
     for _ in range(2):
@@ -284,7 +285,7 @@ def test_what_cannot_be_meant_is_refused(call, message):
 
 PARTS = [
     {"conditional_prior": guides.DiagonalNormal},
-    {"conditional_prior": partial(guides.IAF, hidden=(8,), context=3)},
+    {"conditional_prior": partial(guides.Mixture, components=2)},
     {"guide": guides.FullRankNormal},
     {"guide": guides.PowerSpherical, "conditional_prior": guides.PowerSpherical},
 ]
@@ -371,7 +372,7 @@ def test_without_any_labels_m2_finds_what_is_discrete():
     patterns = (torch.rand(3, 12) < 0.5).float()
     x = (patterns[y] - (torch.rand(300, 12) < 0.05).float()).abs()
     vae = SemiSupervisedVAE(12, 1, 3, encoder=SMALL, decoder=SMALL, classifier=SMALL)
-    first, *_, last = pyrovae.fit(vae, x, epochs=60, batch_size=100, learning_rate=0.02, compile=False)
+    first, *_, last = pyrovae.fit(vae, x, epochs=30, batch_size=100, learning_rate=0.02, compile=False)
     assert last["loss"] < first["loss"] - 2
     assert agreement(responsibilities(vae, x).argmax(1), y)["nmi"] > 0.4
     assert pyrovae.evaluate(vae, x, particles=5)["kl_by_site"]["y"]["value"] > 0.3

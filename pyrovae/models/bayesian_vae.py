@@ -46,7 +46,7 @@ class BayesianVAE(VAE):
         event_shape, latent_dim, prior, likelihood, guide, encoder: as in `VAE`; what they learn are points.
         training_rows: N, the rows of all training data; `fit` checks it.
         decoder: as in `VAE`; the weights that it comes with are the first means m.
-        scale: of p(w), before the division by the root of the fan-in.
+        scale: of p(w), before the division by the root of the fan-in. At 1 most pixels would be grey before data.
         spread: standard deviations of q(w) at first, in those of p(w).
 
     Raises:
@@ -66,7 +66,7 @@ class BayesianVAE(VAE):
         guide: Part = DiagonalNormal,
         encoder: Part = MLP,
         decoder: Part = MLP,
-        scale: float = 1.0,
+        scale: float = 2.0,
         spread: float = 0.05,
     ) -> None:
         super().__init__(event_shape, latent_dim, prior, likelihood, guide, encoder, decoder)
