@@ -1,0 +1,288 @@
+"""The variational autoencoder that knows what was drawn from how it lies."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Size, Tensor, nn
+from torch.distributions import constraints, register_kl
+
+from pyrovae import checks
+from pyrovae.guides import DiagonalNormal
+from pyrovae.handlers import register, rows
+from pyrovae.likelihoods import Bernoulli
+from pyrovae.models.vae import VAE
+from pyrovae.networks import MLP
+from pyrovae.networks.connect import Part, connect, takes_missing
+from pyrovae.networks.waves import Waves, turned, upright
+from pyrovae.priors import StandardNormal
+
+
+class InvariantVAE(VAE):
+    """p(x, z, pose) = p(z) p(angle) p(shift) p(scale) p(x|z, pose), with guide q(pose|x) q(z|x, pose).
+
+    z is what was drawn, f(z, c) at each point c of the plane, and the pose is how it lies: turned by `angle` (..., 1),
+    anticlockwise in radians; moved by `shift` (..., 2), to the right and up in longer sides of the image; magnified by
+    `scale` (..., 1). h(c) = f(z, R(-angle) (c - shift) / scale) at the pixels c are the likelihood's parameters.
+    (spatial-VAE: Bepler et al. 2019; with a scale, in Pyro: pyroVED, Ziatdinov et al. 2021)
+
+    The guide finds the pose and then encodes the image as it is seen from there  (as AIR does: Eslami et al. 2016). A
+    q(z|x) that sees the image as it lies would have to undo a pose that it does not know: it learns to put the turn
+    into z, and the angle never comes alive.
+
+    Args:
+        event_shape: (C, H, W).
+        latent_dim, prior, likelihood, guide: of z and x, as in `VAE`.
+        encoder: network from the image, seen from its own frame, to the parameters of q(z|x, pose).
+        decoder: network from z to the coefficients of f, a sum of `Waves`.
+        angle: scale of p(angle), a normal, in radians; inf: every angle is as likely as any other; None: no turns.
+        shift: scale of p(shift), a normal, in longer sides of the image; None: no shifts.
+        scale: scale of p(log scale), a normal; None: no scale.
+        pose_encoder: network from the image to the parameters of q(angle|x), q(shift|x) and q(scale|x).
+        looks: from so many sides it looks at the image where every angle is as likely; see `Looks`.
+        waves, detail: as in `Waves`.
+
+    Raises:
+        ValueError: the shapes of two parts do not fit; x is no image; no pose at all.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int,
+        prior: Part = StandardNormal,
+        likelihood: Part = Bernoulli,
+        guide: Part = DiagonalNormal,
+        encoder: Part = MLP,
+        decoder: Part = MLP,
+        angle: float | None = math.inf,
+        shift: float | None = 0.1,
+        scale: float | None = None,
+        pose_encoder: Part = MLP,
+        looks: int = 8,
+        waves: int = 64,
+        detail: float = 1.5,
+    ) -> None:
+        nn.Module.__init__(self)
+        if len(shape := checks.shape("event_shape", event_shape)) != 3:
+            raise ValueError(f"event_shape: expected that of an image (C, H, W), found {shape}")
+        drawn = partial(Waves, decoder, waves=waves, detail=detail)
+        self._wire(event_shape, latent_dim, prior, likelihood, guide, encoder, drawn)
+        self.pose: Any = nn.ModuleDict()
+        if angle is not None:
+            self.pose["angle"] = AnyAngle() if angle == math.inf else Deviation(1, checks.positive("angle", angle))
+        if shift is not None:
+            self.pose["shift"] = Deviation(2, checks.positive("shift", shift))
+        if scale is not None:
+            self.pose["scale"] = Deviation(1, checks.positive("scale", scale), dist.LogNormal)
+        if not self.pose:
+            raise ValueError("expected an angle, a shift or a scale, found none: that is a VAE")
+        parts: Any = self.pose.values()
+        self.sizes = [2 * part.vectors for part in parts] + [part.numbers for part in parts]
+        self.pose_encoder = connect(pose_encoder, [self.event_shape], (sum(self.sizes),), "pose_encoder")
+        if getattr(self.likelihood, "missing", False):
+            takes_missing(self.pose_encoder, [self.event_shape])
+        if angle == math.inf:
+            self.pose_encoder = Looks(self.pose_encoder, sum(part.vectors for part in parts), looks)
+
+    def p_pose(self) -> dict[str, dist.TorchDistribution]:
+        """The priors p(angle), p(shift), p(scale), by their sites."""
+        return {site: part.prior() for site, part in self.pose.items()}
+
+    def p_x(self, z: Tensor, **pose: Tensor) -> dist.TorchDistribution:
+        """The likelihood p(x|z, pose), for z (..., *latent_shape); upright, where there is no pose."""
+        return self.likelihood(self.decoder(z, **pose))
+
+    def q_pose(self, x: Tensor) -> dict[str, dist.TorchDistribution]:
+        """The guides q(angle|x), q(shift|x), q(scale|x), by their sites, for x (..., *event_shape)."""
+        h = self.pose_encoder(x).split(self.sizes, -1)
+        both = zip(h[: len(self.pose)], h[len(self.pose) :], strict=True)
+        return {site: part(*each) for (site, part), each in zip(self.pose.items(), both, strict=True)}
+
+    def q_z(self, x: Tensor, **pose: Tensor) -> dist.TorchDistribution:
+        """The guide q(z|x, pose), for x (..., *event_shape); at the mean of q(pose|x), where there is no pose."""
+        pose = pose or {site: q.mean for site, q in self.q_pose(x).items()}
+        return self.family(self.encoder(upright(x, **pose)))
+
+    def model(self, x: Tensor | None = None, n: int = 1) -> Tensor:
+        """angle, shift, scale, z ~ p, x ~ p(x|z, pose) for the rows of x, or for n new ones where x is None."""
+        register(self)
+        event_dims = dict.fromkeys(self.pose, 1) | {"z": len(self.latent_shape), "x": 3}
+        with pyro.plate("data", rows(n, **event_dims) if x is None else len(x)):
+            pose = {site: pyro.sample(site, p) for site, p in self.p_pose().items()}
+            z = pyro.sample("z", self.p_z())
+            return pyro.sample("x", self.p_x(z, **pose), obs=x)
+
+    def guide(self, x: Tensor) -> Tensor:
+        """angle, shift, scale ~ q(pose|x), z ~ q(z|x, pose) for the rows of x."""
+        register(self)
+        with pyro.plate("data", len(x)):
+            pose = {site: pyro.sample(site, q) for site, q in self.q_pose(x).items()}
+            return pyro.sample("z", self.q_z(x, **pose))
+
+
+class Looks(nn.Module):
+    """h(x) = 1/R sum_r T_r g(T_r^-1 x): what g finds, looking from R sides; T_r is a turn by 2 pi r / R.
+
+    What it finds turns with the image, by multiples of 2 pi / R: a vector turns along, any other number stays.
+    (A group average, as Puny et al. 2022.) So one image has one upright, not one in each of its turns.
+
+    Args:
+        network: g, from an image to vectors first, and then to numbers.
+        vectors: how many.
+        looks: R.
+    """
+
+    def __init__(self, network: nn.Module, vectors: int, looks: int) -> None:
+        super().__init__()
+        self.network, self.vectors, self.looks = network, vectors, checks.integer("looks", looks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., C, H, W) to h (..., 2 vectors + numbers)."""
+        angle = torch.arange(self.looks, dtype=x.dtype, device=x.device).unsqueeze(-1) * (2 * math.pi / self.looks)
+        vectors, numbers = self.network(upright(x.unsqueeze(-4), angle)).tensor_split([2 * self.vectors], -1)
+        vectors = turned(vectors.unflatten(-1, (self.vectors, 2)), angle).flatten(-2)
+        return torch.cat([vectors, numbers], -1).mean(-2)
+
+    def extra_repr(self) -> str:
+        return f"looks={self.looks}"
+
+
+# Each part of a pose begins sharp: averaged over a broad q, every image is a disc, which lies alike in every pose.
+
+
+class AnyAngle(nn.Module):
+    """p(angle) = 1 / 2 pi, q(angle|v, r) = Circular(angle; that of the vector v, 50 e^r).
+
+    On the circle no angle lies at an end, where a q on the line would have to jump from -pi to pi.
+    """
+
+    vectors, numbers = 1, 1
+    zero: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("zero", torch.zeros(1), persistent=False)
+
+    def prior(self) -> dist.TorchDistribution:
+        return UniformAngle(self.zero).to_event(1)
+
+    def forward(self, v: Tensor, r: Tensor) -> dist.TorchDistribution:
+        right, up = v.split(1, -1)
+        return Circular(torch.atan2(up, right), 50 * r.exp()).to_event(1)
+
+
+class Deviation(nn.Module):
+    """p(d) = Normal(d; 0, s^2 I), q(d|m, v) = Normal(d; s m, (s/4)^2 e^v I): of a shift, or of one number.
+
+    Args:
+        size: of d; 2 is a vector, which turns with the image.
+        scale: s.
+        density: LogNormal, for the same of log d.
+    """
+
+    s: Tensor
+
+    def __init__(self, size: int, scale: float, density: Any = dist.Normal) -> None:
+        super().__init__()
+        self.size, self.density = size, density
+        self.vectors, self.numbers = (1, 1) if size == 2 else (0, 1 + size)
+        self.register_buffer("s", torch.full((size,), scale), persistent=False)
+
+    def prior(self) -> dist.TorchDistribution:
+        return self.density(torch.zeros_like(self.s), self.s).to_event(1)
+
+    def forward(self, *h: Tensor) -> dist.TorchDistribution:
+        m, v = torch.cat(h, -1).split([self.size, 1], -1)
+        return self.density(self.s * m, self.s / 4 * (v / 2).exp()).to_event(1)
+
+
+class Circular(dist.TorchDistribution):
+    """p(a) = C cos((a - m) / 2)^(2k), C = Gamma(k + 1) / (2 sqrt(pi) Gamma(k + 1/2)): a density of angles, period 2 pi.
+
+    The angles of `PowerSpherical` points in the plane (De Cao & Aziz 2020): much like a von Mises density, but its
+    samples are a function of its parameters, for sqrt(2k + 1) tan((a - m) / 2) ~ StudentT(2k + 1).
+
+    Args:
+        centre: m.
+        concentration: k >= 0; 0 is uniform.
+    """
+
+    arg_constraints = {"centre": constraints.real, "concentration": constraints.nonnegative}  # noqa: RUF012
+    support = constraints.real
+    has_rsample = True
+
+    def __init__(self, centre: Tensor, concentration: Tensor, validate_args: bool | None = None) -> None:
+        self.centre, self.concentration = torch.broadcast_tensors(centre, concentration)
+        super().__init__(self.centre.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Circular":
+        return Circular(self.centre.expand(batch_shape), self.concentration.expand(batch_shape), self._validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """The angle of the mean point on the circle."""
+        return self.centre
+
+    def rsample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008 (an immutable tuple)
+        freedom = 2 * self.concentration + 1
+        t = dist.StudentT(freedom).rsample(sample_shape)
+        return wrapped(self.centre + 2 * torch.atan(t / freedom.sqrt()))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        far = ((value.double() - self.centre) / 2).sin().square()
+        kernel = self.concentration * torch.log1p(-far.clamp_max(1 - 1e-12))
+        return (self._log_constant() + kernel).to(value.dtype)
+
+    def entropy(self) -> Tensor:
+        k = self.concentration.double()
+        expected = (k + 0.5).digamma() - (k + 1).digamma()  # E[log cos((a - m) / 2)^2]
+        return (-self._log_constant() - k * expected).to(self.centre.dtype)
+
+    def _log_constant(self) -> Tensor:
+        """log C, in float64: log-gammas of large numbers lose every digit of float32."""
+        k = self.concentration.double()
+        return (k + 1).lgamma() - (k + 0.5).lgamma() - math.log(2 * math.sqrt(math.pi))
+
+
+class UniformAngle(dist.TorchDistribution):
+    """p(a) = 1 / (2 pi), of period 2 pi.
+
+    Args:
+        zero: zeros: they say shape, dtype and device.
+    """
+
+    arg_constraints = {"zero": constraints.real}  # noqa: RUF012
+    support = constraints.real
+    has_rsample = True  # it has no parameters: what is drawn is constant
+
+    def __init__(self, zero: Tensor, validate_args: bool | None = None) -> None:
+        self.zero = zero
+        super().__init__(zero.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "UniformAngle":
+        return UniformAngle(self.zero.expand(batch_shape), self._validate_args)
+
+    def rsample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008 (an immutable tuple)
+        return (2 * torch.rand_like(self.zero.expand(self.shape(sample_shape))) - 1) * math.pi
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        return torch.zeros_like(value + self.zero) - math.log(2 * math.pi)
+
+
+@register_kl(Circular, UniformAngle)
+def _kl_to_uniform(q: Circular, p: UniformAngle) -> Tensor:
+    return math.log(2 * math.pi) - q.entropy()
+
+
+def wrapped(angle: Tensor) -> Tensor:
+    """The same angle between -pi and pi."""
+    return angle - 2 * math.pi * (angle / (2 * math.pi)).round()
