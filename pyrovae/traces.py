@@ -192,7 +192,9 @@ def detached(trace: Trace) -> Trace:
 
 
 def check_pathwise(trace: Trace, what: str) -> None:
-    """Raise a ValueError unless every latent is a differentiable function of the guide's parameters."""
+    """Raise a ValueError unless every latent is a differentiable function of the guide's parameters, or enumerated."""
     for name, site in sites(trace, False).items():
-        if not getattr(site["fn"], "has_rsample", False):
-            raise ValueError(f"{what} needs reparametrised latents: {name!r} of {type(site['fn']).__name__} is none")
+        if not is_enumerated(site) and not getattr(site["fn"], "has_rsample", False):
+            advice = '; ELBO(estimator="enumerated") sums over its values' if site["infer"].get("enumerate") else ""
+            found = f"{name!r} of {type(site['fn']).__name__} is none{advice}"
+            raise ValueError(f"{what} needs reparametrised latents: {found}")

@@ -16,6 +16,7 @@ from conftest import X, binary
 from pyro import poutine
 from pyro.infer import Predictive, TraceEnum_ELBO
 from torch import nn
+from torch.distributions import kl_divergence
 
 import pyrovae
 from pyrovae import guides, plots, priors, traces
@@ -25,7 +26,7 @@ from pyrovae.inference import classify
 from pyrovae.likelihoods import Normal
 from pyrovae.models import MixtureVAE, SemiSupervisedVAE
 from pyrovae.networks import MLP
-from pyrovae.objectives import ELBO, WarmUp
+from pyrovae.objectives import ELBO, MMD, Capacity, FreeBits, WarmUp
 
 D, K, WIDTH, S = 2, 3, 5, 0.7
 SMALL = partial(MLP, hidden=(8,))
@@ -361,6 +362,74 @@ def test_without_any_labels_m2_sums_over_the_classes(double):
     vae.objective().loss_and_grads(vae.model, vae.guide, x)
     assert all(parameter.grad.abs().sum() > 0 for parameter in vae.parameters())
     torch.testing.assert_close(responsibilities(vae, x), classify(vae, x))
+
+
+def parts_of_m2(x):
+    """M2 without labels; its E log p(x|z, y), KL of z by latent and KL of y, as sums over y at one draw z of each."""
+    vae = SemiSupervisedVAE(X, D, K, encoder=SMALL, decoder=SMALL, classifier=SMALL)
+    torch.manual_seed(1)
+    y, q_y = torch.eye(K).unsqueeze(1), vae.q_y(x)
+    q_z = vae.q_z(x, y)
+    score = (q_y.probs.T * vae.p_x(q_z.rsample(), y).log_prob(x)).sum(0)
+    each = kl_divergence(q_z.base_dist, dist.Normal(0.0, 1.0))
+    kl_z = (q_y.probs.T.unsqueeze(-1) * each).sum(0).mean(0)
+    return vae, score.mean(), kl_z, kl_divergence(q_y, vae.p_y().expand([len(x)])).mean()
+
+
+def parts_of_a_mixture(x):
+    """The same of a mixture at one draw z, where the KL of z is one number."""
+    vae = made()
+    torch.manual_seed(1)
+    q_z, y = vae.q_z(x), torch.eye(K).unsqueeze(1)
+    z = q_z.rsample()
+    log_q = (vae.p_y().log_prob(y) + vae.p_z(y).log_prob(z)).log_softmax(0)
+    kl_z = q_z.log_prob(z) - (log_q.exp() * vae.p_z(y).log_prob(z)).sum(0)
+    kl_y = (log_q.exp() * (log_q - vae.p_y().log_prob(y))).sum(0)
+    return vae, vae.p_x(z).log_prob(x).mean(), kl_z.mean(), kl_y.mean()
+
+
+@pytest.mark.parametrize("parts", [parts_of_m2, parts_of_a_mixture])
+@pytest.mark.parametrize("capacity", [0.0, 9.0])
+def test_capacity_and_its_gradient_are_sums_over_the_classes(double, parts, capacity):
+    x = binary()
+    vae, score, kl_z, kl_y = parts(x)
+    same_as(Capacity(capacity, gamma=3.0), vae, x, 3 * (kl_z.sum() + kl_y - capacity).abs() - score)
+
+
+@pytest.mark.parametrize("parts", [parts_of_m2, parts_of_a_mixture])
+@pytest.mark.parametrize("free", [0.0, 0.07])
+def test_free_bits_and_their_gradient_are_sums_over_the_classes(double, parts, free):
+    """One allowance for y, and one for each latent of z."""
+    x = binary()
+    vae, score, kl_z, kl_y = parts(x)
+    allowance = free * D / kl_z.numel()
+    cost = kl_z.clamp(min=allowance).sum() + kl_y.clamp(min=free)
+    same_as(FreeBits(free, 0.5), vae, x, 0.5 * cost - score)
+
+
+def same_as(objective, vae, x, truth):
+    torch.manual_seed(1)
+    found = objective.differentiable_loss(vae.model, vae.guide, x)
+    assert found.item() == pytest.approx(truth.item(), rel=1e-12)
+    names, values = zip(*vae.named_parameters(), strict=True)
+    ours, theirs = (torch.autograd.grad(each, values, materialize_grads=True) for each in (found, truth))
+    for name, a, b in zip(names, ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
+        assert not name.startswith("classifier") or a.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("objective", [Capacity, FreeBits])
+def test_recorded_their_sums_are_the_eager_ones(objective, double, monkeypatch):
+    monkeypatch.setitem(test_graphs.TABLE, "it", (made, objective, [binary]))
+    losses = test_graphs.compare("it", torch.float64, "auto")
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.filterwarnings("ignore:y\nIf you want to enumerate sites")
+def test_the_mmd_of_a_class_is_refused():
+    message = r"MMD needs .* 'y' of OneHotCategorical is none; ELBO\(estimator=\"enumerated\"\) sums over its values"
+    with pytest.raises(ValueError, match=message):
+        MMD().loss_and_grads(made().model, made().guide, binary())
 
 
 def test_without_any_labels_m2_finds_what_is_discrete():

@@ -8,11 +8,13 @@ from pyrovae import checks
 from pyrovae.objectives.objective import Objective
 from pyrovae.objectives.schedules import Schedule, WarmUp
 from pyrovae.programs import Program
-from pyrovae.traces import kl, log_prob, traces
+from pyrovae.traces import averaged, check_pathwise, kl, log_prob, traces
 
 
 class Capacity(Objective):
     """L = -1/N sum_n E_q[log p(x_n|z)] + gamma |1/N sum_n KL(q(z|x_n) || p(z)) - C|.  (Burgess et al. 2018)
+
+    It sums over latents that the guide enumerates.
 
     Args:
         capacity: C, in nats; a number >= 0, or a schedule: the paper lets it rise from 0.
@@ -29,6 +31,7 @@ class Capacity(Objective):
         self.capacity, self.gamma = self.schedule, checks.number("gamma", gamma, 0)
 
     def value(self, number: Any, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        q, p = traces(model, guide, 1, *args, **kwargs)
+        q, p = traces(model, guide, 1, *args, enumerated=True, **kwargs)
+        check_pathwise(q, "Capacity")
         total: Any = sum(each.flatten(0, 1).mean(0).sum() for each in kl(q, p)[0].values())
-        return self.gamma * (total - number).abs() - log_prob(p, True).mean()
+        return self.gamma * (total - number).abs() - averaged(q, log_prob(p, True)).mean()
