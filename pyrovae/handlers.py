@@ -1,6 +1,6 @@
 """Effect handlers: small changes to what the sites of a Pyro program mean."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any, Self
@@ -80,8 +80,7 @@ class own_parameters(Messenger):
     def __exit__(self, *fault: Any) -> None:
         super().__exit__(*fault)
         _take_out_module_parameters()
-        for name in self._answered & set(pyro.get_param_store().keys()):
-            del pyro.get_param_store()[name]  # a handler inside, as automatic guides have, asked the store itself
+        forget(self._answered)  # a handler inside, as automatic guides have, asked the store itself
         parameters, known = self._hidden
         pyro.get_param_store().set_state({"params": parameters, "constraints": known})
 
@@ -102,14 +101,20 @@ def _is_a_modules(msg: dict[str, Any]) -> bool:
     return len(msg["args"]) > 1 and isinstance(msg["args"][1], nn.Parameter)
 
 
+def forget(names: Iterable[str]) -> None:
+    """Take parameters out of Pyro's store, which by itself cannot where two names stand for one tensor."""
+    store: Any = pyro.get_param_store()
+    gone, state = set(names), store.get_state()
+    store.clear()
+    store.set_state({kind: {n: v for n, v in of.items() if n not in gone} for kind, of in state.items()})
+
+
 def _take_out_module_parameters() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What the store holds of modules: parameters and constraints. A PyroModule asks the store before any handler
     hears of it, and would take what another module of the same name left there."""
-    store = pyro.get_param_store()
-    state: Any = store.get_state()
+    state: Any = pyro.get_param_store().get_state()
     taken = [name for name, value in state["params"].items() if isinstance(value, nn.Parameter)]
-    for name in taken:
-        del store[name]
+    forget(taken)
     return {name: state["params"][name] for name in taken}, {name: state["constraints"][name] for name in taken}
 
 
@@ -122,8 +127,7 @@ def lent_to_the_store(parameters: dict[str, Tensor]) -> Iterator[None]:
     try:
         yield
     finally:
-        for name in lent:
-            del store[name]
+        forget(lent)
 
 
 class in_support(Messenger):
@@ -174,10 +178,9 @@ def register(module: nn.Module) -> None:
     """
     name = _names.setdefault(module, f"{type(module).__name__}-{next(_numbers)}")
     store = pyro.get_param_store()
-    for key, value in module.named_parameters():
-        full = param_with_module_name(name, key)
-        if full in store and store[full] is not value:
-            del store[full]
+    named = {param_with_module_name(name, key): value for key, value in module.named_parameters()}
+    if stale := [full for full, value in named.items() if full in store and store[full] is not value]:
+        forget(stale)
     pyro.module(name, module)
 
 

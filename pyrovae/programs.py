@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import checks
-from pyrovae.handlers import own_parameters
+from pyrovae.handlers import forget, own_parameters
 from pyrovae.modes import mode
 
 Program = Callable[..., Any]
@@ -53,8 +53,7 @@ def answering(programs: Programs) -> Iterator[None]:
         with mode(modules(programs), training=False), torch.no_grad(), own_parameters():
             yield
     finally:
-        for name in set(store.keys()) - before:
-            del store[name]
+        forget(set(store.keys()) - before)
 
 
 def takes_labels(programs: Programs) -> bool:

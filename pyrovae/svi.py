@@ -234,10 +234,12 @@ class SVI:
             self.loss.step += 1
 
     def _adopt(self, found: dict[str, Tensor]) -> None:
-        """Give the optimiser the parameters that it has not seen yet."""
+        """Give the optimiser the parameters that it has not seen yet, each by the first of its names."""
         if isinstance(self.optim, torch.optim.Optimizer):
             return
-        new = {name: value for name, value in found.items() if name not in self.parameters and value.requires_grad}
+        first = {id(value): name for name, value in reversed((self.parameters | found).items())}
+        unseen = {name: value for name, value in found.items() if name not in self.parameters and value.requires_grad}
+        new = {name: value for name, value in unseen.items() if first[id(value)] == name}
         self.parameters |= new
         if new and self._build is not None:
             if self.optimizer is None:

@@ -17,6 +17,7 @@ from torch import nn
 import pyrovae
 from pyrovae import handlers, traces
 from pyrovae.networks import MLP, Conv
+from pyrovae.objectives import ELBO
 from pyrovae.programs import answering
 
 
@@ -299,6 +300,45 @@ def test_modules_of_one_name_never_take_each_others_parameters():
     assert second.scale.item() == pytest.approx(3.0 * math.exp(-0.1), rel=1e-4)  # a step of Adam, in log scale
     assert first.scale.item() == trained
     assert pyro.get_param_store()["same.scale"].item() == pytest.approx(trained)
+
+
+def test_two_models_may_share_a_network(x):
+    """Both run eagerly, its tensors stand in Pyro's store under two names."""
+    one = pyrovae.VAE(x.shape[1:], 2)
+    other = pyrovae.VAE(x.shape[1:], 2, encoder=one.encoder, decoder=one.decoder)
+    fresh = pyrovae.evaluate(one, x, 3)
+    for vae in (one, other):
+        ELBO().loss(vae.model, vae.guide, x)
+    names = set(pyro.get_param_store().keys())
+    assert len(names) == 2 * len(list(one.parameters()))
+    assert [pyrovae.evaluate(vae, x, 3) for vae in (one, other)] == [fresh, fresh]
+    assert set(pyro.get_param_store().keys()) == names
+    for vae in (one, other):
+        vae.decoder = pyrovae.VAE(x.shape[1:], 2).decoder
+        svi = pyrovae.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.1}), ELBO())
+        before = vae.encoder[0].weight.clone()
+        svi.step(x)
+        assert not torch.equal(vae.encoder[0].weight, before)
+        ELBO().loss(vae.model, vae.guide, x)
+    assert set(pyro.get_param_store().keys()) == names
+
+
+@pytest.mark.parametrize("optim", [pyro.optim.SGD({"lr": 0.1}), partial(torch.optim.SGD, lr=0.1)])
+def test_a_tensor_of_two_names_is_trained_once(optim):
+    weight = nn.Linear(1, 1)
+
+    def model(x):
+        for name in ("one", "two"):
+            pyro.module(name, weight)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(weight(x), 1.0).to_event(1), obs=x)
+
+    before, error = weight.bias.item(), (weight(torch.ones(1)) - 1).item()
+    svi = pyrovae.SVI(model, lambda x: None, optim, Trace_ELBO())
+    svi.step(torch.ones(3, 1))
+    assert weight.bias.item() == pytest.approx(before - 0.1 * 3 * error, rel=1e-5)
+    assert list(svi.parameters) == ["one$$$weight", "one$$$bias"]
+    assert len(pyro.get_param_store()) == 0
 
 
 def test_parameters_of_one_name_are_all_trained():
