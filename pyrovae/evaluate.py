@@ -97,8 +97,9 @@ def gaps(
         steps, learning_rate: of the refinement, as in `refine`.
     """
     model, guide = pair(programs)
-    before, _ = scores(programs, data, particles, seed)
+    # The refined guide first: what it cannot refine it refuses before any work.
     after, _ = scores((model, refine(model, guide, steps, learning_rate)), data, particles, seed)
+    before, _ = scores(programs, data, particles, seed)
     rows = {
         "elbo": before["elbo"],
         "amortisation_gap": after["elbo"] - before["elbo"],

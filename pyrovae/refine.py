@@ -49,6 +49,8 @@ def refine(model: Program, guide: Program, steps: int = 20, learning_rate: float
             with torch.no_grad():
                 start: Shifts = {}
                 shifted(start)(guide)(*args, **kwargs)  # fills in what there is to shift, for each datum alone
+            if not start:
+                raise ValueError("refine: expected at least one latent site, found none")
             best = _climb(elbo, start, steps, learning_rate)
         return shifted(best)(guide)(*args, **kwargs)
 

@@ -191,6 +191,12 @@ def detached(trace: Trace) -> Trace:
     return at(trace, {name: site["value"].detach() for name, site in sites(trace, False).items()})
 
 
+def check_latents(trace: Trace, what: str) -> None:
+    """Raise a ValueError unless there is a latent."""
+    if not sites(trace, False):
+        raise ValueError(f"{what}: expected at least one latent site, found none")
+
+
 def check_pathwise(trace: Trace, what: str) -> None:
     """Raise a ValueError unless every latent is a differentiable function of the guide's parameters, or enumerated."""
     for name, site in sites(trace, False).items():

@@ -15,6 +15,7 @@ from torch import nn
 import pyrovae
 from pyrovae import objectives, traces
 from pyrovae.likelihoods import Normal
+from pyrovae.models.completion_vae import Completion
 from pyrovae.objectives import ELBO, Constant, Cyclic, Objective, WarmUp
 from pyrovae.objectives.mmd import mmd
 
@@ -399,6 +400,16 @@ def test_a_latent_without_a_path_is_refused(objective):
     weight = nn.Parameter(torch.zeros(()))
     with pytest.raises(ValueError, match="needs reparametrised latents: 'z' of Bernoulli is none"):
         objective.differentiable_loss(model, guide, torch.zeros(4))
+
+
+NEEDS = [objectives.Capacity(), objectives.MMD(), objectives.IWAE(3, dreg=True), objectives.ReweightedWakeSleep()]
+
+
+@pytest.mark.parametrize("objective", [*NEEDS, ELBO(1.0, "path-derivative")], ids=lambda each: type(each).__name__)
+def test_a_model_without_latents_is_refused_by_what_is_about_them(objective):
+    model = Completion(5, torch.arange(5) < 2)
+    with pytest.raises(ValueError, match=": expected at least one latent site, found none"):
+        objective.differentiable_loss(model.model, model.guide, torch.zeros(3, 5))
 
 
 def test_two_layers_have_the_path_derivative_and_dreg():

@@ -11,6 +11,7 @@ from conftest import two_layers
 import pyrovae
 from pyrovae import guides, traces
 from pyrovae.likelihoods import Normal
+from pyrovae.models.completion_vae import Completion
 from pyrovae.objectives import ELBO
 from pyrovae.refine import refine
 
@@ -114,6 +115,15 @@ def test_what_cannot_be_refined_is_refused():
         refine(program, program)(torch.zeros(3))
     with pytest.raises(ValueError, match="steps: expected an integer >= 0, found -1"):
         refine(program, program, steps=-1)
+
+
+def test_without_latents_there_is_nothing_to_refine():
+    model, x = Completion(5, torch.arange(5) < 2), torch.zeros(3, 5)
+    message = "refine: expected at least one latent site, found none"
+    with pytest.raises(ValueError, match=message):
+        refine(model.model, model.guide)(x)
+    with pytest.raises(ValueError, match=message):
+        pyrovae.gaps(model, x)
 
 
 def test_one_bad_datum_spoils_no_other():

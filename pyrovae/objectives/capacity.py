@@ -8,7 +8,7 @@ from pyrovae import checks
 from pyrovae.objectives.objective import Objective
 from pyrovae.objectives.schedules import Schedule, WarmUp
 from pyrovae.programs import Program
-from pyrovae.traces import averaged, check_pathwise, kl, log_prob, traces
+from pyrovae.traces import averaged, check_latents, check_pathwise, kl, log_prob, traces
 
 
 class Capacity(Objective):
@@ -32,6 +32,7 @@ class Capacity(Objective):
 
     def value(self, number: Any, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         q, p = traces(model, guide, 1, *args, enumerated=True, **kwargs)
+        check_latents(q, "Capacity")
         check_pathwise(q, "Capacity")
         total: Any = sum(each.flatten(0, 1).mean(0).sum() for each in kl(q, p)[0].values())
         return self.gamma * (total - number).abs() - averaged(q, log_prob(p, True)).mean()

@@ -10,6 +10,7 @@ from pyrovae.objectives.objective import Objective
 from pyrovae.programs import Program
 from pyrovae.traces import (
     at,
+    check_latents,
     check_pathwise,
     detached,
     draw,
@@ -34,7 +35,7 @@ class IWAE(Objective):
         dreg: the encoder's gradient as sum_k w_k^2 d log w_k / dz_k dz_k/dphi, with w_k the normalised weights.
 
     Raises:
-        ValueError: dreg where a latent is no differentiable function of the guide's parameters.
+        ValueError: dreg without latents, or where one is no differentiable function of the guide's parameters.
     """
 
     def __init__(self, k: int = 5, dreg: bool = False) -> None:
@@ -49,6 +50,7 @@ class IWAE(Objective):
     def _doubly_reparametrised(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The bound (N,), whose gradient has each weight once for the model's parameters, twice for the guide's."""
         q = draw(guide, self.k, *args, **kwargs)
+        check_latents(q, "dreg")
         check_pathwise(q, "dreg")
         share: list[Tensor] = []
 

@@ -8,7 +8,7 @@ from pyrovae import checks
 from pyrovae.objectives.objective import Objective
 from pyrovae.objectives.schedules import Schedule
 from pyrovae.programs import Program
-from pyrovae.traces import check_pathwise, log_prob, sites, traces
+from pyrovae.traces import check_latents, check_pathwise, log_prob, sites, traces
 
 
 class MMD(Objective):
@@ -24,7 +24,7 @@ class MMD(Objective):
         beta: a number >= 0, or a schedule.
 
     Raises:
-        ValueError: a latent is no differentiable function of the guide's parameters (a class y).
+        ValueError: no latents; one that is no differentiable function of the guide's parameters (a class y).
     """
 
     def __init__(self, weight: float = 10.0, beta: float | Schedule = 0.0) -> None:
@@ -33,6 +33,7 @@ class MMD(Objective):
 
     def value(self, number: Any, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         q, p = traces(model, guide, 1, *args, **kwargs)
+        check_latents(q, "MMD")
         check_pathwise(q, "MMD")
         distance: Any = 0.0
         for name, site in sites(q, False).items():

@@ -7,7 +7,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from pyrovae.programs import Program
-from pyrovae.traces import check_pathwise, detached
+from pyrovae.traces import check_latents, check_pathwise, detached
 
 
 class PathDerivative_ELBO(Trace_ELBO):
@@ -20,6 +20,7 @@ class PathDerivative_ELBO(Trace_ELBO):
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         loss: Any = 0.0
         for p, q in self._get_traces(model, guide, args, kwargs):
+            check_latents(q, "the path derivative")
             check_pathwise(q, "the path derivative")
             again = poutine.trace(poutine.replay(guide, trace=detached(q))).get_trace(*args, **kwargs)
             score: Any = again.log_prob_sum()

@@ -8,7 +8,7 @@ from torch import Tensor
 from pyrovae import checks
 from pyrovae.objectives.objective import Objective
 from pyrovae.programs import Program
-from pyrovae.traces import detached, draw, log_mean_exp, log_prob, replayed
+from pyrovae.traces import check_latents, detached, draw, log_mean_exp, log_prob, replayed
 
 
 class ReweightedWakeSleep(Objective):
@@ -29,6 +29,7 @@ class ReweightedWakeSleep(Objective):
     def value(self, number: Any, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         with torch.no_grad():
             latents = detached(draw(guide, self.k, *args, **kwargs))
+        check_latents(latents, "ReweightedWakeSleep")
         log_q = log_prob(replayed(guide, latents, self.k, *args, **kwargs), False)
         p = replayed(model, latents, self.k, *args, **kwargs)
         log_w = log_prob(p, True) + log_prob(p, False) - log_q.detach()
