@@ -1,6 +1,7 @@
 """Questions to any (model, guide): samples, reconstructions, importance weights, log p(x)."""
 
 from collections.abc import Iterator
+from inspect import signature
 from itertools import count
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.data.split import Data, blocks, by_label
-from pyrovae.programs import Programs, answering, arguments, classifies, encoded, pair, placement, takes_labels
+from pyrovae.programs import Programs, answering, arguments, classifies, encoded, own, pair, placement, takes_labels
 from pyrovae.randomness import Stream, seeded
 from pyrovae.traces import closed_mean, log_mean_exp, log_weight, log_weight_of_each, over, traces
 
@@ -26,12 +27,24 @@ def sample(programs: Programs, n: int, y: Any = None) -> Tensor:
     device, _ = placement(programs)
     with answering(programs):
         if y is None:
+            _refuse_conditional(programs)
             return pair(programs)[0](n=n)
         _refuse_labels(programs)
         y = torch.as_tensor(y, device=device)
         if y.ndim == 0 or len(y) != n:
             raise ValueError(f"y: expected {n} labels, found {len(y) if y.ndim else y.item()}")
         return pair(programs)[0](y=encoded(programs, y))
+
+
+def _refuse_conditional(programs: Programs) -> None:
+    """Raise a ValueError where the model cannot be called with n alone."""
+    parameters = signature(pair(programs)[0])
+    try:
+        parameters.bind(n=1)
+    except TypeError:
+        advice = "; complete(x) draws what is unseen of x" if own(programs, "complete") else ""
+        found = f"model({', '.join(parameters.parameters)}){advice}"
+        raise ValueError(f"sample: expected a model that generates n data, model(n=...), found {found}") from None
 
 
 def reconstruct(programs: Programs, x: Tensor, y: Tensor | None = None) -> Tensor:

@@ -313,6 +313,11 @@ def test_quadrants(seen, rows):
             lambda: Completion(5, MASK).complete(torch.full((2, 5), torch.nan)),
             "x: expected finite values where it is seen, found nan at .0, 0.",
         ),
+        (
+            lambda: inference.sample(CompletionVAE(5, 2, MASK), 3),
+            r"expected a model that generates n data, .* found model\(x, s\); complete\(x\) draws what is unseen of x",
+        ),
+        (lambda: inference.sample((lambda x: x, lambda x: None), 3), r"model\(n=...\), found model\(x\)$"),
         (lambda: Completion(5, MASK).complete(torch.zeros(2, 4)), r"x: expected shape \(N, 5\), found \(2, 4\)"),
         (lambda: Completion(5, MASK).complete(torch.zeros(2, 5), 0), "n: expected an integer >= 1, found 0"),
         (lambda: Completion(5, MASK).model(), "x: expected data, or as s what is seen of them, found neither"),
