@@ -45,6 +45,13 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session
+def experiment(session: nox.Session) -> None:
+    """Answer a question of runs/ with numbers and pictures: nox -s experiment -- layers --data mnist, or -- --list."""
+    install(session)
+    session.run("python", "-m", "pyrovae", "experiment", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Time our training beside others', a step of it or the whole: nox -s bench -- steps --nets mlp, or -- whole."""
     install(session, "bench")

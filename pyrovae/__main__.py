@@ -1,4 +1,5 @@
-"""The command line: `pyrovae train`, `pyrovae evaluate RUN`, `pyrovae plot RUN`, `pyrovae compare`."""
+"""The command line: `pyrovae train`, `pyrovae evaluate RUN`, `pyrovae plot RUN`, `pyrovae compare`,
+`pyrovae experiment NAME`."""
 
 import argparse
 import math
@@ -10,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pyrovae import checks, compare, files, recipe, runs
+from pyrovae import checks, compare, experiments, files, recipe, runs
 from pyrovae.recipe import Recipe
 from pyrovae.train import TrainingError
 
@@ -106,6 +107,19 @@ def _compare(root: Path, seeds: int, jobs: int, **options: Any) -> None:
         raise TrainingError(f"{len(failed)} of {len(cells)} runs: look at {root / failed[0]}.log")
 
 
+def _experiment(name: str, data: str, seeds: int, root: Path, threads: int, list: bool) -> None:
+    if list or not name:
+        for each, question in experiments.found(root).items():
+            print(f"{each:14} {question}")
+        return
+    with _bad_input():
+        checks.integer("threads", threads, 0)
+        experiments.check(root, name, data, seeds)
+    with runs.threads(threads):
+        target = experiments.run(root, name, data, seeds)
+    print(f"\n{(target / 'findings.md').read_text()}\n{target} holds it.")
+
+
 def _report(results: dict[str, Any]) -> None:
     """The numbers, one a line, with their standard errors over the data."""
     print(f"\n{results['split']} data, {results['rows']} rows, nats per datum ({results['measure']}):")
@@ -188,6 +202,15 @@ def _parser() -> argparse.ArgumentParser:
     each.add_argument("--split", default="", help="test, valid or train; empty: the first that the data have")
     each.add_argument("--seed", type=int, default=0, help="of the noise")
     each.set_defaults(command=_evaluate)
+
+    each = commands.add_parser("experiment", help="one of the questions in runs/, answered", **known)
+    each.add_argument("name", nargs="?", default="", metavar="NAME", help="of the experiment; without it, a list")
+    each.add_argument("--list", action="store_true", help="names and questions, one a line")
+    each.add_argument("--data", default="digits", help="digits (under two minutes), or mnist ($PYROVAE_DATA)")
+    each.add_argument("--seeds", default=1, type=int, help="repetitions of what chance decides")
+    each.add_argument("--root", default=Path("runs"), type=Path, help="folder of the runs")
+    each.add_argument("--threads", default=0, type=int, help="of torch on the CPU; 0: half of torch's own choice")
+    each.set_defaults(command=_experiment)
 
     each = commands.add_parser("plot", help="figures of a run: figures/*.png", **known)
     each.add_argument("path", type=Path, metavar="RUN", help="the run's directory")

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -31,6 +32,16 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_figures(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
+    """Each figure as folder/NAME.png, whole or not at all."""
+    folder.mkdir(exist_ok=True)
+    written = [folder / f"{name}.png" for name in sorted(figures)]
+    for target in written:
+        with replacing(target) as temporary:
+            figures[target.stem].savefig(temporary, format="png")
+    return written
 
 
 def write_json(path: Path, value: Any) -> None:

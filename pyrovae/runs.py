@@ -185,7 +185,8 @@ def _make(path: Path) -> None:
         raise ValueError(f"{path}: expected a directory that can be written to ({error.strerror})") from None
 
 
-def _environment(training: Training) -> dict[str, Any]:
+def surroundings() -> dict[str, Any]:
+    """What a result was made with: versions, commit, machine, threads."""
     packages = ("pyrovae", "torch", "torchvision", "pyro-ppl", "numpy")
     return {
         "python": platform.python_version(),
@@ -193,6 +194,13 @@ def _environment(training: Training) -> dict[str, Any]:
         "commit": _commit(),
         "system": f"{platform.system()} {platform.machine()}",
         "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _environment(training: Training) -> dict[str, Any]:
+    return {
+        **surroundings(),
         "parameters": sum(value.numel() for value in training.svi.parameters.values()),
         **_place(training),
         **training.matmul_measured,
@@ -284,9 +292,4 @@ def plot(path: Path) -> list[Path]:
     figures = draw(model, held_out, made.seed)
     if records := files.read_lines(path / "metrics.jsonl"):
         figures["loss"] = plots.loss_curves(records)
-    (path / "figures").mkdir(exist_ok=True)
-    written = [path / "figures" / f"{name}.png" for name in sorted(figures)]
-    for target in written:
-        with files.replacing(target) as temporary:
-            figures[target.stem].savefig(temporary, format="png")
-    return written
+    return files.write_figures(path / "figures", figures)

@@ -18,7 +18,7 @@ FLOORS = [
     ["anomaly", "clusters", "figures", "train"],
     ["recipe"],
     ["runs"],
-    ["compare"],
+    ["compare", "experiments"],
     ["__init__", "__main__"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -113,7 +113,7 @@ def joined(part, *inputs, output=(6,)):
 
 
 @pytest.mark.parametrize("network", [*(each for each in NETWORKS if kind(each) is MLP), FilledIn, Log1p])
-@pytest.mark.parametrize("inputs", [(LABEL, IMAGE), ((6,), LABEL), ((6,), (1,), (2, 2))])
+@pytest.mark.parametrize("inputs", [(LABEL, IMAGE), ((6,), LABEL), ((3,), LABEL), ((6,), (1,), (2, 2))])
 def test_beside_a_vector_all_are_one_vector(network, inputs):
     made, values = joined(network, *inputs)
     torch.testing.assert_close(made(*values), made.network(torch.cat([value.flatten(1) for value in values], 1)))

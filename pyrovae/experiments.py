@@ -1,0 +1,89 @@
+"""Experiments: a question each, answered with numbers and pictures of the run that one has just made.
+
+runs/NAME/experiment.py      begins with the question, in one sentence; `experiment(data, seeds)` answers it
+runs/NAME/DATA/findings.md   what was found, the command, and what it ran on
+runs/NAME/DATA/figures/      pictures
+"""
+
+import importlib.util
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from types import ModuleType
+
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from pyrovae import checks, files
+from pyrovae.runs import surroundings
+
+FILE = "experiment.py"
+
+
+@dataclass
+class Findings:
+    """What an experiment found: Markdown, and figures by name."""
+
+    text: str
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+
+
+def found(root: Path) -> dict[str, str]:
+    """The experiments of a folder of runs: name and sentence."""
+    return {path.parent.name: (_load(path).__doc__ or "").strip() for path in sorted(root.glob(f"*/{FILE}"))}
+
+
+def check(root: Path, name: str, data: str, seeds: int) -> ModuleType:
+    """The experiment, or a ValueError that says what is not known of it."""
+    checks.member("experiment", name, [path.parent.name for path in root.glob(f"*/{FILE}")])
+    module = _load(root / name / FILE)
+    checks.member("data", data, module.BUDGETS)
+    checks.integer("seeds", seeds)
+    return module
+
+
+def run(root: Path, name: str, data: str = "digits", seeds: int = 1) -> Path:
+    """Carry one out, and write down what it found; earlier findings on these data give way when all is done.
+
+    Args:
+        root: the folder of the runs.
+        name: of the experiment.
+        data: one of those that it has a budget for.
+        seeds: how often what chance decides is repeated.
+    """
+    module, begun = check(root, name, data, seeds), time.perf_counter()
+    findings: Findings = module.experiment(data, seeds)
+    minutes, made = (time.perf_counter() - begun) / 60, surroundings()
+    target = root / name / data
+    target.mkdir(exist_ok=True)
+    files.write_figures(target / "figures", findings.figures)
+    pictures = [f"![{each.replace('-', ' ')}](figures/{each}.png)" for each in findings.figures]
+    footer = (
+        f"`nox -s experiment -- {name} --data {data} --seeds {seeds}`, {minutes:.1f} minutes with "
+        f"{made['threads']} of {made['processors']} processors, torch {made['torch']}, commit {made['commit']}."
+    )
+    sections = [f"# {(module.__doc__ or name).strip()}", findings.text.strip(), *pictures, footer]
+    files.write_bytes(target / "findings.md", ("\n\n".join(sections) + "\n").encode())
+    return target
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table in Markdown; the first column names its row."""
+    sides = ["left"] + ["right"] * (len(heads) - 1)
+    return tabulate([[str(cell) for cell in row] for row in rows], heads, "pipe", disable_numparse=True, colalign=sides)
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Mean ± standard deviation over repetitions; of one there is none."""
+    return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"experiment_{path.parent.name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,77 @@
+"""Experiments: found in a folder, checked before any work, written down whole."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyrovae import experiments
+
+RUNS = Path(__file__).parents[1] / "runs"
+TOY = '''"""Whether two and two are four."""
+from matplotlib.figure import Figure
+from pyrovae.experiments import Findings, spread, table
+BUDGETS = {"digits": 2, "mnist": 3}
+def experiment(name, seeds):
+    if seeds == 3:
+        raise RuntimeError("three")
+    return Findings(table(["", "sum"], [["two and two", spread([2.0 + BUDGETS[name]] * seeds)]]), {"empty": Figure()})
+'''
+
+
+@pytest.fixture
+def toy(tmp_path):
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "experiment.py").write_text(TOY)
+    return tmp_path
+
+
+def test_what_was_found_is_written_down(toy):
+    target = experiments.run(toy, "toy", "digits", 2)
+    text = (target / "findings.md").read_text()
+    assert text.startswith("# Whether two and two are four.")
+    assert "4.00 ± 0.00" in text
+    assert "nox -s experiment -- toy --data digits --seeds 2" in text
+    assert (target / "figures" / "empty.png").stat().st_size > 100
+    assert "5.00" in (experiments.run(toy, "toy", "mnist") / "findings.md").read_text()
+
+
+def test_one_that_fails_leaves_the_last_findings(toy):
+    before = (experiments.run(toy, "toy") / "findings.md").read_bytes()
+    with pytest.raises(RuntimeError, match="three"):
+        experiments.run(toy, "toy", seeds=3)
+    assert (toy / "toy" / "digits" / "findings.md").read_bytes() == before
+    assert len(list((toy / "toy" / "digits").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "seeds", "message"),
+    [
+        ("tyo", "digits", 1, "did you mean 'toy'"),
+        ("toy", "minst", 1, "did you mean 'mnist'"),
+        ("toy", "digits", 0, "seeds: expected an integer >= 1"),
+    ],
+)
+def test_bad_input(toy, name, data, seeds, message):
+    with pytest.raises(ValueError, match=message):
+        experiments.run(toy, name, data, seeds)
+
+
+def test_those_of_the_project_say_in_a_line_what_they_ask():
+    listed = experiments.found(RUNS)
+    assert len(listed) == len(list(RUNS.glob("*/experiment.py"))) > 0
+    assert all(question and "\n" not in question and len(question) < 120 for question in listed.values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", experiments.found(RUNS))
+def test_each_answers_on_digits(name, tmp_path):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "experiment.py").write_text((RUNS / name / "experiment.py").read_text())
+    command = [sys.executable, "-m", "pyrovae", "experiment", name, "--root", str(tmp_path), "--threads", "1"]
+    assert subprocess.run(command, check=False).returncode == 0
+    findings = tmp_path / name / "digits" / "findings.md"
+    assert "nan" not in findings.read_text()
+    assert len(list((findings.parent / "figures").glob("*.png"))) > 0
