@@ -88,11 +88,13 @@ def finite(name: str, x: Tensor, missing: bool = False) -> None:
         raise ValueError(f"{name}: expected finite values, found {found}{advice}")
 
 
-def support(x: Tensor, constraint: Any, advice: str = "", name: str = "x") -> None:
-    """Every value inside a distribution's support."""
+def support(x: Tensor, constraint: Any, advice: str = "", name: str = "x", only: Tensor | None = None) -> None:
+    """Every value, or those where `only` is True, inside a distribution's support."""
     while isinstance(constraint, constraints.independent):
         constraint = constraint.base_constraint
     outside = ~constraint.check(x)
+    if only is not None:
+        outside &= only
     if not bool(outside.any()):
         return
     where = tuple(outside.nonzero()[0].tolist())

@@ -318,6 +318,16 @@ def test_quadrants(seen, rows):
             r"expected a model that generates n data, .* found model\(x, s\); complete\(x\) draws what is unseen of x",
         ),
         (lambda: inference.sample((lambda x: x, lambda x: None), 3), r"model\(n=...\), found model\(x\)$"),
+        (
+            lambda: Completion(5, MASK).complete(torch.full((2, 5), 0.3)),
+            r"x: expected values in the support Boolean\(\), found 0.3 at \(0, 0\), 4 of 10 in all",
+        ),
+        (
+            lambda: CompletionVAE(5, 2, MASK, partial(likelihoods.Columns, families=FAMILIES)).complete(
+                -torch.ones(2, 5)
+            ),
+            r"x: expected values in the support .* in column 2, found -1 at \(0, 2\), 2 of 10 in all",
+        ),
         (lambda: Completion(5, MASK).complete(torch.zeros(2, 4)), r"x: expected shape \(N, 5\), found \(2, 4\)"),
         (lambda: Completion(5, MASK).complete(torch.zeros(2, 5), 0), "n: expected an integer >= 1, found 0"),
         (lambda: Completion(5, MASK).model(), "x: expected data, or as s what is seen of them, found neither"),

@@ -92,7 +92,7 @@ class Completion(nn.Module):
     def complete(self, x: Tensor, n: int = 1) -> Tensor:
         """n draws of x ~ p(x|s) for each row of x, of shape (n, N, *event_shape).
 
-        What is seen of x stays; what is unseen is ignored, and may be NaN.
+        What is seen of x stays, and has to be in the likelihood's support; what is unseen is ignored, and may be NaN.
         """
         checks.integer("n", n)
         checks.event(x, self.event_shape)
@@ -100,6 +100,7 @@ class Completion(nn.Module):
         if not bool(torch.isfinite(s).all()):
             where = tuple((~torch.isfinite(s)).nonzero()[0].tolist())
             raise ValueError(f"x: expected finite values where it is seen, found {s[where].item()} at {where}")
+        self._in_support(s, self.likelihood.mask)
         with answering(self), pyro.plate("completions", n, dim=-2):
             return self.model(s=s)
 
@@ -107,8 +108,11 @@ class Completion(nn.Module):
         """Raise a ValueError unless x are whole data: their shape, finite, in the likelihood's support."""
         checks.event(x, self.event_shape)
         checks.finite("x", x)
+        self._in_support(x)
+
+    def _in_support(self, x: Tensor, only: Tensor | None = None) -> None:
         whole = self.likelihood.of(x.new_zeros(1, *self.likelihood.param_shape))
-        checks.support(x, whole.support, self.likelihood.advice)
+        checks.support(x, whole.support, self.likelihood.advice, only=only)
 
 
 class CompletionVAE(Completion):
