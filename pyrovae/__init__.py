@@ -2,13 +2,14 @@
 
 from pyrovae import anomaly, clusters, data, guides, likelihoods, models, networks, objectives, priors
 from pyrovae.evaluate import evaluate, gaps
+from pyrovae.faults import TrainingError
 from pyrovae.inference import impute
 from pyrovae.likelihoods.squared_error import squared_error
 from pyrovae.models import VAE
 from pyrovae.refine import refine
 from pyrovae.runs import load
 from pyrovae.svi import SVI
-from pyrovae.train import Training, TrainingError, fit
+from pyrovae.train import Training, fit
 
 __all__ = [
     "SVI",

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pyrovae import checks, compare, experiments, files, recipe, runs
+from pyrovae.faults import TrainingError
 from pyrovae.recipe import Recipe
-from pyrovae.train import TrainingError
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -46,7 +46,7 @@ def _train(path: Path | None, name: str, root: Path, resume: bool, **options: An
     with runs.threads(count):
         with _bad_input():
             training = runs.prepare(target, asked, resume)
-        print(f"{target}: {asked.data}, {len(training.train)} rows to train on", flush=True)
+        print(f"{target}: {asked.data}, {len(training.batches.data)} rows to train on", flush=True)
         if training.matmul_measured:
             print(
                 "matmul: {matmul} (medium: {medium_speed:.1f} x as fast, error {medium_error:.0e})".format(

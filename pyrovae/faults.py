@@ -13,25 +13,26 @@ from pyrovae.programs import Programs, answering, arguments, check, encoded, mod
 from pyrovae.randomness import seeded
 
 
-def check_data(programs: Programs, parts: list[Any]) -> None:
+class TrainingError(RuntimeError):
+    """Training met a loss or a gradient that is not finite, or unreadable data; the last good state is restored."""
+
+
+def check_data(programs: Programs, part: Any) -> None:
     """Check all rows in memory, and the first rows of what is read later, or is binary by the way it is read."""
     labels = takes_labels(programs)
     with seeded(0), answering(programs):
-        for part in parts:
-            if labels and isinstance(y := getattr(part, "y", None), Tensor):
-                there = known(y)
-                encoded(programs, y[there])
-                if needs_labels(programs) and not bool(there.all()):
-                    raise ValueError(
-                        f"y: expected the labels of all {len(y)} rows, found {int((~there).sum())} missing"
-                    )
-            x = getattr(part, "x", None)
-            every = isinstance(x, Tensor) and (x.dtype != torch.uint8 or part.binarize == "none")
-            for batch in blocks(part, ROWS if every else 2, labels):
-                for _, rows in by_label(*batch):
-                    arguments(programs, *rows)
-                if not every:
-                    break
+        if labels and isinstance(y := getattr(part, "y", None), Tensor):
+            there = known(y)
+            encoded(programs, y[there])
+            if needs_labels(programs) and not bool(there.all()):
+                raise ValueError(f"y: expected the labels of all {len(y)} rows, found {int((~there).sum())} missing")
+        x = getattr(part, "x", None)
+        every = isinstance(x, Tensor) and (x.dtype != torch.uint8 or part.binarize == "none")
+        for batch in blocks(part, ROWS if every else 2, labels):
+            for _, rows in by_label(*batch):
+                arguments(programs, *rows)
+            if not every:
+                break
 
 
 NOTHING = "every site is finite on that batch: a gradient, or another batch, is not"

@@ -6,36 +6,27 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pyrovae import checks
+from pyrovae.batches import Batches
 from pyrovae.data import Splits
-from pyrovae.data.order import Order
-from pyrovae.data.split import ROWS, Batch, Data, Split, as_split, batches, blocks, by_label, known
-from pyrovae.faults import NOTHING, check_data, first_fault
+from pyrovae.data.split import Batch, Data, as_split
+from pyrovae.faults import NOTHING, TrainingError, check_data, first_fault
 from pyrovae.modes import MATMULS, channels_last, fastest_matmul, matmul_precision, mode
 from pyrovae.objectives import ELBO, Objective
 from pyrovae.objectives.semi_supervised import PartlyLabelled
-from pyrovae.programs import Programs, answering, encoded, modules, own, pair, placement, takes_labels
+from pyrovae.programs import Programs, answering, modules, own, pair, placement
 from pyrovae.randomness import Stream, seeded
 from pyrovae.svi import SVI, laid_out
 
 Record = dict[str, Any]
 State = tuple[dict[str, Tensor], dict[str, Any]]
-
-# So many numbers at a time in validation, in at most ROWS rows.
-FLOATS = 2**20
-
-
-class TrainingError(RuntimeError):
-    """Training met a loss or a gradient that is not finite, or unreadable data; the last good state is restored."""
 
 
 def constant(share: float) -> float:
@@ -108,9 +99,8 @@ class Training:
     ) -> None:
         splits = data if isinstance(data, Splits) else Splits("data", as_split(data))  # type: ignore[arg-type]
         self.programs: Any = programs
-        self.train, self.valid, self.num_classes = as_split(splits.train), splits.valid, splits.num_classes
+        self.valid, self.num_classes = splits.valid, splits.num_classes
         self.epochs = checks.integer("epochs", epochs)
-        self.batch_size = _batch_size(batch_size, self.train)
         self.patience = None if patience is None else checks.integer("patience", patience)
         if patience is not None and self.valid is None:
             raise ValueError("patience: expected validation data to watch, found none")
@@ -121,43 +111,32 @@ class Training:
         self.objective = (own(programs, "objective") or ELBO)() if objective is None else objective
         if not isinstance(self.objective, Objective):
             raise ValueError(f"objective: expected one of pyrovae.objectives, found {type(objective).__name__}")
-        self.labels = takes_labels(programs)
-        if isinstance(self.train, Split):
-            self.train = self.train.settled()
-            if self.labels and self.train.y is not None:  # what is read when it is asked for is asked for once
-                self.train = replace(self.train, y=self.train.y[torch.arange(len(self.train))])
-        check_data(programs, [self.train, *([self.valid] if self.valid else [])])
-        if (rows := own(programs, "training_rows")) and rows != (_rows(self.train) or rows):
-            raise ValueError(f"training_rows: expected those of the training data, {_rows(self.train)}, found {rows}")
-        self.rows = Order(self.train, self.labels, self.batch_size, labelled)
-        if self.rows.labelled:
-            self.objective = PartlyLabelled(self.objective, self.rows.share)
+        self.batches = Batches(programs, as_split(splits.train), batch_size, labelled)
+        if self.valid is not None:
+            check_data(programs, self.valid)
+        if self.batches.order.labelled:
+            self.objective = PartlyLabelled(self.objective, self.batches.order.share)
         self.objective.step = 0
-        device, dtype = placement(programs)
-        self.resident = _resident(self.train, device, dtype)
-        y = getattr(self.train, "y", None) if self.labels and self.resident is not None else None
-        self.resident_labels = None if y is None else self._encoded(y)
-        total = 0 if self.steps_per_epoch is None else self.epochs * self.steps_per_epoch
         self.svi = SVI(
             *pair(programs),
             partial(optimizer, lr=learning_rate),
             self.objective,
             clip,
             compile,
-            total,
-            self._read,
+            self.steps or 0,
+            self.batches.read,
             torch.bfloat16 if autocast else None,
         )
         if isinstance(self.objective.number, Tensor):
-            self.objective.number = self.objective.number.to(device)
+            self.objective.number = self.objective.number.to(placement(programs)[0])
         self.matmul, self.matmul_measured = checks.member("matmul", matmul, MATMULS), {}
         if matmul == "auto":
             seen = [value for module in modules(programs) for value in module.parameters()]
-            self.matmul, *measured = fastest_matmul(seen, self.batch_size)
+            self.matmul, *measured = fastest_matmul(seen, self.batches.size)
             self.matmul_measured = dict(zip(("medium_error", "medium_speed"), measured, strict=True))
         with seeded(self.seed, 4), self._training():
             try:
-                self.svi.prepare(*next(self._batches(torch.arange)))
+                self.svi.prepare(*next(self.batches()))
             except TrainingError as error:
                 raise ValueError(str(error)) from error
         self.noise, self.order = Stream(self.seed, 1), torch.Generator().manual_seed(self.seed)
@@ -166,8 +145,7 @@ class Training:
         self.best: dict[str, Tensor] = {}
 
     def __iter__(self) -> Iterator[Record]:
-        total = None if self.steps_per_epoch is None else self.epochs * self.steps_per_epoch
-        with tqdm(total=total, initial=self.step, unit="step", disable=None, dynamic_ncols=True) as bar:
+        with tqdm(total=self.steps, initial=self.step, unit="step", disable=None, dynamic_ncols=True) as bar:
             while not self.finished:
                 record = self._epoch(bar)
                 bar.set_postfix_str(_summary(record))
@@ -181,12 +159,9 @@ class Training:
         return self.epoch >= self.epochs or (self.patience is not None and self.stale >= self.patience)
 
     @property
-    def steps_per_epoch(self) -> int | None:
-        """None for a stream that does not know its length."""
-        try:
-            return len(self.train) if isinstance(self.train, DataLoader) else len(self.rows)
-        except TypeError:
-            return None
+    def steps(self) -> int | None:
+        """In all epochs; None for a stream that does not know its length."""
+        return None if self.batches.number is None else self.epochs * self.batches.number
 
     def _epoch(self, bar: Any) -> Record:
         start, good = time.perf_counter(), self.state()
@@ -210,7 +185,7 @@ class Training:
         sizes: list[int] = []  # where some labels are missing, of the rows without: the others are as many in each
         fault: ValueError | None = None
         with self._stepping():
-            for batch in self._batches(self._shuffle):
+            for batch in self.batches(self._shuffle):
                 try:
                     loss, step_taken = self._launch(batch, len(sizes))
                 except ValueError as error:  # Pyro's validation, where a step runs eagerly
@@ -218,7 +193,7 @@ class Training:
                     break
                 losses.append(loss)
                 taken.append(step_taken)
-                sizes.append(len(batch[0]) - (self.rows.labelled or 0))
+                sizes.append(len(batch[0]) - (self.batches.order.labelled or 0))
                 bar.update()
         flags = torch.stack(taken).tolist() if taken else []
         if not all(flags):
@@ -250,47 +225,8 @@ class Training:
     def _shuffle(self, n: int) -> Tensor:
         return torch.randperm(n, generator=self.order)
 
-    def _batches(self, shuffle: Callable[[int], Tensor]) -> Iterator[Batch]:
-        """The batches of an epoch: the numbers of their rows where the data are resident, else their values."""
-        if self.resident is not None:
-            return ((rows,) for rows in self.rows(shuffle).to(self.resident.device).split(self.batch_size))
-        return self._read_all(shuffle)
-
-    def _read_all(self, shuffle: Callable[[int], Tensor]) -> Iterator[Batch]:
-        try:
-            for x, *y in batches(self.train, lambda n: self.rows(shuffle), self.batch_size, self.labels):
-                yield self._place(x), *map(self._encoded, y)
-        except Exception as error:  # a worker's ends with its own message, after its traceback
-            raise TrainingError(f"the data cannot be read: {checks.reason(error, last=True)}") from error
-
-    def _place(self, x: Tensor) -> Tensor:
-        return x.to(*placement(self.programs))
-
-    def _encoded(self, y: Tensor) -> Tensor:
-        """Labels as the programs' site has them, on their device; 0 where they are missing."""
-        there = known(y)
-        if isinstance(self.train, DataLoader) and not bool(there.all()):
-            raise ValueError("y: expected a Split or a Dataset where labels are missing, found a DataLoader")
-        values = encoded(self.programs, y[there].to(placement(self.programs)[0]))
-        full = values.new_zeros(len(y), *values.shape[1:])
-        full[there.to(full.device)] = values
-        return full
-
-    def _read(self, x: Tensor, y: Tensor | None = None) -> Batch:
-        """The objective's arguments for a batch: x; x and y; or x and y of its labelled rows, then x of the others.
-        Part of the step."""
-        if self.resident is not None:
-            assert isinstance(self.train, Split)
-            rows = x
-            x = self._place(self.train.convert(self.resident.index_select(0, rows), rows))
-            y = None if self.resident_labels is None else self.resident_labels.index_select(0, rows)
-        labelled = self.rows.labelled
-        if y is None or labelled == 0:
-            return (x,)
-        return (x, y) if labelled is None else (x[:labelled], y[:labelled], x[labelled:])
-
     def _launch(self, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
-        share = (self.epoch + number / (self.steps_per_epoch or math.inf)) / self.epochs
+        share = (self.epoch + number / (self.batches.number or math.inf)) / self.epochs
         self.rate = self.learning_rate * self.lr_schedule(share)
         for group in self.svi.optimizer.param_groups:
             group["lr"] = self.rate
@@ -301,21 +237,16 @@ class Training:
         if self.valid is None:
             return None
         total = rows = 0.0
-        size = max(self.batch_size, min(ROWS, FLOATS // math.prod(self.valid.event_shape)))
         with seeded(self.seed, 2), answering(self.programs), matmul_precision(self.matmul):
-            for block in blocks(self.valid, size, self.labels):
-                for _, part in by_label(*block):
-                    x, *y = part
-                    args = (self._place(x), *map(self._encoded, y))
-                    try:
-                        loss = self.objective.final_loss(*pair(self.programs), *args)
-                        what = "" if math.isfinite(loss) else f"the validation loss is {loss}"
-                    except ValueError as fault:
-                        what = checks.reason(fault)
-                    if what:
-                        where = f"{what} in validation; {first_fault(self.programs, *args)}"
-                        raise TrainingError(self._report(where, self.step))
-                    total, rows = total + loss * len(x), rows + len(x)
+            for args in self.batches.parts(self.valid):
+                try:
+                    loss = self.objective.final_loss(*pair(self.programs), *args)
+                    what = "" if math.isfinite(loss) else f"the validation loss is {loss}"
+                except ValueError as fault:
+                    what = checks.reason(fault)
+                if what:
+                    raise self._error(f"{what} in validation; {first_fault(self.programs, *args)}", self.step)
+                total, rows = total + loss * len(args[0]), rows + len(args[0])
         return total / rows
 
     def _note_best(self, valid_loss: float | None) -> None:
@@ -373,20 +304,20 @@ class Training:
         """Replay the epoch from its start to the step that failed, and look at each site there."""
         self.restore(good)
         with self._stepping():
-            remaining = self._batches(self._shuffle)
+            remaining = self.batches(self._shuffle)
             batch = next(remaining)
             for done in range(number):
                 self._launch(batch, done)
                 batch = next(remaining, batch)  # where the last step spoilt a parameter, its batch again
-            x, *rest = self._read(*batch)
+            x, *rest = self.batches.read(*batch)
             calls = [(x, *rest[:1]), *((others,) for others in rest[1:])]
             where = next((text for call in calls if (text := first_fault(self.programs, *call))), NOTHING)
-        message = self._report(f"{what}; {where}", self.step + min(number + 1, self.steps_per_epoch or number + 1))
+        error = self._error(f"{what}; {where}", self.step + min(number + 1, self.batches.number or number + 1))
         self.restore(good)
-        return TrainingError(message)
+        return error
 
-    def _report(self, what: str, step: int) -> str:
-        return (
+    def _error(self, what: str, step: int) -> TrainingError:
+        return TrainingError(
             f"step {step} (epoch {self.epoch + 1}): {what}. Usual causes: a learning rate that is too high "
             f"(here {self.rate:g}; try a tenth of it, or clip=1), a learned scale that vanishes on constant data, "
             f"data outside the likelihood's support. The state at the end of epoch {self.epoch} is kept"
@@ -404,36 +335,6 @@ def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
 
 def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-
-
-def _resident(data: Any, device: torch.device | None, dtype: torch.dtype | None) -> Tensor | None:
-    """Rows in memory, where the programs are: bytes as bytes, the rest as the programs' dtype."""
-    x = getattr(data, "x", None)
-    if not isinstance(x, Tensor):
-        return None
-    return x.to(device) if x.dtype == torch.uint8 else x.to(device, dtype)
-
-
-def _rows(data: Any) -> int | None:
-    """How many rows there are in all; None for a stream that does not know."""
-    try:
-        return len(data.dataset if isinstance(data, DataLoader) else data)  # type: ignore[arg-type]
-    except TypeError:
-        return None
-
-
-def _batch_size(batch_size: int | None, data: Any) -> int:
-    if batch_size is not None:
-        checks.integer("batch_size", batch_size)
-    if isinstance(data, DataLoader):
-        return batch_size or 128
-    if len(data) < 2:
-        raise ValueError("expected at least 2 rows to train on, found 1")
-    if batch_size is None:
-        return min(128, len(data))
-    if batch_size > len(data):
-        raise ValueError(f"batch_size: expected at most the {len(data)} training rows, found {batch_size}")
-    return batch_size
 
 
 def _summary(record: Record) -> str:

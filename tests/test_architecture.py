@@ -13,7 +13,7 @@ FLOORS = [
     ["checks", "randomness", "files", "handlers", "modes", "plots"],
     ["programs", "tracing", "data", "distributions", "names", "networks"],
     ["faults", "priors", "likelihoods", "guides", "traces"],
-    ["inference", "objectives", "refine"],
+    ["batches", "inference", "objectives", "refine"],
     ["models", "svi", "evaluate"],
     ["anomaly", "clusters", "figures", "train"],
     ["recipe"],

@@ -348,7 +348,7 @@ def test_the_expected_step_is_that_of_all_data(rows, missing, batch_size, labell
     whole = PartlyLabelled(SemiSupervised(), share)
     truth = whole.differentiable_loss(vae.model, vae.guide, x[there], hot, x[~there])
     assert record["loss"] == pytest.approx(truth.item(), rel=1e-9)
-    assert record["step"] == len(training.rows) == len(training.svi.optimizer.seen)
+    assert record["step"] == len(training.batches.order) == len(training.svi.optimizer.seen)
     if rows == 30:
         parameters = [value for group in training.svi.optimizer.param_groups for value in group["params"]]
         gradients = [torch.stack(each).mean(0) for each in zip(*training.svi.optimizer.seen, strict=True)]
@@ -501,7 +501,7 @@ def test_labels_that_are_read_later_are_read_once():
     training = Training(made(), data, epochs=2, batch_size=10, compile=False)
     before = Counting.read
     list(training)
-    assert Counting.read - before == 2 * sum(map(len, training.rows().split(10)))
+    assert Counting.read - before == 2 * sum(map(len, training.batches.order().split(10)))
 
 
 def test_a_loader_of_rows_with_labels_trains():
@@ -754,7 +754,7 @@ def test_one_label_of_its_kind_is_enough(missing):
 def test_few_missing_labels_do_not_shorten_an_epoch():
     """One row of 30 without a label: an epoch still meets all others."""
     training = Training(made(), Split(binary(), classes(missing=1)), epochs=1, batch_size=6, compile=False)
-    rows = training.rows()
+    rows = training.batches.order()
     assert rows.unique().tolist() == list(range(N))
     assert next(iter(training))["step"] == 10
 

@@ -227,7 +227,7 @@ def test_every_path_trains_to_the_same_numbers(digits, compile):
         vae = pyrovae.VAE(digits.event_shape, 2).double()
         training = Training(vae, digits, epochs=2, batch_size=100, compile=compile, objective=ELBO(WarmUp(20)))
         found = [record["loss"] for record in training]
-        assert len(training.train) % 100
+        assert len(training.batches.data) % 100
         assert training.svi.path == {False: "eager", "auto": "graph", True: "compiled"}[compile]
         return found
 
