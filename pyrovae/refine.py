@@ -5,6 +5,7 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -15,7 +16,7 @@ from pyrovae.handlers import alone
 from pyrovae.modes import mode
 from pyrovae.programs import Program, modules
 from pyrovae.randomness import generators, set_generators
-from pyrovae.traces import log_weights, over
+from pyrovae.traces import averaged, log_prob, over, traces
 
 Shifts = dict[str, dict[str, Tensor]]
 
@@ -31,11 +32,17 @@ def refine(model: Program, guide: Program, steps: int = 20, learning_rate: float
     Gradients reach the guide through t: it may be trained so, too. With many steps the amortisation gap is what is
     gained. (Kim et al. 2018; Cremer, Li & Duvenaud 2018)
 
+    Latents that the guide enumerates keep their distribution, and are summed over.
+
     Args:
-        model, guide: Pyro programs with a plate "data"; every latent reparametrised.
+        model, guide: Pyro programs with a plate "data"; every latent reparametrised, or enumerated.
         steps: of Adam, for each call.
         learning_rate: of Adam at the start, in units of the unconstrained parameters.
         particles: draws for each estimate of the ELBO.
+
+    Raises:
+        ValueError: when the guide is called: a latent that is neither; none to refine; one whose proposal depends on
+            an enumerated latent.
     """
     checks.integer("steps", steps, 0)
     checks.positive("learning_rate", learning_rate)
@@ -43,14 +50,15 @@ def refine(model: Program, guide: Program, steps: int = 20, learning_rate: float
 
     def refined(*args: Any, **kwargs: Any) -> Any:
         def elbo(shifts: Shifts, draws: int = particles) -> Tensor:
-            return log_weights(model, shifted(shifts)(guide), draws, *args, **kwargs).mean(0)
+            q, p = traces(model, shifted(shifts)(guide), draws, *args, enumerated=True, **kwargs)
+            return averaged(q, log_prob(p, True) + log_prob(p, False) - log_prob(q, False)).mean(0)
 
         with alone(), mode(modules((model, guide)), training=False):  # buffers that training moves stay as they are
-            with torch.no_grad():
+            with torch.no_grad(), poutine.enum(first_available_dim=-2):
                 start: Shifts = {}
                 shifted(start)(guide)(*args, **kwargs)  # fills in what there is to shift, for each datum alone
             if not start:
-                raise ValueError("refine: expected at least one latent site, found none")
+                raise ValueError("refine: expected at least one latent site, found none to shift")
             best = _climb(elbo, start, steps, learning_rate)
         return shifted(best)(guide)(*args, **kwargs)
 
@@ -65,12 +73,19 @@ class shifted(Messenger):
         self.shifts = shifts
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] or msg["done"] or site_is_subsample(msg):
+        enumerated = msg["infer"].get("enumerate") == "parallel"
+        if msg["is_observed"] or msg["done"] or enumerated or site_is_subsample(msg):
             return
+        name, rows = msg["name"], tuple(msg["fn"].batch_shape)
+        if name not in self.shifts and len(rows) > 1:
+            raise ValueError(
+                f"refine: expected one proposal a row at {name!r}, found {rows}, one for each value of the enumerated "
+                "latents that it depends on too; give their values, and ask again"
+            )
         try:
-            msg["fn"] = _moved(msg["fn"], self.shifts.setdefault(msg["name"], {}))
+            msg["fn"] = _moved(msg["fn"], self.shifts.setdefault(name, {}))
         except NotImplementedError as error:
-            raise ValueError(f"refine: expected real parameters to shift at {msg['name']!r}, {error}") from None
+            raise ValueError(f"refine: expected real parameters to shift at {name!r}, {error}") from None
 
 
 def _moved(fn: Any, shifts: dict[str, Tensor]) -> Any:

@@ -118,15 +118,21 @@ def test_the_enumerated_bound_is_the_sum_over_the_clusters(double, beta):
     assert found == pytest.approx(-total, rel=1e-12)
 
 
-@pytest.mark.parametrize("beta", [1.0, 0.3])
-def test_with_the_clusters_summed_out_it_is_the_vae_with_a_mixture_prior(double, beta):
-    mixture, x = diagonal(), binary()
+def twins():
+    """Clusters that are diagonal normals, and a VAE with the same mixture as its prior."""
+    mixture = diagonal()
     vae = pyrovae.VAE(X, D, partial(priors.Mixture, components=K))
     vae.encoder, vae.decoder = copy.deepcopy(mixture.encoder), copy.deepcopy(mixture.decoder)
     mean, log_variance = mixture.prior.h_z.data.chunk(2, -1)
     vae.prior.mean.data, vae.prior.log_scale.data = mean.clone(), log_variance / 2
     nn.init.normal_(mixture.prior.h_y)
     vae.prior.log_weight.data = mixture.prior.h_y.data.clone()
+    return mixture, vae
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.3])
+def test_with_the_clusters_summed_out_it_is_the_vae_with_a_mixture_prior(double, beta):
+    (mixture, vae), x = twins(), binary()
     for programs, estimator in ((mixture, "enumerated"), (vae, "sampled")):
         torch.manual_seed(1)
         programs.found = ELBO(beta, estimator).differentiable_loss(programs.model, programs.guide, x)
@@ -141,6 +147,14 @@ def test_with_the_clusters_summed_out_it_is_the_vae_with_a_mixture_prior(double,
     here, there = (pyrovae.evaluate(each, x, particles=20) for each in (mixture, vae))
     for name in ("elbo", "kl", "reconstruction", "log_likelihood"):
         assert here[name]["value"] == pytest.approx(there[name]["value"], rel=1e-9)
+
+
+def test_its_gaps_are_those_of_the_vae_with_a_mixture_prior(double):
+    (mixture, vae), x = twins(), binary()
+    here, there = (pyrovae.gaps(each, x, steps=20, particles=20) for each in (mixture, vae))
+    for name in ("elbo", "amortisation_gap", "approximation_gap", "log_likelihood"):
+        assert here[name]["value"] == pytest.approx(there[name]["value"], rel=1e-6)
+    assert here["amortisation_gap"]["value"] > 0.01
 
 
 def test_alike_the_clusters_are_a_vae_and_stay_alike(double):

@@ -7,10 +7,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from conftest import two_layers
+from pyro import poutine
 
 import pyrovae
 from pyrovae import guides, traces
+from pyrovae.data import Split
 from pyrovae.likelihoods import Normal
+from pyrovae.models import SemiSupervisedVAE
 from pyrovae.models.completion_vae import Completion
 from pyrovae.objectives import ELBO
 from pyrovae.refine import refine
@@ -115,6 +118,38 @@ def test_what_cannot_be_refined_is_refused():
         refine(program, program)(torch.zeros(3))
     with pytest.raises(ValueError, match="steps: expected an integer >= 0, found -1"):
         refine(program, program, steps=-1)
+
+
+def test_enumerated_latents_are_summed_over_as_they_are():
+    """q(y) q(z|x) of p(y) p(z|y) = N(m_y, 1), p(x|z) = N(z, s^2): the best q(z|x) is normal about the mean of m_y."""
+    means, q_y, s = torch.tensor([-2.0, 0.0, 3.0]), torch.tensor([0.2, 0.1, 0.7]), 0.8
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(torch.ones(3)))
+            z = pyro.sample("z", dist.Normal(means[y], 1.0))
+            pyro.sample("x", dist.Normal(z, s), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Categorical(q_y), infer={"enumerate": "parallel"})
+            return pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+
+    x = torch.linspace(-2, 2, 5)
+    refined = refine(model, guide, 400, 0.05, particles=100)
+    z = poutine.trace(refined).get_trace(x).nodes["z"]["fn"]
+    variance = 1 / (1 + 1 / s**2)
+    torch.testing.assert_close(z.loc, ((means * q_y).sum() + x / s**2) * variance, rtol=0, atol=0.03)
+    torch.testing.assert_close(z.scale, torch.full((5,), variance**0.5), rtol=0, atol=0.03)
+
+
+def test_a_proposal_for_each_value_of_an_enumerated_latent_is_refused():
+    """Of a class that is given there is one."""
+    vae, x = SemiSupervisedVAE(5, 2, 3).double(), torch.rand(4, 5).double().round()
+    with pytest.raises(ValueError, match=r"one proposal a row at 'z', found \(3, 128\), one for each value of"):
+        pyrovae.gaps(vae, x)
+    y = torch.arange(4) % 3
+    assert pyrovae.gaps(vae, Split(x, y), steps=20, particles=20)["amortisation_gap"]["value"] > 0
 
 
 def test_without_latents_there_is_nothing_to_refine():
