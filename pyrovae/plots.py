@@ -9,6 +9,8 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
+from matplotlib.textpath import TextPath
+from matplotlib.transforms import ScaledTranslation
 
 STYLE: Any = {
     "font.size": 9,
@@ -98,15 +100,31 @@ def image_rows(rows: dict[str, np.ndarray]) -> Figure:
 
 
 @_styled
-def image_table(panels: dict[str, np.ndarray]) -> Figure:
-    """Panels side by side, each (n, m, C, H, W): n rows of m images under a title. Row i belongs together."""
+def image_table(panels: dict[str, np.ndarray], left: float = 0.05) -> Figure:
+    """Panels side by side, each (n, m, C, H, W): n rows of m images under a title. Row i belongs together.
+
+    6.4 inches wide, or more where a title is wider than its images; `left` inches are white beside the first panel.
+    """
     n, _, _, h, w = next(iter(panels.values())).shape
-    widths = [images.shape[1] for images in panels.values()]
-    figure = Figure(figsize=(6.4, 6.4 * n * h / ((sum(widths) + 0.4 * len(widths)) * w) + 0.3))
-    grid = figure.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0]
-    for axes, (title, images), m in zip(grid, panels.items(), widths, strict=True):
+    counts = [images.shape[1] for images in panels.values()]
+    pixels = [m * (w + 1) - 1 for m in counts]
+    inch = 6.4 / (sum(pixels) + 0.4 * w * len(pixels))  # of one pixel
+    widths = [max(each * inch, _inches(title)) for title, each in zip(panels, pixels, strict=True)]
+    gap, right, top = 0.4 * w * inch, 0.05, 0.3
+    width, height = left + sum(widths) + gap * (len(widths) - 1) + right, (n * (h + 1) - 1) * inch + top + right
+    space = {"left": left / width, "right": 1 - right / width, "bottom": right / height, "top": 1 - top / height}
+    space["wspace"] = gap * len(widths) / sum(widths)
+    figure = Figure(figsize=(width, height))
+    figure.set_layout_engine("none")  # the constrained one cuts titles
+    grid = figure.subplots(1, len(widths), width_ratios=widths, gridspec_kw=space, squeeze=False)[0]
+    for axes, (title, images), m in zip(grid, panels.items(), counts, strict=True):
         _show(axes, images.reshape(n * m, *images.shape[2:]), m, title)
     return figure
+
+
+def _inches(title: str) -> float:
+    """The width of a title, with some white around it."""
+    return TextPath((0, 0), title, size=STYLE["axes.titlesize"]).get_extents().width / 72 + 0.1 if title else 0.0
 
 
 @_styled
@@ -275,11 +293,11 @@ def auroc_bars(by_class: dict[str, dict[str, float]]) -> Figure:
 @_styled
 def named_table(names: Sequence[str], panels: dict[str, np.ndarray]) -> Figure:
     """An `image_table` with a name to the left of each row."""
-    figure = image_table(panels)
-    figure.set_figwidth(figure.get_figwidth() + 0.08 * max(map(len, names)))
-    height = next(iter(panels.values())).shape[-2] + 1
+    figure = image_table(panels, 0.05 + max(map(_inches, names)))
+    height, axes = next(iter(panels.values())).shape[-2] + 1, figure.axes[0]
+    beside = axes.transData + ScaledTranslation(-0.08, 0, figure.dpi_scale_trans)
     for row, name in enumerate(names):
-        figure.axes[0].text(-height / 4, (row + 0.5) * height - 1, name, ha="right", va="center")
+        axes.text(-0.5, (row + 0.5) * height - 1, name, ha="right", va="center", transform=beside)
     return figure
 
 

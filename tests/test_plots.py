@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from pyrovae import plots, runs
@@ -48,6 +49,23 @@ def test_pca_of_the_codes_says_how_much_it_shows():
 
 def test_the_plane_of_a_constant_encoder_is_drawn():
     assert plots.latent_pca(np.zeros((5, 3)), None).axes[0].collections[0].get_offsets().shape == (5, 2)
+
+
+@pytest.mark.parametrize(("rows", "panels", "images"), [(10, 10, 1), (10, 3, 8), (2, 6, 2), (6, 2, 1)])
+def test_no_title_of_a_table_is_cut_or_meets_another(rows, panels, images):
+    titles = [f"$E[x|z]$ from {i}$ \\sim p$" for i in range(panels)]
+    names = [f"a class named {i}" for i in range(rows)]
+    figure = plots.named_table(names, {title: RNG.random((rows, images, 1, 8, 8)) for title in titles})
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    boxes = [axes.title.get_window_extent(renderer) for axes in figure.axes]
+    edges = [0, *(edge for box in boxes for edge in (box.x0, box.x1)), figure.bbox.width]
+    assert edges == sorted(edges)
+    assert all(0 < box.y0 < box.y1 < figure.bbox.height for box in boxes)
+    images = [axes.images[0].get_window_extent(renderer) for axes in figure.axes]
+    beside = [text.get_window_extent(renderer) for text in figure.axes[0].texts]
+    assert all(0 < box.x0 < box.x1 < images[0].x0 for box in beside)
+    assert max(box.width for box in images) == pytest.approx(min(box.width for box in images), rel=0.02)
 
 
 def test_program_graph_has_an_arrow_for_each_edge():
