@@ -63,14 +63,18 @@ def takes_labels(programs: Programs) -> bool:
 
 def needs_labels(programs: Programs) -> bool:
     """Whether the guide cannot do without y."""
-    y = inspect.signature(pair(programs)[1]).parameters.get("y")
-    return y is not None and y.default is y.empty
+    return _defaults_of_y(programs) == [inspect.Parameter.empty]
 
 
 def classifies(programs: Programs) -> bool:
     """Whether the guide draws y where there is no label: it has one, and can do without."""
-    y = inspect.signature(pair(programs)[1]).parameters.get("y")
-    return y is not None and y.default is None
+    return _defaults_of_y(programs) == [None]
+
+
+def _defaults_of_y(programs: Programs) -> list[Any]:
+    """The default of the guide's argument y, `Parameter.empty` where it has none; nothing where there is no y."""
+    parameters = inspect.signature(pair(programs)[1]).parameters.values()
+    return [each.default for each in parameters if each.name == "y"]
 
 
 def check(programs: Programs, x: Tensor) -> None:
