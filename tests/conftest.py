@@ -112,3 +112,8 @@ def binary(rows=20):
 def kind(member):
     """The class that an entry of a table of members builds."""
     return member.func if isinstance(member, partial) else member
+
+
+def named(member):
+    """Its name."""
+    return kind(member).__name__

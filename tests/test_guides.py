@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import pytest
 import test_graphs
 import torch
-from conftest import X, binary, kind
+from conftest import X, binary, kind, named
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from safetensors.torch import load_model, save_model
 from scipy import stats
@@ -36,10 +36,6 @@ GUIDES = [*FLAT, *OWN, guides.PowerSpherical]
 OPTIONS = {"LowRankNormal": "rank=1", "IAF": "context=3", "NeuralSpline": "bins=4, context=3"}
 OPTIONS |= {"Mixture": "components=2", "Planar": "transforms=3"}
 D = 3
-
-
-def named(member):
-    return kind(member).__name__
 
 
 def each(members):

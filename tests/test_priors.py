@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import test_graphs
 import torch
-from conftest import X, binary, kind
+from conftest import X, binary, kind, named
 from safetensors.torch import load_model, save_model
 from scipy import stats
 from torch import nn
@@ -33,10 +33,6 @@ PRIORS = [*FLAT, priors.UniformSphere]
 FLOWS = FLAT[-2:]
 OPTIONS = {"Laplace": "scale=0.8", "Mixture": "components=3", "VampPrior": "components=5, pseudo='free'"}
 OPTIONS |= {"AutoregressiveFlow": "in_features=2, out_features=8", "NeuralSpline": "bins=4"}
-
-
-def named(member):
-    return kind(member).__name__
 
 
 def each(members):
