@@ -139,8 +139,18 @@ def _report(results: dict[str, Any]) -> None:
             print(f"  {f'KL of {site}':42} {kl['value']:9.3f} +- {kl['standard_error']:.3f}")
     if accuracy := results.get("accuracy"):
         print(f"  {'accuracy of q(y|x)':42} {accuracy['value']:9.3f} +- {accuracy['standard_error']:.3f}")
+    for name, value in results.get("clusters", {}).items():
+        if name in _AGREEMENT:
+            print(f"  {_AGREEMENT[name]:42} {value:9.3f}")
     for site, active in results["active_units"].items():
         print(f"  {f'active units of {site}':42} {active:5d} of {results['latents'][site]}")
+
+
+_AGREEMENT = {
+    "accuracy": "clusters' accuracy, matched to labels",
+    "nmi": "their normalised mutual information",
+    "ari": "their adjusted Rand index",
+}
 
 
 @contextmanager

@@ -3,13 +3,14 @@
 from typing import Any
 
 import torch
+from pyro import poutine
 from pyro.distributions import Categorical, OneHotCategorical
 from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.data.split import Data, blocks, known
 from pyrovae.inference import ROWS
-from pyrovae.programs import Programs, answering, arguments, pair
+from pyrovae.programs import Programs, answering, arguments, pair, takes_labels
 from pyrovae.randomness import seeded
 from pyrovae.traces import draw
 
@@ -38,6 +39,16 @@ def responsibilities(programs: Programs, data: Data, particles: int = 16, seed: 
                 raise ValueError(f'guide: expected a categorical site "y", found {kind}')
             found.append(site["fn"].probs.mean(0).cpu())
     return torch.cat(found)
+
+
+def has_clusters(programs: Programs, data: Data) -> bool:
+    """Whether the guide, which sees no labels, puts each datum into a class y."""
+    if takes_labels(programs):
+        return False
+    with answering(programs), seeded(0, 6):
+        x = next(blocks(data, 1))[0]
+        nodes = poutine.trace(pair(programs)[1]).get_trace(*arguments(programs, x)).nodes
+        return "y" in nodes and isinstance(nodes["y"]["fn"], Categorical | OneHotCategorical)
 
 
 def agreement(clusters: Tensor, labels: Tensor) -> dict[str, Any]:

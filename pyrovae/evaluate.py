@@ -8,10 +8,12 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyrovae.clusters import agreement, has_clusters, responsibilities
 from pyrovae.data.split import ROWS, Data, as_split, blocks, known
 from pyrovae.inference import classify, importance
 from pyrovae.likelihoods import OneHotCategorical
 from pyrovae.programs import Programs, classifies, own, pair
+from pyrovae.randomness import seeded
 from pyrovae.refine import refine
 from pyrovae.traces import WAYS, averaged, closed_mean, is_point, kl, log_mean_exp, log_weight, sites
 
@@ -30,8 +32,9 @@ def evaluate(programs: Programs, data: Data, particles: int = 100, seed: int = 0
     which); log_likelihood = log 1/K sum_k p(x, z_k) / q(z_k|x), a lower bound in the mean. A label that is given is
     observed, too: then all this is of log p(x, y), and `observed_by_site` and `kl_by_site` tell the parts. Latents
     that the guide enumerates are summed out. `standard_error` is that of the mean over the data; `monte_carlo_error`
-    is what the K particles add to the log-likelihood's. A guide that classifies has an `accuracy`. A guide of one
-    point has no density: of it only the reconstruction is a number, the rest is NaN, and `measure` says so.
+    is what the K particles add to the log-likelihood's. A guide that classifies has an `accuracy`, one that finds
+    clusters by itself their agreement with the labels: `clusters`. A guide of one point has no density: of it only the
+    reconstruction is a number, the rest is NaN, and `measure` says so.
 
     Args:
         programs: model and guide.
@@ -56,8 +59,23 @@ def evaluate(programs: Programs, data: Data, particles: int = 100, seed: int = 0
         "kl_per_latent": {site: values.mean(0).flatten().tolist() for site, values in kls.items()},
         "latents": {site: values[0].numel() for site, values in means.items()},
         "active_units": {site: int((values.var(0, correction=0) > ACTIVE).sum()) for site, values in means.items()},
-        **(accuracy(programs, data) if classifies(programs) and _has_classes(programs, data) else {}),
+        **(_classes(programs, data, seed) if _has_classes(programs, data) else {}),
     }
+
+
+def _classes(programs: Programs, data: Data, seed: int) -> dict[str, Any]:
+    """How far a guide's classes y are those of the labels, where it has any."""
+    if classifies(programs):
+        return accuracy(programs, data)
+    y = _labels(data) if has_clusters(programs, data) else torch.zeros(0)
+    if len(y[known(y)].unique()) < 2:
+        return {}
+    return {"clusters": agreement(responsibilities(programs, data, seed=seed).argmax(1), y)}
+
+
+def _labels(data: Data) -> Tensor:
+    with seeded(0):  # a dynamic binarisation draws
+        return torch.cat([labels for _, labels in blocks(data, ROWS, labels=True)])
 
 
 def accuracy(programs: Programs, data: Data) -> dict[str, Any]:
@@ -67,7 +85,7 @@ def accuracy(programs: Programs, data: Data) -> dict[str, Any]:
         programs: a guide that draws y where there is none.
         data: with labels that are classes.
     """
-    y = torch.cat([labels for _, labels in blocks(data, ROWS, labels=True)])
+    y = _labels(data)
     there = known(y)
     right, y = (classify(programs, data).argmax(-1) == y)[there].double(), y[there]
     by_class = {str(int(each)): _mean(right[y == each]) for each in y.unique()}

@@ -11,6 +11,7 @@ from pyro.infer.inspect import get_model_relations
 from torch import Tensor
 
 from pyrovae import plots
+from pyrovae.clusters import has_clusters, responsibilities
 from pyrovae.data import Split
 from pyrovae.data.split import ROWS, blocks, by_label
 from pyrovae.inference import expectation, reconstruct
@@ -29,7 +30,10 @@ def draw(programs: Programs, split: Split, seed: int = 0) -> dict[str, Figure]:
             figures |= {"completions": _completions(programs, split)} if images else {}
         else:
             figures |= (_image_figures if images else _vector_figures)(programs, split)
-        figures |= _latents(programs, split)
+        codes = _codes(programs, split)
+        figures |= _latents(programs, split, codes)
+        if has_clusters(programs, split):
+            figures |= _clusters(programs, split, codes)
     return figures
 
 
@@ -122,8 +126,8 @@ def _vector_figures(programs: Programs, split: Split) -> dict[str, Figure]:
     }
 
 
-def _latents(programs: Programs, split: Split, side: int = 20) -> dict[str, Figure]:
-    """The codes of each latent site; with two latents, beside the plane of them decoded."""
+def _codes(programs: Programs, split: Split) -> dict[str, Tensor]:
+    """E_q[z|x] of each latent site that is no class, for the rows in their places."""
     codes: dict[str, list[Tensor]] = {}
     places: list[Tensor] = []
     for number, block in enumerate(blocks(split, ROWS, takes_labels(programs))):
@@ -134,13 +138,47 @@ def _latents(programs: Programs, split: Split, side: int = 20) -> dict[str, Figu
                 if not site["fn"].support.is_discrete:
                     codes.setdefault(name, []).append(expectation(site["fn"])[0])
     place = torch.cat(places).argsort()
-    labels = split.y if isinstance(split.y, Tensor) and split.y.ndim == 1 else None
+    return {name: torch.cat(each)[place] for name, each in codes.items()}
+
+
+def _labels(split: Split) -> Tensor | None:
+    """One number for each row, by which to colour it."""
+    return split.y if isinstance(split.y, Tensor) and split.y.ndim == 1 else None
+
+
+def _latents(programs: Programs, split: Split, codes: dict[str, Tensor], side: int = 20) -> dict[str, Figure]:
+    """The codes of each latent site; with two latents, beside the plane of them decoded."""
     return {
-        "latents" if len(codes) == 1 else f"latents-{name}": _plane(
-            programs, split, name, torch.cat(each)[place], labels, side
-        )
+        "latents" if len(codes) == 1 else f"latents-{name}": _plane(programs, split, name, each, _labels(split), side)
         for name, each in codes.items()
     }
+
+
+def _clusters(programs: Programs, split: Split, codes: dict[str, Tensor]) -> dict[str, Figure]:
+    """The codes by cluster and by label; of images what each cluster generates, and those it is surest of."""
+    share, labels = responsibilities(programs, split), _labels(split)
+    by = {r"cluster $\mathrm{argmax}_y\, q(y|x)$": share.argmax(1).numpy()}
+    by |= {} if labels is None else {"label": labels.numpy()}
+    z = torch.cat(list(codes.values()), 1)
+    points = (z - z.mean(0)) @ torch.linalg.svd(z - z.mean(0), full_matrices=False).Vh[:2].T
+    axes = [f"principal component {number} of $E_q[z|x]$" for number in (1, 2)]
+    figures = {"clusters": plots.colourings(points.numpy(), by, *axes)} if points.shape[1] == 2 else {}
+    return figures | (_cluster_images(programs, split, share) if len(split.event_shape) == 3 else {})
+
+
+def _cluster_images(programs: Programs, split: Split, share: Tensor) -> dict[str, Figure]:
+    sizes, few = share.argmax(1).bincount(minlength=share.shape[1]), min(8, len(share))
+    largest = sizes.argsort(descending=True)[:20]
+    p_y: Any = _generated(programs, 1)["y"]["fn"]
+    y = p_y.enumerate_support(expand=False).flatten(0, 1)[largest]
+    means = _generated(programs, few * len(y), {"y": y.repeat_interleave(few, 0)})["x"]["fn"].mean
+    surest = share[:, largest].topk(few, 0).indices.T
+    names = [f"{each}: {size / len(share):.0%}" for each, size in zip(largest.tolist(), sizes[largest], strict=True)]
+    panels = {
+        r"$E[x|z]$ for draws $z \sim p(z|y)$": means.unflatten(0, (len(y), few)),
+        "$x$ of the highest $q(y|x)$": split[surest.flatten()].unflatten(0, (len(y), few)),
+    }
+    return {"cluster-images": plots.named_table(names, panels)}
 
 
 def _plane(programs: Programs, split: Split, name: str, codes: Tensor, labels: Tensor | None, side: int) -> Figure:

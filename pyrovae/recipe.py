@@ -16,10 +16,12 @@ from torch import nn
 
 from pyrovae import checks, files, guides, likelihoods, models, networks, objectives, priors, train
 from pyrovae.data import DATASETS, Splits, load, with_labels
+from pyrovae.data.split import how_many
 from pyrovae.models.completion_vae import quadrants
 from pyrovae.modes import MATMULS
 from pyrovae.names import member, members
 from pyrovae.objectives import ELBO, Constant, Cyclic, Objective, WarmUp
+from pyrovae.objectives.schedules import Schedule
 from pyrovae.randomness import seeded
 
 SCHEMA = 1
@@ -59,6 +61,9 @@ class Recipe:
     beta_warmup: float = option(0.0, "epochs in which beta rises from 0")
     beta_cycles: int = option(0, "cycles of beta over the training, instead of one warm-up")
     epochs: int = option(100, "passes over the training data")
+    clusters_after: float = option(
+        0.6, "epochs, a share or a count, at a beta of 0.1 until mixture-vae finds its clusters; 0: it finds none"
+    )
     batch_size: int = option(128, "rows a step")
     labelled: int = option(0, "of them with a label, where some labels are missing; 0: half, or as many as there are")
     optimizer: str = option("adam", "of torch.optim, e.g. adamw or 'adam(betas=[0.9, 0.99])'")
@@ -81,7 +86,7 @@ class Recipe:
                 object.__setattr__(self, given.name, float(value))
             elif type(value) is not kind:
                 raise ValueError(f"{given.name}: expected {kind.__name__}, found {value!r}")  # type: ignore[union-attr]
-        for name in ("beta", "beta_warmup", "clip", "valid", "test", "labels"):
+        for name in ("beta", "beta_warmup", "clip", "valid", "test", "labels", "clusters_after"):
             checks.number(name, getattr(self, name), 0)
         for name in ("patience", "seed", "threads", "beta_cycles", "labelled"):
             checks.integer(name, getattr(self, name), 0)
@@ -146,6 +151,7 @@ class Recipe:
             lr_schedule=LR_SCHEDULES[checks.member("lr_schedule", self.lr_schedule, LR_SCHEDULES)],
             clip=self.clip or None,
             patience=self.patience or None,
+            initialise=self._before_clusters(model),
             seed=self.seed,
             compile=_COMPILE[self.compile],  # type: ignore[arg-type]
             matmul=self.matmul,
@@ -165,9 +171,18 @@ class Recipe:
             return build()
         if beta == unasked != Constant(known.default):
             raise ValueError(f"objective: expected {self.objective} with a beta, as '(beta=6)', found none")
-        return build(beta=beta)
+        before = self._before_clusters(model)
+        return build(beta=Late(before * steps_per_epoch, beta) if before else beta)
 
-    def _schedule(self, steps_per_epoch: int) -> Constant | WarmUp | Cyclic:
+    def _before_clusters(self, model: Any) -> int:
+        """Epochs after which clusters that begin alike are found in the data; 0 is never."""
+        if getattr(model, "begins_alike", False):
+            return how_many("clusters_after", self.clusters_after, self.epochs)
+        if self.clusters_after != Recipe.clusters_after:
+            raise ValueError(f"clusters_after: expected no such option, of which {self.model} has no use, found one")
+        return 0
+
+    def _schedule(self, steps_per_epoch: int) -> Schedule:
         if self.beta_cycles:
             return Cyclic(max(1, self.epochs * steps_per_epoch // self.beta_cycles), final=self.beta)
         warmup = round(self.beta_warmup * steps_per_epoch)
@@ -184,6 +199,26 @@ class Recipe:
             raise ValueError(
                 f"device: expected auto, cpu or a GPU of this machine, found {name!r} ({checks.reason(error)})"
             ) from None
+
+
+@dataclass(frozen=True)
+class Late:
+    """beta(t) = before for t < steps, then(t - steps): where beta is large, encodings that differ do not keep apart."""
+
+    steps: int
+    then: Schedule
+    before: float = 0.1
+
+    @property
+    def final(self) -> float:
+        return self.then.final
+
+    @property
+    def settled(self) -> int:
+        return self.steps + self.then.settled
+
+    def __call__(self, step: int) -> float:
+        return self.before if step < self.steps else self.then(step - self.steps)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -27,6 +28,9 @@ from pyrovae.svi import SVI, laid_out
 
 Record = dict[str, Any]
 State = tuple[dict[str, Tensor], dict[str, Any]]
+
+# Rows from which a model is initialised: enough for some dozens of clusters.
+INITIAL = 10_000
 
 
 def constant(share: float) -> float:
@@ -67,6 +71,8 @@ class Training:
         lr_schedule: factor on it, a function of the share of training done (`constant`, `cosine`).
         clip: largest norm of a gradient, None for any.
         patience: stop after so many epochs without a better validation loss, counted from the end of the warm-up.
+        initialise: after so many epochs the model's own `initialise` sees training rows (`MixtureVAE` finds its
+            clusters in them), and the optimiser and the search for the best epoch begin anew; 0 is never.
         seed: of the order of the rows and of all noise.
         compile: of the step, as in `SVI`: "auto" compiles it where all steps together will pay for that.
         matmul: precision of float32 matrix products, as torch calls it: "highest"; "high" and "medium" may be faster;
@@ -92,6 +98,7 @@ class Training:
         lr_schedule: Callable[[float], float] = constant,
         clip: float | None = None,
         patience: int | None = None,
+        initialise: int = 0,
         seed: int = 0,
         compile: bool | Literal["auto"] = "auto",
         matmul: str = "highest",
@@ -104,6 +111,11 @@ class Training:
         self.patience = None if patience is None else checks.integer("patience", patience)
         if patience is not None and self.valid is None:
             raise ValueError("patience: expected validation data to watch, found none")
+        self.initialise = checks.integer("initialise", initialise, 0)
+        if self.initialise > self.epochs or (self.initialise and own(programs, "initialise") is None):
+            raise ValueError(
+                f"initialise: expected a model that begins from data in {epochs} epochs, found {initialise}"
+            )
         self.learning_rate, self.lr_schedule = checks.positive("learning_rate", learning_rate), lr_schedule
         self.seed = checks.integer("seed", seed, 0)
         if self.seed >= 2**63:
@@ -139,6 +151,7 @@ class Training:
                 self.svi.prepare(*next(self.batches()))
             except TrainingError as error:
                 raise ValueError(str(error)) from error
+        self.fresh = copy.deepcopy(self.svi.optimizer.state_dict())
         self.noise, self.order = Stream(self.seed, 1), torch.Generator().manual_seed(self.seed)
         self.epoch = self.step = self.best_epoch = self.stale = 0
         self.best_loss, self.rate = math.inf, self.learning_rate
@@ -175,6 +188,8 @@ class Training:
         record = {"epoch": self.epoch, "step": self.step, "loss": loss}
         record |= {} if valid_loss is None else {"valid_loss": valid_loss}
         self._note_best(valid_loss)
+        if self.epoch == self.initialise:
+            self._initialise()
         settings = {self.objective.scheduled: self.objective.now, "learning_rate": self.rate}
         return record | settings | {"seconds": time.perf_counter() - start}
 
@@ -257,6 +272,13 @@ class Training:
                 self.best = {name: value.detach().clone() for name, value in self.weights().items()}
         elif self.step > self.objective.schedule.settled:
             self.stale += 1
+
+    def _initialise(self) -> None:
+        with seeded(self.seed, 5):
+            some = islice(self.batches(torch.randperm), -(-INITIAL // self.batches.size))
+            own(self.programs, "initialise")(torch.cat([self.batches.read(*batch)[0] for batch in some]))
+        self.svi.optimizer.load_state_dict(self.fresh)
+        self.best_loss, self.best_epoch, self.stale, self.best = math.inf, self.epoch, 0, {}
 
     def weights(self) -> dict[str, Tensor]:
         """The programs' own tensors: their modules' parameters and buffers, then their `pyro.param` sites."""

@@ -26,7 +26,8 @@ from pyrovae.inference import classify
 from pyrovae.likelihoods import Normal
 from pyrovae.models import MixtureVAE, SemiSupervisedVAE
 from pyrovae.networks import MLP
-from pyrovae.objectives import ELBO, MMD, Capacity, FreeBits, WarmUp
+from pyrovae.objectives import ELBO, MMD, Capacity, Constant, FreeBits, WarmUp
+from pyrovae.recipe import Late, Recipe
 
 D, K, WIDTH, S = 2, 3, 5, 0.7
 SMALL = partial(MLP, hidden=(8,))
@@ -282,6 +283,7 @@ def test_clusters_of_one_row_or_of_equal_ones_are_finite():
     ("call", "message"),
     [
         (lambda: made(clusters=1), "clusters: expected an integer >= 2, found 1"),
+        (lambda: made(spread=0.0, conditional_prior=guides.Mixture), "to start from data, found Mixture.*a spread > 0"),
         (lambda: made(spread=-1.0), "spread: expected a finite number >= 0, found -1.0"),
         (lambda: made(conditional_prior=guides.PowerSpherical), "guide: expected one on the unit sphere, as the prior"),
         (lambda: made().initialise(binary(2)), "x: expected at least clusters = 3 rows, found 2"),
@@ -338,6 +340,69 @@ def test_found_between_two_epochs_clusters_are_trained_on():
     assert training.svi.path == "graph"
     assert (vae.prior.h_z - start).abs().max() > 0.01
     assert agreement(responsibilities(vae, x).argmax(1), y)["accuracy"] > 0.95
+
+
+def test_one_training_that_initialises_is_two_with_initialise_between():
+    torch.manual_seed(1)
+    one, x = made(spread=0.0), binary(64)
+    two = copy.deepcopy(one)
+    schedule = Late(6, Constant(1.0))
+    whole = pyrovae.Training(one, x, epochs=5, batch_size=32, initialise=3, objective=ELBO(schedule, "enumerated"))
+    records = [record for _, record in zip(range(3), whole, strict=False)]
+    first = pyrovae.fit(two, x, epochs=3, batch_size=32, objective=ELBO(0.1, "enumerated"))
+    assert [record["loss"] for record in records] == pytest.approx([record["loss"] for record in first], rel=1e-6)
+    for name, value in two.state_dict().items():
+        if "prior" not in name:
+            torch.testing.assert_close(one.state_dict()[name], value)
+    assert one.prior.h_z.std(0).max() > 0.1
+    assert two.prior.h_z.std(0).max() == 0
+    assert not whole.svi.optimizer.state
+    before = one.prior.h_z.clone()
+    (later,) = pyrovae.fit(copy.deepcopy(one), x, epochs=1, batch_size=32)
+    record = next(iter(whole))
+    assert record["loss"] == pytest.approx(later["loss"], abs=0.2)
+    assert 0 < (one.prior.h_z - before).abs().max() < 0.01
+    assert whole.best_epoch == 4
+
+
+def test_a_resumed_training_finds_the_same_clusters_to_the_bit():
+    x = binary(64)
+
+    def start():
+        torch.manual_seed(1)
+        return pyrovae.Training(made(spread=0.0), x, epochs=4, batch_size=32, initialise=2, compile=False)
+
+    whole, states = start(), []
+    for _ in whole:
+        states.append(whole.state())
+    for state in states[:-1]:
+        resumed = start()
+        resumed.restore(state)
+        list(resumed)
+        assert all(torch.equal(value, states[-1][0][name]) for name, value in resumed.state()[0].items())
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs", "beta"),
+    [
+        ({}, 60, Late(600, Constant(1.0))),
+        ({"clusters_after": 5, "beta_warmup": 2}, 5, Late(50, WarmUp(20))),
+        ({"clusters_after": 0}, 0, 1.0),
+        ({"model": "mixture-vae(spread=1.0)"}, 0, 1.0),
+        ({"objective": "elbo(beta=0.5, estimator='enumerated')"}, 60, 0.5),
+    ],
+)
+def test_a_recipe_says_when_clusters_are_found_and_at_which_beta(options, epochs, beta):
+    recipe = Recipe(**{"model": "mixture-vae"} | options)
+    vae = recipe.build((X,))
+    assert recipe._before_clusters(vae) == epochs
+    assert recipe.objective_for(10, vae).beta == beta
+
+
+def test_programs_that_find_nothing_in_data_are_not_initialised():
+    for programs, epochs in ((pyrovae.VAE(X, D), 1), (made(), 3)):
+        with pytest.raises(ValueError, match="initialise: expected a model that begins from data in 2 epochs, found"):
+            pyrovae.Training(programs, binary(), epochs=2, initialise=epochs)
 
 
 def test_it_clusters_the_digits():

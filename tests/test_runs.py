@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import pyrovae
-from pyrovae import files, recipe, runs
+from pyrovae import clusters, files, recipe, runs
 from pyrovae.__main__ import main
 from pyrovae.data import load as load_data
 from pyrovae.recipe import Recipe
@@ -152,6 +152,35 @@ def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_bits(finished, monkeypatch
     assert "pyrovae train runs/cut --resume" in capsys.readouterr().err
     assert train("runs/cut", "--resume", *([] if epochs == 1 else QUICK)) == 0
     assert same_run(finished, "runs/cut")
+
+
+CLUSTERS = [
+    "--model", "mixture-vae(clusters=4)", "--network", "mlp(hidden=[16])", "--latent-dim", 4, "--clusters-after", 2,
+    "--learning-rate", 0.01, *QUICK,
+]  # fmt: skip
+
+
+def test_clusters_are_found_in_the_middle_of_a_run_once(monkeypatch, capsys):
+    """Also where it is interrupted in the epoch after that; and what the clusters are worth."""
+    assert train("--name", "whole", *CLUSTERS) == 0
+    printed = capsys.readouterr().out
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 2)
+        assert train("--name", "cut", *CLUSTERS) == 130
+    assert train("runs/cut", "--resume") == 0
+    assert same_run("runs/whole", "runs/cut")
+    vae, path = pyrovae.load("runs/whole"), runs.Path("runs/whole")
+    assert vae.prior.h_z.std(0).max() > 0.1
+    betas = [record["beta"] for record in files.read_lines(path / "metrics.jsonl")]
+    assert betas == pytest.approx([0.1, 1.0, 1.0, 1.0])  # the next step's
+    assert files.read_tensors(path / "best.safetensors")[1]["epoch"] > 2
+    test = load_data("digits").test
+    found = json.loads((path / "evaluation.json").read_text())["clusters"]
+    assert found == clusters.agreement(clusters.responsibilities(vae, test).argmax(1), test.y)
+    assert found["accuracy"] > 0.15
+    assert found["nmi"] > 0.05
+    assert f"clusters' accuracy, matched to labels {'':4} {found['accuracy']:9.3f}\n" in printed
+    assert {"clusters.png", "cluster-images.png"} <= {each.name for each in (path / "figures").iterdir()}
 
 
 def test_resume_refuses_another_option_by_name(finished, capsys):
@@ -327,6 +356,8 @@ def occupied(path):
         (["train", "--dtype", "float16"], "unknown dtype 'float16'"),
         (["train", "--device", "cuda:99"], "device: expected auto, cpu or a GPU"),
         (["train", "--device", "meta"], "device: expected auto, cpu or a GPU"),
+        (["train", "--clusters-after", "3"], "clusters_after: expected no such option, of which vae has no use"),
+        (["train", "--model", "mixture-vae", "--clusters-after", "101"], "initialise: expected a model that begins"),
         (["train", "--compile", "fast"], "unknown compile 'fast'"),
         (["train", "--matmul", "lowest"], "unknown matmul 'lowest'"),
         (["train", "--threads", "5000"], "threads: expected at most 1024, found 5000"),

@@ -233,6 +233,11 @@ def _whole(part: float) -> float:
     return int(part) if float(part).is_integer() else part
 
 
+def how_many(name: str, part: float, n: int) -> int:
+    """A share of n below 1, or a count from 1 up."""
+    return round(checks.number(name, part, 0) * n) if part < 1 else checks.integer(name, _whole(part))
+
+
 def split_rows(n: int, parts: dict[str, float]) -> dict[str, Tensor]:
     """Disjoint random rows for each named part (a share of n below 1, a count from 1 up), then the rest as "train".
 
@@ -241,7 +246,7 @@ def split_rows(n: int, parts: dict[str, float]) -> dict[str, Tensor]:
     order = torch.from_numpy(np.random.default_rng(0).permutation(n))
     taken = {}
     for name, part in parts.items():
-        count = round(checks.number(name, part, 0) * n) if part < 1 else checks.integer(name, _whole(part))
+        count = how_many(name, part, n)
         taken[name], order = order[:count].sort().values, order[count:]
     if len(order) == 0:
         raise ValueError(f"expected rows left to train on, found {n} rows for {parts}")
@@ -263,7 +268,7 @@ def with_labels(splits: Splits, keep: float, seed: int = 0) -> Splits:
     if splits.num_classes is None or not isinstance(y, Tensor):
         raise ValueError(f"labels: expected data with classes, found none in {splits.name}")
     y = y.long()
-    count = round(checks.number("labels", keep, 0) * len(y)) if keep < 1 else checks.integer("labels", _whole(keep))
+    count = how_many("labels", keep, len(y))
     if not splits.num_classes <= count <= int(known(y).sum()):
         raise ValueError(
             f"labels: expected from {splits.num_classes} (one of each class) to {int(known(y).sum())}, found {count}"

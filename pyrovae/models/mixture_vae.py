@@ -35,6 +35,8 @@ class MixtureVAE(VAE):
         vae.initialise(data.train[:])
         fit(vae, data, epochs=20)
 
+    In one run: `pyrovae train --model mixture-vae --epochs 50`.
+
     Args:
         event_shape, latent_dim, likelihood, guide, encoder, decoder: as in `VAE`.
         clusters: number of values of y.
@@ -42,7 +44,7 @@ class MixtureVAE(VAE):
         spread: standard deviation of its parameters at the start. At 0 the clusters stay alike until `initialise`.
 
     Raises:
-        ValueError: the shapes of two parts do not fit; fewer than two clusters.
+        ValueError: the shapes of two parts do not fit; fewer than two clusters, or alike ones that stay so.
     """
 
     objective = staticmethod(partial(ELBO, estimator="enumerated"))  # what it is usually trained by
@@ -61,6 +63,11 @@ class MixtureVAE(VAE):
     ) -> None:
         prior = partial(Clusters, clusters=clusters, family=conditional_prior, spread=spread)
         super().__init__(event_shape, latent_dim, prior, likelihood, guide, encoder, decoder)
+
+    @property
+    def begins_alike(self) -> bool:
+        """Whether the clusters are one until `initialise`, and the model a plain VAE."""
+        return self.prior.spread == 0
 
     def p_y(self) -> dist.TorchDistribution:
         """The clusters' shares p(y)."""
@@ -127,6 +134,8 @@ class Clusters(nn.Module):
         self.family: Any = build(family, latent_shape)
         if hasattr(self.family, "space"):
             self.space = self.family.space
+        if self.spread == 0:
+            self._check_family()
         self.h_y = nn.Parameter(torch.zeros(self.clusters))
         self.h_z = nn.Parameter(self.spread * torch.randn(self.clusters, *self.family.param_shape))
 
@@ -136,6 +145,14 @@ class Clusters(nn.Module):
     def forward(self, y: Tensor) -> dist.TorchDistribution:
         return self.family(torch.tensordot(y, self.h_z, 1))
 
+    def _check_family(self) -> None:
+        if type(self.family) not in COVARIANCES:
+            known = " or ".join(family.__name__ for family in COVARIANCES)
+            raise ValueError(
+                f"conditional_prior: expected {known} to start from data, found {self.family}; with a spread > 0 it "
+                "starts at random"
+            )
+
     @torch.no_grad()
     def initialise(self, z: Tensor) -> None:
         """Normal clusters of the shares, means and covariances that EM finds among z (N, d)."""
@@ -143,9 +160,7 @@ class Clusters(nn.Module):
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.mixture import GaussianMixture
 
-        if type(self.family) not in COVARIANCES:
-            known = " or ".join(family.__name__ for family in COVARIANCES)
-            raise ValueError(f"conditional_prior: expected {known} to start from data, found {self.family}")
+        self._check_family()
         if len(z) < self.clusters:
             raise ValueError(f"x: expected at least clusters = {self.clusters} rows, found {len(z)}")
         z, seed = z.double().cpu(), int(torch.randint(2**31, ()))
