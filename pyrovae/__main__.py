@@ -124,11 +124,12 @@ def _report(results: dict[str, Any]) -> None:
     """The numbers, one a line, with their standard errors over the data."""
     print(f"\n{results['split']} data, {results['rows']} rows, nats per datum ({results['measure']}):")
     x = f"log p({', '.join(sorted(results['observed_by_site']))})"
+    of_draws = f" at {results['draws']} w" if "draws" in results else ""
     for name, label in (
         ("elbo", "ELBO"),
         ("reconstruction", "reconstruction, E_q of the observed sites"),
         ("kl", f"KL(q || p) of the latents, {results['kl_estimator']}"),
-        ("log_likelihood", f"{x}, {results['particles']} importance samples"),
+        ("log_likelihood", f"{x}, {results['particles']} importance samples{of_draws}"),
     ):
         if not math.isnan(results[name]["value"]):
             print(f"  {label:42} {results[name]['value']:9.3f} +- {results[name]['standard_error']:.3f}")

@@ -95,7 +95,7 @@ def check(cells: Sequence[Cell]) -> str:
     splits = cells[0].recipe.splits()
     for cell in {cell.choice: cell for cell in cells}.values():
         try:
-            model = cell.recipe.build(splits.event_shape, splits.num_classes)
+            model = cell.recipe.build(splits.event_shape, splits.num_classes, len(splits.train))
             cell.recipe.initialise(model, splits)
             objective = cell.recipe.objective_for(1, model)
             _, rows = next(by_label(*next(blocks(splits.train, 8, takes_labels(model)))))

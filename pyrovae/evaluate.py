@@ -24,7 +24,7 @@ ACTIVE = 0.01
 POINT, NOT_OF_A_POINT = "none: the guide is a point", ("elbo", "kl", "log_likelihood", "monte_carlo_error")
 
 
-def evaluate(programs: Programs, data: Data, particles: int = 100, seed: int = 0) -> dict[str, Any]:
+def evaluate(programs: Programs, data: Data, particles: int = 100, seed: int = 0, draws: int = 10) -> dict[str, Any]:
     """What a model is worth on data, in nats per datum: a dictionary that JSON can hold.
 
     elbo = reconstruction - kl, at beta = 1; reconstruction = E_q[log p(x|z)]; kl = KL(q(z|x) || p(z)), in closed form
@@ -36,24 +36,31 @@ def evaluate(programs: Programs, data: Data, particles: int = 100, seed: int = 0
     clusters by itself their agreement with the labels: `clusters`. A guide of one point has no density: of it only the
     reconstruction is a number, the rest is NaN, and `measure` says so.
 
+    A model with latents w that all rows share, as `BayesianVAE`, says by `at_draws` what it is at some of them.
+    Then log_likelihood = log 1/S sum_s p(x|w_s), w_s ~ q(w), and all else is a mean over the w_s; no KL(q(w) || p(w)),
+    which the training data pay, is in it. All rows meet the same w_s: their errors add up, and `monte_carlo_error` is
+    the most that the mean's can be.
+
     Args:
         programs: model and guide.
         data: a Split, a tensor, a Dataset or a DataLoader; how it is batched changes no digit.
         particles: K.
         seed: of the noise.
+        draws: S, where there are such w.
     """
-    table, estimator = scores(programs, data, particles, seed)
-    error = table.pop("monte_carlo_error")
+    table, estimator = scores(programs, data, particles, seed, draws)
+    error, shared = table.pop("monte_carlo_error"), hasattr(programs, "at_draws")
     kls, means = _by_site(table, "kl_per_latent."), _by_site(table, "mean.")
     by_site = {kind: _by_site(table, f"{kind}.") for kind in ("observed", "kl")}
     return {
         "rows": len(error),
         "particles": particles,
+        **({"draws": draws} if shared else {}),
         "seed": seed,
         "unit": "nats per datum",
         "measure": _measure(programs, estimator, by_site["observed"]),
         **{name: _mean(values) for name, values in table.items()},
-        "monte_carlo_error": (error.square().sum().sqrt() / len(error)).item(),
+        "monte_carlo_error": error.mean().item() if shared else (error.square().sum().sqrt() / len(error)).item(),
         "kl_estimator": estimator,
         **{f"{kind}_by_site": {site: _mean(v) for site, v in values.items()} for kind, values in by_site.items()},
         "kl_per_latent": {site: values.mean(0).flatten().tolist() for site, values in kls.items()},
@@ -138,9 +145,11 @@ def _measure(programs: Programs, estimator: str, observed: Iterable[str]) -> str
     return measure if estimator != POINT else f"{measure}, at one point z: no likelihood"
 
 
-def scores(programs: Programs, data: Data, particles: int, seed: int) -> tuple[dict[str, Tensor], str]:
+def scores(programs: Programs, data: Data, particles: int, seed: int, draws: int = 10) -> tuple[dict[str, Tensor], str]:
     """Per datum: elbo, reconstruction, kl, log_likelihood, monte_carlo_error, all (N,); kl_per_latent.SITE and
     mean.SITE, (N, *latent_shape). And how the KL was had: "closed form", "sampled", or POINT where there is none."""
+    if hasattr(programs, "at_draws"):
+        return _posterior_scores(programs, data, particles, seed, draws)
     blocks, places, how = [], [], ""
     for rows, drawn in importance(programs, data, particles, seed):
         parts = []
@@ -175,6 +184,18 @@ def scores(programs: Programs, data: Data, particles: int, seed: int) -> tuple[d
     names = [*order, *(name for name in blocks[0] if name not in order and all(name in block for block in blocks))]
     place = torch.cat(places).argsort()
     return {name: torch.cat([block[name] for block in blocks])[place] for name in names}, how
+
+
+def _posterior_scores(
+    programs: Any, data: Data, particles: int, seed: int, draws: int
+) -> tuple[dict[str, Tensor], str]:
+    """The same of a model that is many, at draws of latents that all rows share: log of the mean p(x|w), else means."""
+    tables, ways = zip(*(scores(each, data, particles, seed) for each in programs.at_draws(draws, seed)), strict=True)
+    each = {name: torch.stack([table[name] for table in tables]) for name in tables[0]}
+    row = {name: values.mean(0) for name, values in each.items()}
+    row["log_likelihood"], of_draws = log_mean_exp(each["log_likelihood"])
+    row["monte_carlo_error"] = torch.hypot(of_draws, row["monte_carlo_error"])  # one noise of z for all w
+    return row, ways[0]
 
 
 def _mean_or_draw(q: Trace, site: Any) -> Tensor:

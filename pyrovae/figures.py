@@ -22,7 +22,11 @@ from pyrovae.traces import sites, traces
 
 
 def draw(programs: Programs, split: Split, seed: int = 0) -> dict[str, Figure]:
-    """The figures of a model by their names, on held-out data. The seed is of the noise in them."""
+    """The figures of a model by their names, on held-out data. The seed is of the noise in them.
+
+    Of a model with latents that all rows share (`BayesianVAE`) they are those of the model `at` their means.
+    """
+    programs = programs.at() if hasattr(programs, "at_draws") else programs  # type: ignore[union-attr]
     with seeded(seed, 3), answering(programs):
         figures = {"program": _program(programs, split)}
         images = len(split.event_shape) == 3

@@ -104,7 +104,9 @@ class Recipe:
         splits = load(self.data, self.data_root or None, self.binarize, self.valid, self.test)  # type: ignore
         return with_labels(splits, self.labels, self.seed) if self.labels else splits
 
-    def build(self, event_shape: tuple[int, ...], num_classes: int | None = None) -> Any:
+    def build(
+        self, event_shape: tuple[int, ...], num_classes: int | None = None, training_rows: int | None = None
+    ) -> Any:
         """The model with its initial weights, which the seed determines."""
         activation = ACTIVATIONS[checks.member("activation", self.activation, ACTIVATIONS)]
         network = partial(_network, activation=activation)
@@ -118,13 +120,14 @@ class Recipe:
                 "network": network(self.network),
                 "latent_dim": self.latent_dim,
             }
-            kind = member("model", MODELS, self.model, reserved=list(parts), parts=_PARTS_OF_MODELS)
+            kind = member("model", MODELS, self.model, reserved=[*parts, "training_rows"], parts=_PARTS_OF_MODELS)
             takes, given = inspect.signature(kind).parameters, getattr(kind, "keywords", {})
             for name in parts.keys() - takes.keys() - {"network"}:
                 if getattr(self, name) != getattr(Recipe, name):
                     raise ValueError(f"{name}: expected no such option, which {self.model} has not, found one")
             if not {"num_classes", "label_shape"} & given.keys():
                 parts["num_classes"] = num_classes
+            parts["training_rows"] = training_rows
             model = kind(event_shape, **{name: parts[name] for name in parts.keys() & takes.keys()})
         return model.to(self.torch_device(), _DTYPES[self.dtype])
 
@@ -256,8 +259,7 @@ OBJECTIVES = {
 }
 # What the options of a model may name; where two of these have one name, it is the guide family.
 _PARTS_OF_MODELS = members(networks) | members(likelihoods) | members(guides) | {"quadrants": quadrants}
-# A run scores each datum by itself; with uncertain weights that takes draws of them: `posterior_predictive`.
-MODELS = {name: model for name, model in members(models).items() if name != "bayesian-vae"}
+MODELS = members(models)
 LR_SCHEDULES = {"constant": train.constant, "cosine": train.cosine}
 
 

@@ -86,7 +86,7 @@ def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
     splits = asked.splits()
     # What "auto" found in the first part is what the second part uses.
     chosen = asked if state is None else replace(asked, matmul=state[1]["matmul"])
-    training = chosen.training(asked.build(splits.event_shape, splits.num_classes), splits)
+    training = chosen.training(asked.build(splits.event_shape, splits.num_classes, len(splits.train)), splits)
     if state is not None:
         training.restore(state)
         _same_place(path, state[1], training)
@@ -124,8 +124,12 @@ def _write_state(path: Path, training: Training) -> None:
 
 def _made_for(training: Training) -> dict[str, Any]:
     """What a model is built from beside its recipe."""
-    shape = training.programs.event_shape
-    return {"epoch": training.epoch, "event_shape": shape, "num_classes": training.num_classes}
+    return {
+        "epoch": training.epoch,
+        "event_shape": training.programs.event_shape,
+        "num_classes": training.num_classes,
+        "training_rows": len(training.batches.data),
+    }
 
 
 def _last_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -231,7 +235,8 @@ def load(path: str | Path, weights: str = "best") -> Any:
     tensors, about = files.read_tensors(path / f"{weights}.safetensors")
     if weights == "last":
         tensors = {name.removeprefix("weights."): x for name, x in tensors.items() if name.startswith("weights.")}
-    model = replace(made, device="cpu").build(tuple(about["event_shape"]), about.get("num_classes"))
+    sizes = tuple(about["event_shape"]), about.get("num_classes"), about.get("training_rows")
+    model = replace(made, device="cpu").build(*sizes)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

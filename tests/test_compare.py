@@ -63,6 +63,15 @@ def test_finished_cells_are_kept_and_interrupted_ones_go_on(capsys):
     assert "made with other options" in capsys.readouterr().err
 
 
+def test_a_model_with_uncertain_weights_is_ranked_among_the_others(capsys):
+    assert asked("--models", "vae,bayesian-vae", "--network", "mlp(hidden=[8])", "--root", "weights", *QUICK) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("nats per datum") == 1
+    for name in ("vae", "bayesian-vae"):
+        (row,) = (row for row in json.loads(Path("weights/compare.json").read_text()) if row["model"] == name)
+        assert f"| `{name}` | {row['elbo']['value']:.2f} | {row['log_likelihood']['value']:.2f} |" in printed
+
+
 def results(root, name, log_p, measure):
     (root / name).mkdir(parents=True)
     numbers = {key: {"value": log_p, "standard_error": 0.1} for key in ("elbo", "log_likelihood", "kl")}

@@ -183,6 +183,22 @@ def test_clusters_are_found_in_the_middle_of_a_run_once(monkeypatch, capsys):
     assert {"clusters.png", "cluster-images.png"} <= {each.name for each in (path / "figures").iterdir()}
 
 
+def test_uncertain_weights_are_a_run_like_any_other(capsys):
+    options = ["--model", "bayesian-vae(scale=1.0)", "--network", "mlp(hidden=[16])"]
+    assert train("--name", "weights", *options, *QUICK) == 0
+    assert "log p(x), 3 importance samples at 10 w " in capsys.readouterr().out
+    vae = pyrovae.load("runs/weights")
+    assert vae.training_rows == 1258
+    written, found = (
+        json.loads(runs.Path("runs/weights/evaluation.json").read_text()),
+        pyrovae.evaluate(vae, load_data("digits").test, 3),
+    )
+    assert written["draws"] == 10
+    assert written["measure"] == "mass over binary values"
+    assert written["log_likelihood"]["value"] == pytest.approx(found["log_likelihood"]["value"], abs=1e-5)
+    assert runs.Path("runs/weights/figures/samples.png").exists()
+
+
 def test_resume_refuses_another_option_by_name(finished, capsys):
     before = weights(finished)
     assert train(finished, "--resume", "--latent-dim", 3) == 2
@@ -358,6 +374,7 @@ def occupied(path):
         (["train", "--device", "meta"], "device: expected auto, cpu or a GPU"),
         (["train", "--clusters-after", "3"], "clusters_after: expected no such option, of which vae has no use"),
         (["train", "--model", "mixture-vae", "--clusters-after", "101"], "initialise: expected a model that begins"),
+        (["train", "--model", "bayesian-vae(training_rows=5)"], "unknown option of model 'bayesian-vae'"),
         (["train", "--compile", "fast"], "unknown compile 'fast'"),
         (["train", "--matmul", "lowest"], "unknown matmul 'lowest'"),
         (["train", "--threads", "5000"], "threads: expected at most 1024, found 5000"),

@@ -17,6 +17,7 @@ from torch.distributions import kl_divergence
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae
+from pyrovae import anomaly
 from pyrovae.data import Split, Splits
 from pyrovae.inference import log_likelihood
 from pyrovae.likelihoods import Normal
@@ -197,7 +198,7 @@ def test_new_data_are_drawn_at_trained_weights(one):
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda vae, x: pyrovae.evaluate(vae, x, 2),
+        lambda vae, x: pyrovae.gaps(vae, x, 2),
         lambda vae, x: IWAE().loss(vae.model, vae.guide, x),
         lambda vae, x: FreeBits().loss(vae.model, vae.guide, x),
     ],
@@ -205,6 +206,33 @@ def test_new_data_are_drawn_at_trained_weights(one):
 def test_what_needs_a_score_of_each_row_names_the_site(small, ask):
     with pytest.raises(ValueError, match=r"site 'w': .* found plates \[\]: all rows share it; fix its value"):
         ask(small, binary())
+
+
+def test_evaluate_averages_over_the_weights(small):
+    x = binary(30)
+    found, each = pyrovae.evaluate(small, x, 5, draws=3), [pyrovae.evaluate(vae, x, 5) for vae in small.at_draws(3)]
+    for name in ("elbo", "reconstruction", "kl"):
+        assert found[name]["value"] == pytest.approx(sum(one[name]["value"] for one in each) / 3)
+    log_p = torch.stack([log_likelihood(vae, x, 5)[0] for vae in small.at_draws(3)])
+    assert found["log_likelihood"]["value"] == pytest.approx((log_p.logsumexp(0) - math.log(3)).mean().item())
+    assert found["draws"] == 3
+    assert "draws" not in each[0]
+    assert -anomaly.surprisal(small, x, 5).mean().item() == pytest.approx(
+        pyrovae.evaluate(small, x, 5)["log_likelihood"]["value"]
+    )
+
+
+def test_evaluate_gives_the_posterior_predictive_and_bounds_its_error(small):
+    x = binary(30)
+    small.w_log_variance.data += 2
+    found, again = pyrovae.evaluate(small, x, 200, draws=20), []
+    for seed in range(6):
+        log_p, _ = small.posterior_predictive(x, 20, 200, seed)
+        again.append(log_p.double().mean())
+    error = torch.stack(again).std().item()
+    assert found["log_likelihood"]["value"] == pytest.approx(torch.stack(again).mean().item(), abs=4 * error)
+    assert error < 2 * found["monte_carlo_error"]
+    assert found["elbo"]["value"] < found["log_likelihood"]["value"]
 
 
 # As Pyro programs.

@@ -39,8 +39,8 @@ class BayesianVAE(VAE):
     both KLs: below 1 the posterior of z and w is a cold one (Wenzel et al. 2020).
 
     A batch has one draw of w, whose noise in the gradient no larger batch averages out: what would lessen it (the
-    local reparametrisation, flipout) has no site w. Of new data, `posterior_predictive` averages over w, and each
-    `at(w)` is a plain VAE, for all other questions.
+    local reparametrisation, flipout) has no site w. Of new data, `evaluate` and `posterior_predictive` average
+    over w, and each `at(w)` is a plain VAE, for all other questions.
 
     Args:
         event_shape, latent_dim, prior, likelihood, guide, encoder: as in `VAE`; what they learn are points.
@@ -126,12 +126,18 @@ class BayesianVAE(VAE):
         named = zip(self.shapes.items(), parts, strict=True)
         return functional_call(self.decoder, {name: part.view(shape) for (name, shape), part in named}, (z,))
 
-    def at(self, w: Tensor) -> VAE:
-        """The VAE p(z) p(x|z, w) with these weights, `q_w().mean` or a draw of it; a copy of its own."""
+    def at(self, w: Tensor | None = None) -> VAE:
+        """The VAE p(z) p(x|z, w) with these weights, without any with the mean of q(w); a copy of its own."""
         twin = copy.deepcopy(self)
-        vector_to_parameters(w.detach(), twin.decoder.parameters())
+        vector_to_parameters((self.q_w().mean if w is None else w).detach(), twin.decoder.parameters())
         parts = (twin.prior, twin.likelihood, twin.family, twin.encoder, twin.decoder)
         return VAE(self.event_shape, *self.latent_shape, *parts)
+
+    def at_draws(self, draws: int, seed: int = 0) -> list[VAE]:
+        """The VAEs `at` so many draws w ~ q(w): what `evaluate` averages over."""
+        checks.integer("draws", draws)
+        with seeded(seed, 6):
+            return [self.at(w) for w in self.q_w().sample((draws,))]
 
     def sample(self, n: int) -> Tensor:
         """n new data after training: w ~ q(w), once for all, then x_i ~ p(x|w). (n, *event_shape)"""
@@ -151,11 +157,9 @@ class BayesianVAE(VAE):
             particles: z_k ~ q(z|x) for each p(x|w_s), as in `inference.log_likelihood`.
             seed: of the noise.
         """
-        checks.integer("draws", draws)
+        vaes, log_p = self.at_draws(draws, seed), []
         seeds = torch.Generator().manual_seed(seed)  # its own: reading the data draws random numbers, too
-        with seeded(seed, 6), answering(self):
-            vaes = [self.at(w) for w in self.q_w().sample((draws,))]
-            log_p = []
+        with seeded(seed, 7), answering(self):
             for (x,) in blocks(data, ROWS):
                 each = torch.randint(2**62, (draws,), generator=seeds).tolist()
                 given = [log_likelihood(vae, x, particles, own)[0] for vae, own in zip(vaes, each, strict=True)]
