@@ -804,7 +804,7 @@ def test_codes_of_rows_with_and_without_labels_are_drawn_in_their_places(monkeyp
         figures.plots, "latent_plane", lambda codes, kinds, decoded: seen.update(codes=codes, kinds=kinds)
     )
     with torch.no_grad():
-        figures._latents(vae, Split(x, y))
+        figures._latents(vae, Split(x, y), figures._codes(vae, Split(x, y)))
         truth = vae.q_z(x[y >= 0], vae.encode(y[y >= 0])).mean
     torch.testing.assert_close(torch.from_numpy(seen["codes"])[y >= 0], truth)
     assert seen["kinds"].tolist() == y.tolist()
