@@ -313,3 +313,22 @@ def colourings(points: np.ndarray, by: dict[str, np.ndarray], x: str = "", y: st
         if not x and not y:
             axes.set(xticks=[], yticks=[])
     return figure
+
+
+@_styled
+def curves(lines: dict[str, tuple[Any, ...]], x: str = "", y: str = "", log: str = "") -> Figure:
+    """For each label (x, y) or (x, y, errors): a line through the points, each with its error to either side.
+
+    Errors may be None. x and y name the axes; log says which of them are logarithmic: "x", "y" or "xy".
+    """
+    figure = Figure(figsize=(5.4, 3.4))
+    axes = figure.subplots()
+    for number, (label, (at, values, *errors)) in enumerate(lines.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        axes.errorbar(at, values, *errors, color=colour, label=label, lw=1.5, marker="o", ms=3.5, capsize=2)
+    axes.set(xlabel=x, ylabel=y)
+    for name in log:
+        axes.set(**{f"{name}scale": "log"})
+        getattr(axes, f"{name}axis").set_major_formatter("{x:g}")
+    axes.legend(fontsize=8)
+    return figure

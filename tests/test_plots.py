@@ -112,3 +112,21 @@ def test_every_kind_of_data_has_its_figures(tmp_path, monkeypatch, shape, latent
         picture = np.asarray(Image.open(path).convert("L"), float)
         assert picture.shape[1] >= 300
         assert picture.std() > 5, f"{path.stem} is blank"
+
+
+def test_curves_have_each_their_own_points_and_errors():
+    lines = {"a": ([1, 10, 100], [3.0, 2.0, 1.0], [0.1, 0.2, 0.3]), "b": ([2, 20], [5.0, 6.0]), "c": ([4], [7.0], None)}
+    axes = plots.curves(lines, "labels", "accuracy", log="x").axes[0]
+    assert (axes.get_xscale(), axes.get_yscale(), axes.get_xlabel()) == ("log", "linear", "labels")
+    drawn = {each.get_label(): each for each in axes.containers}
+    for label, (at, values, *_) in lines.items():
+        np.testing.assert_allclose(drawn[label].lines[0].get_xydata(), np.stack([at, values], 1))
+    assert [drawn[label].has_yerr for label in lines] == [True, False, False]
+    (bars,) = drawn["a"].lines[2]
+    np.testing.assert_allclose([each[:, 1] for each in bars.get_segments()], [[2.9, 3.1], [1.8, 2.2], [0.7, 1.3]])
+
+
+def test_curves_are_logarithmic_where_asked():
+    axes = plots.curves({"a": ([1, 2], [3, 4])}, log="xy").axes[0]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert plots.curves({"a": ([1, 2], [3, 4])}).axes[0].get_xscale() == "linear"
