@@ -1,0 +1,123 @@
+"""Which score of a VAE tells one class from the others, and where does the likelihood alone prefer the anomaly?"""
+
+import math
+from functools import partial
+from statistics import mean
+
+import numpy as np
+import torch
+
+from pyrovae import VAE, anomaly, data, fit, plots
+from pyrovae.evaluate import scores
+from pyrovae.experiments import Findings, spread, table
+from pyrovae.likelihoods import Bernoulli, Normal
+from pyrovae.train import cosine
+
+BUDGETS = {
+    "digits": {"latents": 8, "epochs": 30, "epochs_of_all": 20, "batch_size": 32},
+    "mnist": {"latents": 32, "epochs": 20, "epochs_of_all": 15, "batch_size": 128},
+}
+TRAIN, TEST, PARTICLES = 12000, 5000, 20  # at most so many images without the ones; test images; z for each
+LEARNED = partial(Normal, scale=0.3, learn="one")
+
+
+def experiment(name, seeds):
+    budget, greys, binary = BUDGETS[name], data.load(name, binarize="none"), data.load(name)
+    y = greys.test.y[:TEST]
+    classes, ones = [], []
+    for seed in range(seeds):
+        classes.append(one_class(greys, budget, seed))
+        ones.append(without_ones(binary, budget, seed))
+    by_class = {
+        score: [{each: told_apart(costs[score], y == each) for each, costs in one.items()} for one in classes]
+        for score in classes[0][0]
+    }
+    by_score = {score: [told_apart(one[score], y != 1) for one in ones] for score in ones[0]}
+    figures = {
+        "auroc-by-class": plots.auroc_bars({str(each): found for each, found in by_class["-log p(x)"][0].items()}),
+        "images-by-surprise": extremes(greys.test[: len(y)].numpy(), y.numpy(), classes[0]),
+        "roc-of-the-ones": plots.roc_curves({k: (s[y != 1].numpy(), s[y == 1].numpy()) for k, s in ones[0].items()}),
+    }
+    return Findings(told(by_class) + "\n\n" + told_of_ones(by_score, ones[0]["-log p(x)"], y), figures)
+
+
+def trained(x, latents, likelihood, seed, epochs, batch_size):
+    torch.manual_seed(seed)
+    vae = VAE(x.shape[1:], latents, likelihood=likelihood)
+    fit(vae, x, epochs=epochs, batch_size=batch_size, learning_rate=2e-3, lr_schedule=cosine, seed=seed)
+    return vae
+
+
+def one_class(splits, budget, seed):
+    """For each class four scores of the test images, by a VAE of that class alone."""
+    found = {}
+    for each in range(splits.num_classes):
+        own, held_out = (split[split.y == each] for split in (splits.train, splits.valid))
+        vae = trained(own, budget["latents"], LEARNED, seed, budget["epochs"], budget["batch_size"])
+        rows, _ = scores(vae, splits.test[:TEST], PARTICLES, 0)  # all scores of the same draws of z
+        costs = {"-log p(x)": -rows["log_likelihood"], "-ELBO": -rows["elbo"], "distortion": -rows["reconstruction"]}
+        typical = anomaly.surprisal(vae, held_out, PARTICLES).mean()
+        found[each] = costs | {"atypicality": (costs["-log p(x)"] - typical).abs()}
+        print(f"class {each}, seed {seed}: {told_apart(costs['-log p(x)'], splits.test.y == each)}", flush=True)
+    return found
+
+
+def without_ones(splits, budget, seed):
+    """Scores of the test images by a VAE of all digits but the ones, which are the simplest."""
+    x, held_out = (split[(split.y != 1).nonzero()[:TRAIN, 0]] for split in (splits.train, splits.valid))
+    options = budget["latents"], Bernoulli, seed, budget["epochs_of_all"], budget["batch_size"]
+    vae, background = trained(x, *options), trained(anomaly.mutated(x, levels=2, seed=seed), *options)
+    test = splits.test[:TEST]
+    return {
+        "-log p(x)": anomaly.surprisal(vae, test, PARTICLES),
+        "atypicality": anomaly.atypicality(vae, test, held_out, PARTICLES),
+        "background ratio": anomaly.background_ratio(vae, test, background, PARTICLES),
+        "complexity ratio": anomaly.complexity_ratio(vae, test, particles=PARTICLES),
+        "a short PNG": -math.log(2) * torch.tensor([anomaly.png(each) for each in test]).double(),
+    }
+
+
+def told_apart(costs, normal):
+    return anomaly.auroc(costs[normal[: len(costs)]], costs[~normal[: len(costs)]])
+
+
+def extremes(x, y, found):
+    """A row for each class: test images in the order of their -log p(x), as a VAE of that class has it."""
+    panels = {"class: least strange": [], "class: strangest": [], "others: least strange": [], "others: strangest": []}
+    for each, costs in found.items():
+        order = costs["-log p(x)"].argsort().numpy()
+        own, others = order[y[order] == each], order[y[order] != each]
+        for panel, rows in zip(panels.values(), (own[:5], own[-5:], others[:5], others[-5:]), strict=True):
+            panel.append(x[rows])
+    return plots.image_table({title: np.stack(rows) for title, rows in panels.items()})
+
+
+def told(by_class):
+    """by_class: for each score, for each seed, the AUROC of each class."""
+    found = {score: [mean(one["value"] for one in seed.values()) for seed in each] for score, each in by_class.items()}
+    first, means = by_class["-log p(x)"][0], {score: mean(each) for score, each in found.items()}
+    best, least = max(means, key=means.get), min(means, key=means.get)
+    worst = min(first, key=lambda each: first[each]["value"])
+    return (
+        f"One class is normal, and trained on; the other nine are anomalies. By -log p(x) the mean AUROC is "
+        f"{means['-log p(x)']:.3f}, least for class {worst} ({first[worst]['value']:.3f}); {best} has most, "
+        f"{means[best]:.3f}, and {least} least, {means[least]:.3f}. Bars and pictures are of -log p(x).\n\n"
+        + table(["score", "AUROC, mean of the classes"], [[score, spread(each, 3)] for score, each in found.items()])
+    )
+
+
+def told_of_ones(by_score, surprisal, y):
+    found = {score: [one["value"] for one in each] for score, each in by_score.items()}
+    errors = {score: each[0]["standard_error"] for score, each in by_score.items()}
+    raw, best = mean(found["-log p(x)"]), max(found, key=lambda score: mean(found[score]))
+    sure = abs(raw - 0.5) > 2 * errors["-log p(x)"]
+    verdict = ("better than guessing" if raw > 0.5 else "worse than guessing") if sure else "no better than guessing"
+    return (
+        f"All digits but the ones are normal, and the ones are asked for: one of them costs "
+        f"{surprisal[y == 1].mean():.1f} nats, one of the others {surprisal[y != 1].mean():.1f}. By -log p(x) the "
+        f"AUROC is {raw:.3f}, {verdict}; most has {best}, {mean(found[best]):.3f}.\n\n"
+        + table(
+            ["score", "AUROC of the ones", "standard error of the rows"],
+            [[score, spread(each, 3), f"{errors[score]:.3f}"] for score, each in found.items()],
+        )
+    )

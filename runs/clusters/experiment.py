@@ -1,0 +1,98 @@
+"""How far do clusters that no label has shaped agree with the digits: of pixels, of a VAE's codes, of a MixtureVAE?"""
+
+from functools import partial
+from statistics import mean
+
+import torch
+from pyro import poutine
+from sklearn.cluster import KMeans
+from sklearn.manifold import TSNE
+from sklearn.mixture import GaussianMixture
+from torch import nn
+
+from pyrovae import data, fit, plots
+from pyrovae.clusters import agreement, responsibilities
+from pyrovae.experiments import Findings, spread, table
+from pyrovae.likelihoods import Bernoulli, Normal
+from pyrovae.models import MixtureVAE
+from pyrovae.networks import MLP
+from pyrovae.objectives import ELBO
+
+BUDGETS = {
+    "digits": {"likelihood": partial(Normal, scale=0.2), "hidden": (200,), "epochs": (30, 20), "batch_size": 128},
+    "mnist": {"likelihood": Bernoulli, "hidden": (400, 400), "epochs": (10, 15), "batch_size": 256},
+}
+LATENTS, CLUSTERS, POINTS = 10, 10, 2000
+MEASURES = ("accuracy", "nmi", "ari")
+
+
+def experiment(name, seeds):
+    greys = data.load(name, binarize="none")
+    splits = data.load(name) if BUDGETS[name]["likelihood"] is Bernoulli else greys
+    found = []
+    for seed in range(seeds):
+        pixels = (each[:].flatten(1).numpy() for each in (greys.train, greys.test))
+        vae, clusters = by_vae(splits, BUDGETS[name], seed)
+        clusters = {"k-means of the pixels": k_means(*pixels, seed)} | clusters
+        found.append({kind: agreement(torch.as_tensor(each), splits.test.y) for kind, each in clusters.items()})
+        print(*(f"seed {seed}, {kind}: accuracy {each['accuracy']:.3f}" for kind, each in found[-1].items()), sep="\n")
+    return Findings(told(found), pictures(vae, greys.test, splits.test, found[-1]["MixtureVAE"]))
+
+
+def by_vae(splits, budget, seed):
+    """A MixtureVAE, and where its test images belong: before there are clusters, it is a plain VAE."""
+    torch.manual_seed(seed)
+    network = partial(MLP, hidden=budget["hidden"])
+    vae = MixtureVAE(splits.event_shape, LATENTS, CLUSTERS, budget["likelihood"], encoder=network, decoder=network)
+    (before, together), x, test = budget["epochs"], splits.train[:], splits.test[:]
+    options = {"batch_size": budget["batch_size"], "learning_rate": 2e-3, "seed": seed}
+    fit(vae, splits, epochs=before, objective=ELBO(0.1, "enumerated"), **options)
+    codes = [vae.q_z(each).mean.detach().double().numpy() for each in (x, test)]
+    mixture = GaussianMixture(CLUSTERS, n_init=5, random_state=seed).fit(codes[0])
+    vae.initialise(x)
+    fit(vae, splits, epochs=together, **options)
+    return vae, {
+        "k-means of the codes of a VAE": k_means(*codes, seed),
+        "a mixture of normals of the same codes": mixture.predict(codes[1]),
+        "MixtureVAE": responsibilities(vae, test).argmax(1),
+    }
+
+
+def k_means(train, test, seed):
+    return KMeans(CLUSTERS, n_init=5, random_state=seed).fit(train).predict(test)
+
+
+@torch.no_grad()
+def pictures(vae, greys, test, found):
+    """Each cluster, in the order of the class that it is matched to: some of its test images, and new ones."""
+    belongs = responsibilities(vae, test).argmax(1)
+    order = sorted(map(int, found["matching"]), key=lambda cluster: found["matching"][str(cluster)])
+    names, real, new = [], [], []
+    for cluster in order:
+        labels = greys.y[belongs == cluster]
+        most = labels.bincount().argmax()
+        names.append(f"{len(labels)} images, {(labels == most).double().mean():.0%} are {most}s")
+        rows = (belongs == cluster).nonzero()[:, 0]
+        real.append(greys[rows[torch.arange(10) % len(rows)]])
+        y = nn.functional.one_hot(torch.tensor(10 * [cluster]), CLUSTERS).float()
+        drawn = poutine.trace(poutine.condition(vae.model, {"y": y})).get_trace(n=10)
+        new.append(drawn.nodes["x"]["fn"].mean)
+    both = {"test images": torch.stack(real).numpy(), "$E[x|z]$ for draws $z \\sim p(z|y)$": torch.stack(new).numpy()}
+    codes = vae.q_z(test[:POINTS]).mean.numpy()
+    plane = TSNE(init="pca", random_state=0).fit_transform(codes)
+    matched = torch.tensor([found["matching"].get(str(each), -1) for each in belongs[:POINTS].tolist()])
+    by = {"t-SNE of $E[z|x]$, by class": test.y[:POINTS].numpy(), "by the class of the cluster": matched.numpy()}
+    return {"clusters": plots.named_table(names, both), "latents-by-class-and-cluster": plots.colourings(plane, by)}
+
+
+def told(found):
+    rows = [[kind, *(spread([each[kind][name] for each in found], 3) for name in MEASURES)] for kind in found[0]]
+    accuracy = {kind: mean(each[kind]["accuracy"] for each in found) for kind in found[0]}
+    best, joint = max(accuracy, key=accuracy.get), accuracy["MixtureVAE"]
+    return (
+        f"Once each cluster is matched to a digit of its own, {joint:.3f} of the test images are right by MixtureVAE: "
+        f"{joint - accuracy['k-means of the pixels']:+.3f} beside k-means of the pixels, and "
+        f"{joint - accuracy['a mixture of normals of the same codes']:+.3f} beside a mixture that is fitted to codes "
+        f"which it does not shape. Best is {best}, with {accuracy[best]:.3f}.\n\n"
+        + table(["clusters", "accuracy", "NMI", "ARI"], rows)
+    )

@@ -1,0 +1,91 @@
+"""On few images, does a prior on the decoder's weights do what early stopping does, without validation images?"""
+
+from functools import partial
+from statistics import mean, stdev
+
+import torch
+
+from pyrovae import VAE, Training, data, plots
+from pyrovae.data import Split, Splits
+from pyrovae.experiments import Findings, spread, table
+from pyrovae.inference import log_likelihood
+from pyrovae.models import BayesianVAE
+from pyrovae.networks import MLP
+
+BUDGETS = {
+    "digits": {"sizes": (100, 300, 1000), "steps": 1000},
+    "mnist": {"sizes": (100, 300, 1000, 3000), "steps": 1500},
+}
+TEST, PARTICLES, DRAWS, BATCH = 300, 200, 10, 100  # images to validate and as many to test; of z; of w; rows
+LATENTS, NETWORK = 10, partial(MLP, hidden=(100,))
+
+
+def experiment(name, seeds):
+    budget, splits = BUDGETS[name], data.load(name)
+    valid, test = fixed(splits.valid, TEST), fixed(splits.test, TEST)
+    found = {}
+    for size in budget["sizes"]:
+        train = fixed(splits.train, size)
+        for seed in range(seeds):
+            given = point(train, valid, test, budget["steps"], seed) | bayesian(train, test, budget["steps"], seed)
+            for kind, log_p in given.items():
+                found.setdefault(kind, {}).setdefault(size, []).append(log_p)
+            print(f"{size} images, seed {seed}:", ", ".join(f"{kind} {each:.2f}" for kind, each in given.items()))
+    lines = {
+        kind: (sizes, [mean(each) for each in by_size.values()], errors(by_size.values()))
+        for kind, by_size in found.items()
+        for sizes in [list(by_size)]
+    }
+    axes = {"x": "training images", "y": "log p(x) of test images (nats)", "log": "x"}
+    return Findings(told(found), {"log-p-by-images": plots.curves(lines, **axes)})
+
+
+def fixed(split, rows):
+    """The first rows, binarised once and for all."""
+    return Split(split.x[:rows], None, "fixed").settled()
+
+
+def point(train, valid, test, steps, seed):
+    """log p(x) of a VAE at the end of its training, and at the epoch that is the best on validation images."""
+    torch.manual_seed(seed)
+    vae, epochs = VAE(train.event_shape, LATENTS, encoder=NETWORK, decoder=NETWORK), steps * BATCH // len(train)
+    training = Training(vae, Splits("few", train, valid), epochs=epochs, batch_size=BATCH, patience=epochs, seed=seed)
+    for _ in training:
+        if training.finished:  # and it has not yet gone back to the best
+            last = score(vae, test)
+    return {"VAE, last epoch": last, "VAE, best epoch": score(vae, test)}
+
+
+def bayesian(train, test, steps, seed):
+    torch.manual_seed(seed)
+    vae = BayesianVAE(train.event_shape, LATENTS, len(train), encoder=NETWORK, decoder=NETWORK)
+    list(Training(vae, train, epochs=steps * BATCH // len(train), batch_size=BATCH, seed=seed))
+    return {
+        "BayesianVAE, posterior predictive": vae.posterior_predictive(test, DRAWS, PARTICLES)[0].mean().item(),
+        "BayesianVAE, mean of q(w)": score(vae.at(vae.q_w().mean), test),
+    }
+
+
+def score(vae, test):
+    return log_likelihood(vae, test, PARTICLES)[0].mean().item()
+
+
+def errors(repetitions):
+    return [stdev(each) for each in repetitions] if all(len(each) > 1 for each in repetitions) else None
+
+
+def told(found):
+    last, best, predictive, at_mean = found
+    sizes = list(found[last])
+    rows = [[size, *(spread(found[kind][size]) for kind in found)] for size in sizes]
+
+    def gains(size, *others):
+        return " and ".join(f"{mean(found[predictive][size]) - mean(found[each][size]):+.2f}" for each in others)
+
+    return (
+        f"With {sizes[0]} images the posterior predictive of a BayesianVAE is {gains(sizes[0], last, best)} nats over "
+        f"a VAE's last epoch and its best, which validation images chose; with {sizes[-1]} it is "
+        f"{gains(sizes[-1], last, best)}. To average over w is worth {gains(sizes[0], at_mean)} and "
+        f"{gains(sizes[-1], at_mean)} over the mean of q(w).\n\nlog p(x) of {TEST} test images, in nats per datum:\n\n"
+        + table(["training images", *found], rows)
+    )
