@@ -15,7 +15,7 @@ from pyrovae.train import cosine
 
 BUDGETS = {
     "digits": {"hidden": (64, 32), "latents": (16, 8), "activation": nn.LeakyReLU, "epochs": 100, "batch_size": 32},
-    "mnist": {"hidden": (200, 100), "latents": (100, 50), "activation": nn.Tanh, "epochs": 100, "batch_size": 200},
+    "mnist": {"hidden": (200, 100), "latents": (100, 50), "activation": nn.Tanh, "epochs": 50, "batch_size": 200},
 }
 ROWS, PARTICLES = 2000, 500  # of the test images, and of z for each
 
@@ -30,6 +30,7 @@ def experiment(name, seeds):
         for kind, build in models(splits.event_shape, budget).items():
             torch.manual_seed(seed)
             vae = build()
+            begin_at_the_mean(vae, splits.train)
             train(vae, kind, splits, budget, seed)
             log_p, numbers = scores(vae, test, PARTICLES, 0)[0]["log_likelihood"], evaluate(vae, test, 20)
             weights = sum(each.numel() for each in vae.parameters())
@@ -46,15 +47,22 @@ def models(shape, budget):
     (first, second), (hidden, between) = budget["latents"], budget["hidden"]
     big, wider, small = (
         partial(MLP, hidden=(width, width), activation=budget["activation"])
-        for width in (hidden, round(1.12 * hidden), between)
+        for width in (hidden, round(1.2 * hidden), between)
     )
     two = partial(HierarchicalVAE, shape, first, (second,), encoder=big, decoder=big, between=small)
     return {
         "one layer": partial(VAE, shape, second, encoder=big, decoder=big),
-        "one layer, wider": partial(VAE, shape, first, encoder=wider, decoder=wider),
+        "one layer, wider": partial(VAE, shape, second, encoder=wider, decoder=wider),
         "two layers, bottom-up": partial(two, direction="bottom-up"),
         "two layers, top-down": partial(two, direction="top-down"),
     }
+
+
+def begin_at_the_mean(vae, train):
+    """The decoder's last bias, where z says nothing yet."""
+    mean = train[:].mean(0).clamp(1e-3, 1 - 1e-3).flatten()
+    bias = [each for each in vae.decoder.modules() if isinstance(each, nn.Linear)][-1].bias
+    bias.data.copy_(torch.logit(mean))
 
 
 def train(vae, kind, splits, budget, seed):
