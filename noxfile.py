@@ -52,6 +52,13 @@ def experiment(session: nox.Session) -> None:
 
 
 @nox.session
+def reference(session: nox.Session) -> None:
+    """Train a published row again: nox -s reference -- burda-vae --budget cpu; without a name, the table."""
+    install(session)
+    session.run("python", "runs/reference/reference.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Time our training beside others', a step of it or the whole: nox -s bench -- steps --nets mlp, or -- whole."""
     install(session, "bench")

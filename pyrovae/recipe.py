@@ -68,7 +68,7 @@ class Recipe:
     labelled: int = option(0, "of them with a label, where some labels are missing; 0: half, or as many as there are")
     optimizer: str = option("adam", "of torch.optim, e.g. adamw or 'adam(betas=[0.9, 0.99])'")
     learning_rate: float = option(1e-3, "of the optimiser")
-    lr_schedule: str = option("constant", "of the learning rate: constant or cosine")
+    lr_schedule: str = option("constant", "of the learning rate: constant, cosine, or stages (Burda et al. 2016)")
     clip: float = option(0.0, "largest norm of the gradient; 0: any")
     patience: int = option(0, "stop after so many epochs without a better validation loss; 0: never")
     particles: int = option(100, "importance samples for log p(x) in the evaluation")
@@ -260,7 +260,7 @@ OBJECTIVES = {
 # What the options of a model may name; where two of these have one name, it is the guide family.
 _PARTS_OF_MODELS = members(networks) | members(likelihoods) | members(guides) | {"quadrants": quadrants}
 MODELS = members(models)
-LR_SCHEDULES = {"constant": train.constant, "cosine": train.cosine}
+LR_SCHEDULES = {"constant": train.constant, "cosine": train.cosine, "stages": train.stages}
 
 
 def _network(text: str, activation: Callable[..., Any]) -> Callable[..., Any]:

@@ -43,6 +43,11 @@ def cosine(share: float) -> float:
     return (1 + math.cos(math.pi * share)) / 2
 
 
+def stages(share: float) -> float:
+    """Learning rate: factor 10^(-i/7) in stage i = 0..7 of 3^i parts each.  (Burda, Grosse & Salakhutdinov 2016)"""
+    return 10 ** (-min(7, int(math.log(1 + share * (3**8 - 1), 3) + 1e-9)) / 7)
+
+
 def fit(programs: Programs, data: Splits | Data, **options: Any) -> list[Record]:
     """Train a model's two programs by SVI; returns one record an epoch, losses in nats per datum.
 
@@ -68,7 +73,7 @@ class Training:
             weighs both kinds by their numbers in the data. None is half the batch, or as many as there are.
         optimizer: builds a torch optimiser from (parameters, lr=...).
         learning_rate: its lr.
-        lr_schedule: factor on it, a function of the share of training done (`constant`, `cosine`).
+        lr_schedule: factor on it, a function of the share of training done (`constant`, `cosine`, `stages`).
         clip: largest norm of a gradient, None for any.
         patience: stop after so many epochs without a better validation loss, counted from the end of the warm-up.
         initialise: after so many epochs the model's own `initialise` sees training rows (`MixtureVAE` finds its

@@ -19,7 +19,7 @@ from pyrovae.data import Split, Splits
 from pyrovae.likelihoods import Normal
 from pyrovae.networks import Conv
 from pyrovae.objectives import ELBO, WarmUp
-from pyrovae.train import cosine
+from pyrovae.train import cosine, stages
 
 
 @pytest.fixture
@@ -274,6 +274,14 @@ def test_autocast_is_close_and_keeps_the_parameters(vae, x):
     assert rounded == pytest.approx(exact, rel=0.01)
     assert rounded != exact
     assert {value.dtype for value in vae.parameters()} == {torch.float32}
+
+
+def test_stages_are_those_of_the_paper():
+    """Stage i has 3^i of the 3280 epochs, at 10^(-i/7)."""
+    rates = [stages(epoch / 3280) for epoch in range(3280)]
+    expected = [10 ** (-i / 7) for i in range(8) for _ in range(3**i)]
+    assert rates == pytest.approx(expected)
+    assert stages(1.0) == pytest.approx(0.1)
 
 
 def test_cosine_goes_from_one_to_zero(vae, x):

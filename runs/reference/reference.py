@@ -1,0 +1,90 @@
+"""Published rows, trained again: python runs/reference/reference.py NAME --budget cpu|full; without NAME, the table.
+
+Each is an ordinary run, resumable, in runs/reference/; README.md beside it is the table of all that are finished.
+"""
+
+import argparse
+import json
+import math
+import tomllib
+from pathlib import Path
+
+from pyrovae import compare, files, recipe
+from pyrovae.experiments import spread, table
+
+HERE = Path(__file__).parent
+ROWS = tomllib.loads((HERE / "rows.toml").read_text())
+ALL = ROWS.pop("all")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ROWS)}")
+    parser.add_argument("--budget", choices=("cpu", "full"), default="cpu")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0: half of torch's own choice")
+    asked = parser.parse_args()
+    if unknown := set(asked.names) - set(ROWS):
+        parser.error(f"expected names of {', '.join(ROWS)}, found {', '.join(sorted(unknown))}")
+    made = [cell for name in asked.names for cell in cells(name, asked.budget, asked.seeds, asked.threads)]
+    failed = compare.compare(HERE, made, "test", jobs=1)
+    files.write_bytes(HERE / "README.md", told().encode())
+    print((HERE / "README.md").read_text())
+    if failed:
+        parser.exit(1, f"failed: look at {', '.join(f'{HERE / name}.log' for name in failed)}\n")
+
+
+def cells(name: str, budget: str, seeds: int, threads: int = 0) -> list[compare.Cell]:
+    options = {"threads": threads}
+    for part in (ALL, ROWS[name]):
+        options |= part["both"] | part[budget]
+    start = recipe.from_options(options)
+    return [
+        compare.Cell(f"{name}-{budget}-{s}", (name,), recipe.from_options({"seed": s}, start)) for s in range(seeds)
+    ]
+
+
+def told() -> str:
+    """The table, with what each number was made by; a row that is not reached stays as it is."""
+    rows = [row for name in ROWS for budget in ("cpu", "full") if (row := finished(name, budget))]
+    heads = ["row", "budget", "-log p(x)", "published", "-ELBO", "K", "epochs", "steps", "seeds", "minutes"]
+    sources = [f"- `{name}`: {row['source']}" for name, row in ROWS.items()]
+    return "\n".join(
+        [
+            "# Published rows, trained again",
+            "",
+            "Nats per image of all 10 000 test images, dynamically binarised MNIST; ± the standard deviation over",
+            "seeds, or of one the standard error over the images. Minutes of training, on the machine of the row's",
+            "`environment.json`. `nox -s reference -- NAME --budget cpu` makes a row; the options are in rows.toml.",
+            "",
+            table(heads, rows),
+            "",
+            *sources,
+            "",
+        ]
+    )
+
+
+def finished(name: str, budget: str) -> list[object]:
+    """A row of the table, of the seeds that are there; nothing where none is."""
+    paths = [path for path in sorted(HERE.glob(f"{name}-{budget}-*")) if (path / "evaluation.json").exists()]
+    if not paths:
+        return []
+    found = [json.loads((path / "evaluation.json").read_text()) for path in paths]
+    seconds = [json.loads((path / "environment.json").read_text())["training_seconds"] for path in paths]
+    made, steps = recipe.read(paths[0] / "run.toml"), files.read_lines(paths[0] / "metrics.jsonl")[-1]["step"]
+    scores = [
+        spread([-each[score]["value"] for each in found])
+        if len(found) > 1
+        else f"{-found[0][score]['value']:.2f} ± {found[0][score]['standard_error']:.2f}"
+        for score in ("log_likelihood", "elbo")
+    ]
+    paper = ROWS[name]["paper"]
+    published = "" if math.isnan(paper) else f"{paper:.2f}"
+    minutes = f"{sum(seconds) / len(seconds) / 60:.1f}"
+    counts = [made.particles, made.epochs, steps, len(paths), minutes]
+    return [f"`{name}`", budget, scores[0], published, scores[1], *counts]
+
+
+if __name__ == "__main__":
+    main()
