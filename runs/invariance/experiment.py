@@ -16,7 +16,7 @@ from pyrovae.networks.waves import upright
 from pyrovae.train import cosine
 
 BUDGETS = {
-    "digits": {"side": 12, "margin": 2, "copies": 5, "hidden": (128, 64), "wider": (215, 64), "epochs": 25},
+    "digits": {"side": 12, "margin": 2, "copies": 5, "hidden": (128,), "wider": (160,), "epochs": 25},
     "mnist": {"side": 28, "margin": 0, "copies": 1, "hidden": (256, 128), "wider": (400, 128), "epochs": 20},
 }
 CONTENT, ROWS, PARTICLES = 8, 2000, 100  # latents of the content, test images, importance samples
