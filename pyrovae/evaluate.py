@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrovae.clusters import agreement, has_clusters, responsibilities
 from pyrovae.data.split import ROWS, Data, as_split, blocks, known
-from pyrovae.inference import classify, importance
+from pyrovae.inference import by_row, classify
 from pyrovae.likelihoods import OneHotCategorical
 from pyrovae.programs import Programs, classifies, own, pair
 from pyrovae.randomness import seeded
@@ -59,10 +59,10 @@ def evaluate(programs: Programs, data: Data, particles: int = 100, seed: int = 0
         "seed": seed,
         "unit": "nats per datum",
         "measure": _measure(programs, estimator, by_site["observed"]),
-        **{name: _mean(values) for name, values in table.items()},
+        **{name: mean(values) for name, values in table.items()},
         "monte_carlo_error": error.mean().item() if shared else (error.square().sum().sqrt() / len(error)).item(),
         "kl_estimator": estimator,
-        **{f"{kind}_by_site": {site: _mean(v) for site, v in values.items()} for kind, values in by_site.items()},
+        **{f"{kind}_by_site": {site: mean(v) for site, v in values.items()} for kind, values in by_site.items()},
         "kl_per_latent": {site: values.mean(0).flatten().tolist() for site, values in kls.items()},
         "latents": {site: values[0].numel() for site, values in means.items()},
         "active_units": {site: int((values.var(0, correction=0) > ACTIVE).sum()) for site, values in means.items()},
@@ -95,8 +95,8 @@ def accuracy(programs: Programs, data: Data) -> dict[str, Any]:
     y = _labels(data)
     there = known(y)
     right, y = (classify(programs, data).argmax(-1) == y)[there].double(), y[there]
-    by_class = {str(int(each)): _mean(right[y == each]) for each in y.unique()}
-    return {"accuracy": _mean(right), "accuracy_by_class": by_class}
+    by_class = {str(int(each)): mean(right[y == each]) for each in y.unique()}
+    return {"accuracy": mean(right), "accuracy_by_class": by_class}
 
 
 def _has_classes(programs: Programs, data: Data) -> bool:
@@ -132,7 +132,7 @@ def gaps(
         "log_likelihood": after["log_likelihood"],
     }
     return {"rows": len(before["elbo"]), "steps": steps, "particles": particles, "unit": "nats per datum"} | {
-        name: _mean(values) for name, values in rows.items()
+        name: mean(values) for name, values in rows.items()
     }
 
 
@@ -150,40 +150,44 @@ def scores(programs: Programs, data: Data, particles: int, seed: int, draws: int
     mean.SITE, (N, *latent_shape). And how the KL was had: "closed form", "sampled", or POINT where there is none."""
     if hasattr(programs, "at_draws"):
         return _posterior_scores(programs, data, particles, seed, draws)
-    blocks, places, how = [], [], ""
-    for rows, drawn in importance(programs, data, particles, seed):
+    ways = [""]
+
+    def numbers(drawn: Iterable[tuple[Trace, Trace]]) -> dict[str, Tensor]:
         parts = []
         for q, p in drawn:
             kls, way = kl(q, p)
-            how = POINT if is_point(q) else max(how, way, key=["", *WAYS].index)
-            log_w = log_weight(q, p)
-            seen = {f"observed.{name}": averaged(q, site["log_prob"]) for name, site in sites(p, True).items()}
-            totals = {f"kl.{site}": each.flatten(2).sum(-1) if each.ndim > 2 else each for site, each in kls.items()}
-            parts.append(
-                {
-                    "log_weight": log_w,
-                    "reconstruction": sum(seen.values(), log_w * 0),
-                    "kl": sum(totals.values(), log_w * 0),
-                }
-                | seen
-                | totals
-                | {f"kl_per_latent.{site}": each for site, each in kls.items() if each.ndim > 2}
-                | {f"mean.{name}": _mean_or_draw(q, site) for name, site in sites(q, False).items()}
-            )
+            ways.append(POINT if is_point(q) else way)
+            parts.append(_parts(q, p, kls))
         joined = {name: torch.cat([part[name] for part in parts]).double() for name in parts[0]}
         log_w = joined.pop("log_weight")
         row = {name: values.mean(0) for name, values in joined.items()}
-        row["elbo"] = row["reconstruction"] - row["kl"]
+        row = {"elbo": row["reconstruction"] - row["kl"]} | row
         row["log_likelihood"], row["monte_carlo_error"] = log_mean_exp(log_w)
-        if how == POINT:
+        if ways[-1] == POINT:
             row |= {name: torch.full_like(row["elbo"], math.nan) for name in NOT_OF_A_POINT}
-        blocks.append({name: values[: len(rows)].cpu() for name, values in row.items()})
-        places.append(rows)
-    order = ("elbo", "reconstruction", "kl", "log_likelihood", "monte_carlo_error")
-    # Rows with and without a label have not the same latents: what is told is what all rows have.
-    names = [*order, *(name for name in blocks[0] if name not in order and all(name in block for block in blocks))]
-    place = torch.cat(places).argsort()
-    return {name: torch.cat([block[name] for block in blocks])[place] for name in names}, how
+        return row
+
+    table = by_row(programs, data, particles, seed, numbers)
+    first = ("elbo", "reconstruction", "kl", "log_likelihood", "monte_carlo_error")
+    return {name: table[name] for name in first} | table, max(ways, key=["", *WAYS, POINT].index)
+
+
+def _parts(q: Trace, p: Trace, kls: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the scores of a row are the means of, at each particle: (particles, N, ...)."""
+    log_w = log_weight(q, p)
+    seen = {f"observed.{name}": averaged(q, site["log_prob"]) for name, site in sites(p, True).items()}
+    totals = {f"kl.{site}": each.flatten(2).sum(-1) if each.ndim > 2 else each for site, each in kls.items()}
+    return (
+        {
+            "log_weight": log_w,
+            "reconstruction": sum(seen.values(), log_w * 0),
+            "kl": sum(totals.values(), log_w * 0),
+        }
+        | seen
+        | totals
+        | {f"kl_per_latent.{site}": each for site, each in kls.items() if each.ndim > 2}
+        | {f"mean.{name}": _mean_or_draw(q, site) for name, site in sites(q, False).items()}
+    )
 
 
 def _posterior_scores(
@@ -209,6 +213,7 @@ def _by_site(table: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): table.pop(name) for name in list(table) if name.startswith(prefix)}
 
 
-def _mean(values: Tensor) -> dict[str, float]:
+def mean(values: Tensor) -> dict[str, float]:
+    """The mean over the data, and its standard error."""
     n = len(values)
     return {"value": values.mean().item(), "standard_error": values.std().item() / math.sqrt(n) if n > 1 else math.nan}

@@ -1,6 +1,6 @@
 """Questions to any (model, guide): samples, reconstructions, importance weights, log p(x)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from inspect import signature
 from itertools import count
 from typing import Any
@@ -27,7 +27,7 @@ def sample(programs: Programs, n: int, y: Any = None) -> Tensor:
     device, _ = placement(programs)
     with answering(programs):
         if y is None:
-            _refuse_conditional(programs)
+            refuse_conditional(programs, "sample")
             return pair(programs)[0](n=n)
         _refuse_labels(programs)
         y = torch.as_tensor(y, device=device)
@@ -36,7 +36,7 @@ def sample(programs: Programs, n: int, y: Any = None) -> Tensor:
         return pair(programs)[0](y=encoded(programs, y))
 
 
-def _refuse_conditional(programs: Programs) -> None:
+def refuse_conditional(programs: Programs, what: str) -> None:
     """Raise a ValueError where the model cannot be called with n alone."""
     parameters = signature(pair(programs)[0])
     try:
@@ -44,7 +44,7 @@ def _refuse_conditional(programs: Programs) -> None:
     except TypeError:
         advice = "; complete(x) draws what is unseen of x" if own(programs, "complete") else ""
         found = f"model({', '.join(parameters.parameters)}){advice}"
-        raise ValueError(f"sample: expected a model that generates n data, model(n=...), found {found}") from None
+        raise ValueError(f"{what}: expected a model that generates n data, model(n=...), found {found}") from None
 
 
 def reconstruct(programs: Programs, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -88,13 +88,12 @@ def log_likelihood(programs: Programs, data: Data, particles: int = 100, seed: i
 
     In the mean it is a lower bound, which rises with K (Burda, Grosse & Salakhutdinov 2016).
     """
-    estimates, places = [], []
-    for rows, drawn in importance(programs, data, particles, seed):
-        log_w = torch.cat([log_weight(q, p) for q, p in drawn])
-        estimates.append(torch.stack(log_mean_exp(log_w))[:, : len(rows)].cpu())
-        places.append(rows)
-    value, error = torch.cat(estimates, -1)[:, torch.cat(places).argsort()]
-    return value, error
+    found = by_row(programs, data, particles, seed, _log_likelihood)
+    return found["value"], found["error"]
+
+
+def _log_likelihood(drawn: Iterable[tuple[Trace, Trace]]) -> dict[str, Tensor]:
+    return dict(zip(("value", "error"), log_mean_exp(torch.cat([log_weight(q, p) for q, p in drawn])), strict=True))
 
 
 def impute(programs: Programs, x: Tensor, particles: int = 100, seed: int = 0) -> Tensor:
@@ -108,12 +107,14 @@ def impute(programs: Programs, x: Tensor, particles: int = 100, seed: int = 0) -
         particles: draws z_k.
         seed: of the noise.
     """
-    filled = []
-    for rows, drawn in importance(programs, x, particles, seed):
-        parts = [_weighed(log_weight_of_each(q, p), p.nodes["x"]["fn"]) for q, p in drawn]
-        share, means = torch.cat([log_w for log_w, _ in parts]).softmax(0), torch.cat([mean for _, mean in parts])
-        filled.append((over(share, means) * means).sum(0)[: len(rows)].cpu())
-    return torch.where(torch.isnan(x), torch.cat(filled).to(x), x)
+    means = by_row(programs, x, particles, seed, _posterior_mean)["mean"]
+    return torch.where(torch.isnan(x), means.to(x), x)
+
+
+def _posterior_mean(drawn: Iterable[tuple[Trace, Trace]]) -> dict[str, Tensor]:
+    parts = [_weighed(log_weight_of_each(q, p), p.nodes["x"]["fn"]) for q, p in drawn]
+    share, means = torch.cat([log_w for log_w, _ in parts]).softmax(0), torch.cat([mean for _, mean in parts])
+    return {"mean": (over(share, means) * means).sum(0)}
 
 
 def _weighed(log_w: Tensor, p_x: Any) -> tuple[Tensor, Tensor]:
@@ -122,26 +123,53 @@ def _weighed(log_w: Tensor, p_x: Any) -> tuple[Tensor, Tensor]:
     return log_w.flatten(0, -2), means.flatten(0, log_w.ndim - 2)
 
 
+def by_row(
+    programs: Programs,
+    data: Data,
+    particles: int,
+    seed: int,
+    numbers: Callable[[Iterable[tuple[Trace, Trace]]], dict[str, Tensor]],
+) -> dict[str, Tensor]:
+    """What `numbers` makes of the traces of a block, (rows, ...) by name: of all rows, in the order of the data.
+
+    Rows with and without a label have not the same latents: what is told is what all rows have.
+    """
+    found, places = [], []
+    for rows, drawn in importance(programs, data, particles, seed):
+        found.append({name: values[: len(rows)].cpu() for name, values in numbers(drawn).items()})
+        places.append(rows)
+    place = torch.cat(places).argsort()
+    names = [name for name in found[0] if all(name in each for each in found)]
+    return {name: torch.cat([each[name] for each in found])[place] for name in names}
+
+
 def importance(
     programs: Programs, data: Data, particles: int, seed: int
 ) -> Iterator[tuple[Tensor, Iterator[tuple[Trace, Trace]]]]:
     """For each block of rows: which they are, and the traces of their particles, chunk by chunk.
 
-    Where labels are missing a block is two: rows with theirs, then those without. It is filled up with copies of its
-    last row: each row meets the noise of its place.
+    A block is filled up with copies of its last row: each row meets the noise of its place.
     """
     checks.integer("particles", particles)
     with answering(programs):
-        reading, drawn = Stream(seed), blocks(data, ROWS, takes_labels(programs))
-        for number in count():
-            with reading():  # a dynamic binarisation draws, too
-                block = next(drawn, None)
-            if block is None:
-                return
-            for rows, part in by_label(*block):
-                args = arguments(programs, *part)
-                full = [torch.cat([a, a[-1:].expand(ROWS - len(a), *a.shape[1:])]) for a in args]
-                yield rows + number * ROWS, _chunks(programs, full, particles, (seed, number))
+        for number, rows, args in read(programs, data, seed):
+            full = [torch.cat([a, a[-1:].expand(ROWS - len(a), *a.shape[1:])]) for a in args]
+            yield rows, _chunks(programs, full, particles, (seed, number))
+
+
+def read(programs: Programs, data: Data, seed: int) -> Iterator[tuple[int, Tensor, tuple[Tensor, ...]]]:
+    """The number of each block, which rows it has, and what the programs are called with for them.
+
+    Where labels are missing a block is two: rows with theirs, then those without.
+    """
+    reading, drawn = Stream(seed), blocks(data, ROWS, takes_labels(programs))
+    for number in count():
+        with reading():  # a dynamic binarisation draws, too
+            block = next(drawn, None)
+        if block is None:
+            return
+        for rows, part in by_label(*block):
+            yield number, rows + number * ROWS, arguments(programs, *part)
 
 
 def _chunks(

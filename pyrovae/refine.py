@@ -16,7 +16,7 @@ from pyrovae.handlers import alone
 from pyrovae.modes import mode
 from pyrovae.programs import Program, modules
 from pyrovae.randomness import generators, set_generators
-from pyrovae.traces import averaged, log_prob, over, traces
+from pyrovae.traces import bound, over, traces
 
 Shifts = dict[str, dict[str, Tensor]]
 
@@ -51,7 +51,7 @@ def refine(model: Program, guide: Program, steps: int = 20, learning_rate: float
     def refined(*args: Any, **kwargs: Any) -> Any:
         def elbo(shifts: Shifts, draws: int = particles) -> Tensor:
             q, p = traces(model, shifted(shifts)(guide), draws, *args, enumerated=True, **kwargs)
-            return averaged(q, log_prob(p, True) + log_prob(p, False) - log_prob(q, False)).mean(0)
+            return bound(q, p).mean(0)
 
         with alone(), mode(modules((model, guide)), training=False):  # buffers that training moves stay as they are
             with torch.no_grad(), poutine.enum(first_available_dim=-2):

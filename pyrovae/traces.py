@@ -106,6 +106,11 @@ def log_weight_of_each(q: Trace, p: Trace) -> Tensor:
     return log_prob(p, True) + log_prob(p, False) - sum(drawn)
 
 
+def bound(q: Trace, p: Trace) -> Tensor:
+    """log p(x, z) - log q(z|x), of which the ELBO is the mean; over enumerated latents it is one. (particles, N)"""
+    return averaged(q, log_prob(p, True) + log_prob(p, False) - log_prob(q, False))
+
+
 def log_weights(model: Program, guide: Program, particles: int, *args: Any, **kwargs: Any) -> Tensor:
     """log p(x, z) - log q(z|x) at z ~ q(z|x). (particles, N), in nats; differentiable."""
     return log_weight(*traces(model, guide, particles, *args, **kwargs))
