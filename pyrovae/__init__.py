@@ -1,6 +1,18 @@
 """Variational autoencoders as explicit Pyro programs."""
 
-from pyrovae import anomaly, clusters, data, guides, likelihoods, models, networks, objectives, priors
+from pyrovae import (
+    anomaly,
+    clusters,
+    data,
+    diagnostics,
+    guides,
+    likelihoods,
+    models,
+    networks,
+    objectives,
+    priors,
+)
+from pyrovae.diagnostics import diagnose
 from pyrovae.evaluate import evaluate, gaps
 from pyrovae.faults import TrainingError
 from pyrovae.inference import impute
@@ -19,6 +31,8 @@ __all__ = [
     "anomaly",
     "clusters",
     "data",
+    "diagnose",
+    "diagnostics",
     "evaluate",
     "fit",
     "gaps",

@@ -85,6 +85,17 @@ def known(vae, s):
     )
 
 
+def pulled(linear, factor, shift=0.0):
+    """The linear model, and as its guide the exact posterior with its standard deviation times a factor, shifted."""
+
+    def guide(x):
+        p = linear.posterior(x)
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", dist.MultivariateNormal(p.mean + shift, p.covariance_matrix * factor**2))
+
+    return linear.vae.model, guide
+
+
 def two_layers(start, s):
     """p(z2) = N(0, 1), p(z1|z2) = N(z2, 1), p(x|z1) = N(z1, s^2), in float64; w begins at `start`, and the guide is
     q(z1|x) = N(w0 x, e^(2 w1)), q(z2|z1) = N(w2 z1, e^(2 w3))."""

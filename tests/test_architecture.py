@@ -12,11 +12,11 @@ PACKAGE = Path(pyrovae.__file__).parent
 FLOORS = [
     ["checks", "randomness", "files", "handlers", "modes", "plots"],
     ["programs", "tracing", "data", "distributions", "names", "networks"],
-    ["faults", "priors", "likelihoods", "guides", "traces"],
+    ["faults", "priors", "likelihoods", "guides", "psis", "traces"],
     ["batches", "inference", "objectives", "refine"],
     ["clusters", "models", "svi"],
     ["evaluate", "figures", "train"],
-    ["anomaly"],
+    ["anomaly", "diagnostics"],
     ["recipe"],
     ["runs"],
     ["compare", "experiments"],

@@ -1,0 +1,145 @@
+"""How far a guide is from the posterior of each datum, and whether the guide or the model is at fault."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyrovae import checks, psis
+from pyrovae.data.split import Data
+from pyrovae.evaluate import gaps, mean
+from pyrovae.inference import by_row
+from pyrovae.programs import Programs
+from pyrovae.traces import bound, check_latents, is_enumerated, is_point, log_mean_exp, log_weight, sites
+
+# The guide is at fault where it has no weights at all, k-hat is above .7 at more than this share of the data, or
+# KL(q(z|x) || p(z|x)) is more than so many nats per datum.
+SHARE, NATS = 0.05, 1.0
+
+
+def by_datum(programs: Programs, data: Data, particles: int = 1000, seed: int = 0) -> dict[str, Tensor]:
+    """What weights w_k = p(x, z_k) / q(z_k|x), z_k ~ q(z|x), say of the guide at each datum: arrays (N,).
+
+    k: Pareto k-hat, above .7 where no mean of weights is to be trusted; ess: (sum w)^2 / sum w^2, of K draws;
+    log_likelihood = log 1/K sum_k w_k; elbo = 1/K sum_k log w_k; kl = log_likelihood - elbo, which estimates
+    KL(q(z|x) || p(z|x)), from below in the mean; kl_error: its standard error, by the delta method. Latents that the
+    guide enumerates are summed out of w. Where all weights are 0, or one is infinite or no number, k and kl are inf,
+    ess is 0. (Vehtari et al. 2024)
+
+    A part of the posterior where the guide never draws shows in none of them.
+
+    Args:
+        programs: model and guide, with a continuous latent, or enumerated ones.
+        data: a Split, a tensor, a Dataset or a DataLoader.
+        particles: K >= 25.
+        seed: of the noise.
+    """
+    checks.integer("particles", particles, psis.LEAST)
+    return by_row(programs, data, particles, seed, _of_weights)
+
+
+def _of_weights(drawn: Iterable[tuple[Trace, Trace]]) -> dict[str, Tensor]:
+    weights, bounds = [], []
+    for q, p in drawn:
+        _check(q)
+        weights.append(log_weight(q, p).double())
+        bounds.append(bound(q, p).double())
+    log_w, each = torch.cat(weights), torch.cat(bounds)
+    log_p, _ = log_mean_exp(log_w)
+    sound = torch.isfinite(log_p)
+    kl = (log_w - log_p).exp() - each  # its mean is KL - log p(x) + 1
+    return {
+        "k": torch.where(sound, psis.pareto_k(log_w), math.inf),
+        "ess": torch.where(sound, psis.effective_sample_size(log_w), 0),
+        "kl": torch.where(sound, log_p - each.mean(0), math.inf),
+        "kl_error": torch.where(sound, kl.std(0) / math.sqrt(len(kl)), math.nan),
+        "elbo": each.mean(0),
+        "log_likelihood": log_p,
+    }
+
+
+def _check(q: Trace) -> None:
+    check_latents(q, "k-hat")
+    if is_point(q):
+        raise ValueError("k-hat: expected a guide with a density, found a point")
+    drawn = {name: site["fn"] for name, site in sites(q, False).items() if not is_enumerated(site)}
+    if drawn and all(fn.support.is_discrete for fn in drawn.values()):
+        found = ", ".join(f"{name!r} of {type(fn).__name__}" for name, fn in drawn.items())
+        raise ValueError(f"k-hat: expected a latent that is continuous or enumerated, found {found}")
+
+
+def diagnose(
+    programs: Programs, data: Data, particles: int = 1000, seed: int = 0, steps: int = 0, learning_rate: float = 0.03
+) -> dict[str, Any]:
+    """What `by_datum` finds, in one dictionary that JSON can hold, and a `verdict` in words.
+
+    k: how many data have k-hat up to .5, up to .7, and above; `median` and `largest` are None where they are infinite.
+    kl, ess, elbo and log_likelihood are means over the `sound` data alone, whose weights have a finite sum above 0 and
+    whose KL is finite; the others are in `unsound_rows`.
+
+    Args:
+        programs, data, particles, seed: as in `by_datum`.
+        steps, learning_rate: of the refinement in `gaps`, which then tells whether the encoder or the family is at
+            fault; 0 asks for none.
+    """
+    checks.integer("particles", particles, psis.LEAST)
+    # First what refuses more before any work.
+    extra = (
+        {"gaps": gaps(programs, data, steps, learning_rate, particles, seed)}
+        if checks.integer("steps", steps, 0)
+        else {}
+    )
+    table = by_datum(programs, data, particles, seed)
+    k, sound = table["k"], torch.isfinite(table["kl"])
+    found: dict[str, Any] = {
+        "rows": len(k),
+        "particles": particles,
+        "seed": seed,
+        "unit": "nats per datum",
+        "unsound_rows": (~sound).nonzero()[:, 0].tolist(),
+        "k": {
+            "good": int((k <= psis.GOOD).sum()),
+            "usable": int(((k > psis.GOOD) & (k <= psis.USABLE)).sum()),
+            "unusable": int((k > psis.USABLE).sum()),
+            "share_unusable": (k > psis.USABLE).double().mean().item(),
+            "median": _finite(k.median()),
+            "largest": _finite(k.max()),
+        },
+    }
+    if bool(sound.any()):
+        names = ("ess", "kl", "elbo", "log_likelihood")
+        found |= {name: {key: _finite(v) for key, v in mean(table[name][sound]).items()} for name in names}
+        found["kl"]["monte_carlo_error"] = (table["kl_error"][sound].square().sum().sqrt() / sound.sum()).item()
+    found |= extra
+    return found | {"verdict": verdict(found)}
+
+
+def _finite(value: Tensor | float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def verdict(found: dict[str, Any]) -> str:
+    """Guide or model, in a sentence: the first of these that holds of what `diagnose` found.
+
+    Some rows are unsound: the guide, or programs that do not belong together. k-hat > .7 at more than 5 % of the data,
+    or KL > 1 nat per datum: the guide; of the two gaps the larger one says whether its encoder or its family. Else the
+    guide is close to the posterior, and what log p(x) lacks is the model's.
+    """
+    unsound, share = found["unsound_rows"], found["k"]["share_unusable"]
+    if unsound:
+        few = ", ".join(map(str, unsound[:5])) + (", ..." if unsound[5:] else "")
+        return f"guide at fault: no finite weights, or no finite KL, at {len(unsound)} of {found['rows']} rows ({few})"
+    kl = found["kl"]["value"]
+    seen = f"KL to the posterior {kl:.2f} nats, k-hat > {psis.USABLE} at {share:.0%} of the data"
+    if share <= SHARE and kl <= NATS:
+        return f"guide close to the posterior: {seen}; what log p(x) lacks is the model's"
+    if "gaps" not in found:
+        return f"guide at fault: {seen}"
+    amortisation, approximation = (found["gaps"][f"{kind}_gap"]["value"] for kind in ("amortisation", "approximation"))
+    which = "its shared encoder" if amortisation > approximation else "its family"
+    return (
+        f"guide at fault, {which}: {seen}; amortisation gap {amortisation:.2f}, approximation gap {approximation:.2f}"
+    )
