@@ -2,6 +2,7 @@
 
 from pyrovae import (
     anomaly,
+    calibration,
     clusters,
     data,
     diagnostics,
@@ -30,6 +31,7 @@ __all__ = [
     "Training",
     "TrainingError",
     "anomaly",
+    "calibration",
     "clusters",
     "data",
     "diagnose",

@@ -14,7 +14,7 @@ FLOORS = [
     ["programs", "tracing", "data", "distributions", "names", "networks"],
     ["faults", "priors", "likelihoods", "guides", "psis", "traces"],
     ["batches", "inference", "objectives", "refine"],
-    ["clusters", "information", "models", "svi"],
+    ["calibration", "clusters", "information", "models", "svi"],
     ["evaluate", "figures", "train"],
     ["anomaly", "diagnostics"],
     ["recipe"],
