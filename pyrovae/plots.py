@@ -332,3 +332,51 @@ def curves(lines: dict[str, tuple[Any, ...]], x: str = "", y: str = "", log: str
         getattr(axes, f"{name}axis").set_major_formatter("{x:g}")
     axes.legend(fontsize=8)
     return figure
+
+
+@_styled
+def pareto_k(k: np.ndarray) -> Figure:
+    """Pareto k-hat (N,) over the data, a dot a row, with lines at .5 and .7; triangles at the edge are infinite."""
+    figure = Figure(figsize=(5.4, 2.8))
+    axes = figure.subplots()
+    finite = k[np.isfinite(k)]
+    low, high = min([0.0, *finite]) - 0.1, max([1.0, *finite]) + 0.1
+    places, rows = np.clip(k, low, high), np.arange(len(k))
+    bands = ((k <= 0.5, "good"), ((k > 0.5) & (k <= 0.7), "usable"), (~(k <= 0.7), "unusable"))
+    for (chosen, label), colour in zip(bands, (COLOURS[0], COLOURS[4], COLOURS[1]), strict=True):
+        label = f"{label} ({chosen.mean():.0%})"
+        axes.scatter(rows[chosen], places[chosen], s=8, lw=0, color=colour, label=label)
+    for infinity, marker in ((-np.inf, "v"), (np.inf, "^")):
+        axes.scatter(rows[k == infinity], places[k == infinity], s=30, lw=0, marker=marker, color="0.2")
+    for line in (0.5, 0.7):
+        axes.axhline(line, color="0.4", lw=0.8, ls="--")
+    axes.set(xlabel="datum", ylabel=r"Pareto $\hat k$", ylim=(low - 0.05, high + 0.05))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+@_styled
+def rank_histograms(counts: dict[str, np.ndarray], most: int = 20) -> Figure:
+    """Rank histograms (latents, bins) by site, of the first latents; the band holds 99 % of the bins of uniform ranks.
+
+    Full at both ends: the guide is too narrow; in the middle: too wide; on one side: biased.
+    """
+    panels = [(f"{site} {i + 1}", row) for site, rows in counts.items() for i, row in enumerate(np.asarray(rows))][
+        :most
+    ]
+    columns = min(5, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(1.5 * columns + 0.4, 1.2 * lines + 0.3))
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flatten()
+    for axes, (title, row) in zip(grid, panels, strict=False):
+        share = 1 / len(row)
+        centre, half = row.sum() * share, 2.576 * np.sqrt(row.sum() * share * (1 - share))
+        axes.axhspan(centre - half, centre + half, color="0.85", lw=0)
+        axes.axhline(centre, color="0.5", lw=0.6)
+        axes.bar((np.arange(len(row)) + 0.5) * share, row, width=share, color=COLOURS[0], alpha=0.8)
+        axes.set_title(title)
+        axes.set(xlim=(0, 1), xticks=[0, 1], ylim=(0, 1.05 * max(each.max() for _, each in panels)))
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    figure.supxlabel("rank of $z$ among draws of the guide", fontsize=9)
+    return figure

@@ -75,6 +75,31 @@ def test_program_graph_has_an_arrow_for_each_edge():
     assert kinds.count("Circle") == 2
 
 
+def test_k_hat_is_drawn_by_its_bands():
+    k = np.array([-0.2, 0.4, 0.6, 0.9, 1.5, np.inf, -np.inf])
+    axes = plots.pareto_k(k).axes[0]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["good (43%)", "usable (14%)", "unusable (43%)"]
+    assert [len(dots.get_offsets()) for dots in axes.collections] == [3, 1, 3, 1, 1]
+    np.testing.assert_allclose(axes.collections[0].get_offsets()[:2], [[0, -0.2], [1, 0.4]])
+    assert [line.get_ydata()[0] for line in axes.lines] == [0.5, 0.7]
+    assert axes.get_ylim()[1] > 1.6
+
+
+def test_rank_histograms_have_a_band_that_holds_uniform_bins():
+    counts = RNG.multinomial(2000, [0.05] * 20, size=8)
+    counts[0, 0] += 150  # the first latent sets the scale of all
+    figure = plots.rank_histograms({"z": counts, "h": counts[:1] * 0 + 100})
+    assert len([axes for axes in figure.axes if axes.patches]) == 9
+    assert figure.axes[8].get_title() == "h 1"
+    assert figure.axes[0].get_ylim()[1] > counts.max()
+    band, *bars = figure.axes[1].patches
+    np.testing.assert_allclose([bar.get_height() for bar in bars], counts[1])
+    low, high = band.get_extents().transformed(figure.axes[1].transData.inverted()).get_points()[:, 1]
+    assert low + high == pytest.approx(200)
+    assert ((counts > low) & (counts < high)).mean() == pytest.approx(0.99, abs=0.02)
+
+
 @pytest.mark.parametrize(
     ("shape", "latent_dim", "names"),
     [
