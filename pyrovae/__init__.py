@@ -20,6 +20,7 @@ from pyrovae.faults import TrainingError
 from pyrovae.inference import impute
 from pyrovae.likelihoods.squared_error import squared_error
 from pyrovae.models import VAE
+from pyrovae.ranking import rank
 from pyrovae.refine import refine
 from pyrovae.runs import load
 from pyrovae.svi import SVI
@@ -48,6 +49,7 @@ __all__ = [
     "networks",
     "objectives",
     "priors",
+    "rank",
     "refine",
     "squared_error",
 ]

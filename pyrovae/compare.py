@@ -19,6 +19,7 @@ from tqdm import tqdm
 from pyrovae import checks, files, recipe
 from pyrovae.data.split import blocks, by_label
 from pyrovae.programs import arguments, pair, takes_labels
+from pyrovae.ranking import ALIKE, kinds
 from pyrovae.recipe import Recipe
 from pyrovae.runs import OUTPUTS, part_of
 
@@ -154,14 +155,14 @@ def _environment(asked: Recipe) -> dict[str, str]:
 
 
 def collect(root: Path, cells: Sequence[Cell], axes: Mapping[str, Sequence[str]], split: str) -> list[dict[str, Any]]:
-    """One row for each choice: its numbers' mean over the seeds that are done, with standard error, and its measure."""
+    """One row for each choice: its numbers' mean over the seeds that are done, with standard error, and of what."""
     rows = []
     for choice in dict.fromkeys(cell.choice for cell in cells):
         results = [_evaluation(root, cell, split) for cell in cells if cell.choice == choice]
         found = [each for each in results if each is not None]
         if found:
             row: dict[str, Any] = {AXES[axis]: value for axis, value in zip(axes, choice, strict=True)}
-            row |= {"measure": found[0]["measure"], "split": split, "seeds": len(found)}
+            row |= {field: found[0].get(field) for field in ALIKE["log_likelihood"]} | {"seeds": len(found)}
             row |= {name: _over_seeds([each[name]["value"] for each in found if each.get(name)]) for name in NUMBERS}
             rows.append(row)
     files.write_json(root / "compare.json", rows)
@@ -176,15 +177,14 @@ def _over_seeds(values: list[float]) -> dict[str, float] | None:
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """A table in Markdown for each measure, best log p(x) first: numbers of two measures are never in one ranking."""
-    for measure in dict.fromkeys(row["measure"] for row in rows):
-        chosen = [row for row in rows if row["measure"] == measure]
-        if "no likelihood" not in str(measure):
-            chosen.sort(key=lambda row: -row["log_likelihood"]["value"])
+    """A table in Markdown for all that may be compared, best log p(x) first: a table for each measure."""
+    differ = [field for field in ("data", "binarize", "rows") if len({row[field] for row in rows}) > 1]
+    for chosen in kinds(rows):
         shown = [name for name in NUMBERS if any(row[name] for row in chosen)]
         varied = [option for option in AXES.values() if option in chosen[0]]
         heads = [*varied, *(_HEADS[name] for name in shown), "seeds"]
-        lines = [f"{chosen[0]['split']} data, nats per datum: {measure}", ""]
+        told = "".join(f", {field} {chosen[0][field]}" for field in differ)
+        lines = [f"{chosen[0]['split']} data{told}, nats per datum: {chosen[0]['measure']}", ""]
         lines += [f"| {' | '.join(heads)} |", f"|{'---|' * len(varied)}{'--:|' * (len(heads) - len(varied))}"]
         for row in chosen:
             cells = [f"`{row[option]}`" for option in varied] + [

@@ -16,7 +16,7 @@ FLOORS = [
     ["batches", "inference", "objectives", "refine"],
     ["calibration", "clusters", "information", "models", "svi"],
     ["evaluate", "figures", "train"],
-    ["anomaly", "diagnostics"],
+    ["anomaly", "diagnostics", "ranking"],
     ["recipe"],
     ["runs"],
     ["compare", "experiments"],

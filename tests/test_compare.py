@@ -140,3 +140,17 @@ def test_bad_grids_are_refused_before_any_run(arguments, message, capsys):
     assert asked(*arguments, "--root", "bad", *QUICK) == 2
     assert message in capsys.readouterr().err
     assert not Path("bad").exists()
+
+
+@pytest.mark.parametrize(("field", "value"), [("data", "digits"), ("binarize", "fixed"), ("rows", 5)])
+def test_what_is_not_alike_is_in_two_tables(tmp_path, field, value):
+    axes = {"guides": ["a", "b"]}
+    cells = [compare.Cell(name, (name,), Recipe()) for name in ("a", "b")]
+    for cell, other in zip(cells, ("mnist", value), strict=True):
+        results(tmp_path, cell.name, -9.0, "mass")
+        path = tmp_path / cell.name / "evaluation.json"
+        files.write_json(path, json.loads(path.read_text()) | {field: other})
+    tables = list(compare.tables(compare.collect(tmp_path, cells, axes, "test")))
+    assert [table.splitlines()[0] for table in tables] == [
+        f"test data, {field} {each}, nats per datum: mass" for each in ("mnist", value)
+    ]

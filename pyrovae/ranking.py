@@ -1,0 +1,102 @@
+"""Which scores may be compared: those of one measure, on the same rows, read alike."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from pyrovae import checks
+from pyrovae.evaluate import mean
+
+Row = Mapping[str, Any]
+
+# What two numbers must agree in before one is better than the other.
+ALIKE = {
+    "log_likelihood": ("measure", "data", "split", "binarize", "rows"),
+    # Both readings of bytes, as levels and as levels with noise, are of the same bytes.
+    "bits_per_dimension": ("levels", "data", "split", "rows"),
+}
+
+
+def kinds(rows: Iterable[Row], by: str = "log_likelihood") -> list[list[Row]]:
+    """Scores that may be compared together, in lists, each with the best first; what is no score last, as it came."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(_of(row, field) for field in ALIKE[by]), []).append(row)
+    return [sorted(kind, key=partial(_cost, by=by)) for kind in found.values()]
+
+
+def rank(
+    evaluations: Mapping[str, Row], by: str = "log_likelihood", scores: Mapping[str, Tensor] | None = None
+) -> list[dict[str, Any]]:
+    """Evaluations by name, the best first: name, value and standard_error.
+
+    With scores a row also has `behind`, the mean over the data of best - its own: on the same rows much of the two
+    errors is one and the same, so that this difference has a smaller error than they.
+
+    Args:
+        evaluations: what `evaluate` gives, or evaluation.json; what both of two lack they have alike.
+        by: "log_likelihood", highest first; or "bits_per_dimension", lowest first, which evaluation.json has where
+            the data are bytes and the measure is a mass over their levels, or a density of them with noise (of that
+            it is an upper bound: see `likelihoods.bits`).
+        scores: log p(x) of each datum, (N,): the first that `inference.log_likelihood` gives, with one seed for all.
+
+    Raises:
+        ValueError: two that are unlike; says which, and in what. What is no likelihood, no number, or has no such unit.
+    """
+    checks.member("score", by, ALIKE)
+    rows = [{"name": name} | dict(each) for name, each in evaluations.items()]
+    for row in rows:
+        if reason := _no_score(row, by):
+            raise ValueError(f"{row['name']}: {reason}")
+    _check_alike(rows, by)
+    ordered = [row for kind in kinds(rows, by) for row in kind]
+    behind = {} if scores is None else _behind([row["name"] for row in ordered], scores)
+    return [{"name": row["name"], **row[by], **behind.get(row["name"], {})} for row in ordered]
+
+
+def _check_alike(rows: list[dict[str, Any]], by: str) -> None:
+    for row in rows[1:]:
+        for field in ALIKE[by]:
+            one, other = _of(rows[0], field), _of(row, field)
+            if one != other:
+                names = f"{rows[0]['name']} and {row['name']}"
+                raise ValueError(
+                    f"{names}: expected the same {field}, found {one!r} and {other!r}: there is no better of the two"
+                )
+
+
+def _of(row: Row, field: str) -> Any:
+    return _levels(str(row.get("measure"))) if field == "levels" else row.get(field)
+
+
+def _levels(measure: str) -> int:
+    """Of how many levels a code is of; densities have bits of bytes alone."""
+    found = re.fullmatch(r"mass over (\d+) levels", measure)
+    return int(found[1]) if found else 256
+
+
+def _no_score(row: Row, by: str) -> str:
+    """Why this is nothing to rank; nothing where it is."""
+    measure = row.get("measure")
+    if measure is None or "no likelihood" in measure:
+        return f"expected the measure of a likelihood, found {measure!r}"
+    if row.get(by) is None:
+        return f"expected a {by}, found none for a {measure}, binarize={row.get('binarize')!r}"
+    value = row[by]["value"]
+    return "" if value is not None and value == value else f"expected a number, found a {by} of {value}"
+
+
+def _cost(row: Row, by: str) -> float:
+    return math.inf if _no_score(row, by) else row[by]["value"] * (-1 if by == "log_likelihood" else 1)
+
+
+def _behind(names: list[str], scores: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    shapes = {name: tuple(scores[name].shape) if name in scores else None for name in names}
+    if len(set(shapes.values())) > 1 or len(next(iter(shapes.values())) or ()) != 1:
+        raise ValueError(f"scores: expected one of each datum, (N,), for each evaluation, found shapes {shapes}")
+    best = scores[names[0]].double()
+    return {name: {"behind": mean(best - scores[name].double())} for name in names}

@@ -1,0 +1,143 @@
+"""What may be compared is ranked; what may not is refused, with the reason."""
+
+import itertools
+import json
+import math
+
+import pytest
+import torch
+from conftest import binary
+
+import pyrovae
+from pyrovae import files
+from pyrovae.inference import log_likelihood
+from pyrovae.likelihoods.bits import bits_per_dimension
+from pyrovae.ranking import kinds, rank
+
+BINARY, DENSITY, LEVELS = "mass over binary values", "density over [0, 1]", "mass over 256 levels"
+
+
+def score(log_p, measure=BINARY, bits=None, **other):
+    """An evaluation.json."""
+    about = {"data": "mnist", "split": "test", "binarize": "dynamic", "rows": 100, "measure": measure}
+    number = {"log_likelihood": {"value": log_p, "standard_error": 0.25}}
+    in_bits = None if bits is None else {"value": bits, "standard_error": 0.125}
+    return about | number | {"bits_per_dimension": in_bits} | other
+
+
+def names(rows):
+    return [row["name"] for row in rows]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations("abc")))
+def test_the_best_is_first_whatever_the_order(order):
+    log_p = {"a": -95.0, "b": -97.0, "c": -102.0}
+    ranked = rank({name: score(log_p[name]) for name in order})
+    assert names(ranked) == ["a", "b", "c"]
+    assert ranked[1] == {"name": "b", "value": -97.0, "standard_error": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("measure", DENSITY), ("data", "fashion-mnist"), ("split", "train"), ("binarize", "fixed"), ("rows", 99)],
+)
+def test_unlike_ones_are_refused_with_the_reason(field, value):
+    one, other = score(-95.0), score(-97.0) | {field: value}
+    found = f"b and c: expected the same {field}, found {one[field]!r} and {value!r}"
+    with pytest.raises(ValueError) as error:
+        rank({"b": one, "a": one, "c": other})
+    assert str(error.value).startswith(found)
+    assert [names(kind) for kind in kinds([{"name": "b"} | one, {"name": "c"} | other, {"name": "a"} | one])] == [
+        ["b", "a"],
+        ["c"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (
+            score(-9.0, "cross-entropy of soft targets, no likelihood"),
+            "b: expected the measure of a likelihood, found 'c",
+        ),
+        (score(-9.0, f"{BINARY}, at one point z: no likelihood"), "b: expected the measure of a likelihood"),
+        (score(-9.0, None), "b: expected the measure of a likelihood, found None"),
+        (score(None), "b: expected a number, found a log_likelihood of None"),
+        (score(math.nan), "b: expected a number, found a log_likelihood of nan"),
+        ({"measure": BINARY}, "b: expected a log_likelihood, found none for a mass over binary values"),
+    ],
+)
+def test_what_is_no_score_is_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        rank({"a": score(-95.0), "b": bad})
+    if bad["measure"] == BINARY and "data" in bad:
+        (kind,) = kinds([{"name": "b"} | bad, {"name": "a"} | score(-95.0)])
+        assert names(kind) == ["a", "b"]
+
+
+def test_bits_compare_levels_with_densities_of_them():
+    """In nats the first would win by hundreds, and by the unit alone."""
+    found = {
+        "density": score(1000.0, DENSITY, 2.5, binarize="dequantize"),
+        "levels": score(-900.0, LEVELS, 1.75, binarize="none"),
+    }
+    assert names(rank(found, "bits_per_dimension")) == ["levels", "density"]
+    with pytest.raises(ValueError, match="density and levels: expected the same measure"):
+        rank(found)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (score(-90.0), "b: expected a bits_per_dimension, found none for a mass over binary values"),
+        (score(90.0, DENSITY, binarize="none"), r"found none for a density over \[0, 1\], binarize='none'"),
+        (score(-90.0, "mass over 16 levels", 0.7), "expected the same levels, found 256 and 16"),
+        (score(-90.0, LEVELS, 0.7, data="digits"), "expected the same data, found 'mnist' and 'digits'"),
+    ],
+)
+def test_what_has_no_common_bits_is_refused(other, message):
+    with pytest.raises(ValueError, match=message):
+        rank({"a": score(-900.0, LEVELS, 1.75), "b": other}, "bits_per_dimension")
+
+
+def test_the_bits_are_those_of_the_codes():
+    """A density that is flat over bytes with noise, and a flat mass over bytes, need the same eight bits."""
+    assert bits_per_dimension(0.0, 5, DENSITY, True) == bits_per_dimension(-5 * math.log(256), 5, LEVELS) == 8
+
+
+def test_differences_are_paired():
+    """What the rows share is in no difference; a constant lead has no error."""
+    rows = 5 * torch.randn(100)
+    noise = torch.randn(100)
+    ranked = rank(
+        {"c": score(-3.0), "a": score(-1.0), "b": score(-2.0)},
+        scores={"a": rows, "b": rows - 1, "c": rows - 2 + noise},
+    )
+    behind = {row["name"]: row["behind"] for row in ranked}
+    assert behind["a"] == {"value": 0, "standard_error": 0}
+    assert behind["b"]["value"] == pytest.approx(1)
+    assert behind["b"]["standard_error"] == pytest.approx(0, abs=1e-6)
+    assert behind["c"]["value"] == pytest.approx(2 - noise.mean().item(), rel=1e-5)
+    assert behind["c"]["standard_error"] == pytest.approx(noise.std().item() / 10, rel=1e-5)
+    for bad in ({"a": rows}, {"a": rows, "b": rows[:5]}, {"a": rows[:, None], "b": rows[:, None]}):
+        with pytest.raises(ValueError, match=r"scores: expected one of each datum, \(N,\), for each evaluation"):
+            rank({"a": score(-1.0), "b": score(-2.0)}, scores=bad)
+
+
+def test_models_are_ranked_by_what_evaluate_gives(tmp_path):
+    x = binary(40)
+    models = {str(d): pyrovae.VAE(4, d) for d in (1, 2, 3)}
+    found = {name: pyrovae.evaluate(model, x, 10) for name, model in models.items()}
+    scores = {name: log_likelihood(model, x, 10)[0] for name, model in models.items()}
+    ranked = rank(found, scores=scores)
+    assert [row["value"] for row in ranked] == sorted((row["value"] for row in ranked), reverse=True)
+    for row in ranked:
+        assert row["value"] == pytest.approx(found[row["name"]]["log_likelihood"]["value"])
+        assert row["behind"]["value"] == pytest.approx(ranked[0]["value"] - row["value"], abs=1e-5)
+    files.write_json(tmp_path / "ranking.json", ranked)
+    assert json.loads((tmp_path / "ranking.json").read_text()) == ranked
+
+
+def test_an_unknown_score_is_refused():
+    with pytest.raises(ValueError, match="unknown score 'elb'"):
+        rank({"a": score(-1.0)}, "elb")
