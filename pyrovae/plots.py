@@ -380,3 +380,9 @@ def rank_histograms(counts: dict[str, np.ndarray], most: int = 20) -> Figure:
         axes.set_axis_off()
     figure.supxlabel("rank of $z$ among draws of the guide", fontsize=9)
     return figure
+
+
+def neighbours(samples: np.ndarray, nearest: np.ndarray, distances: np.ndarray) -> Figure:
+    """Samples (n, C, H, W), each beside the m training images (n, m, C, H, W) nearest to it, at a distance (n,)."""
+    names = [f"{distance:.2f}" for distance in distances]
+    return named_table(names, {"sample": np.asarray(samples)[:, None], "nearest training images": nearest})
