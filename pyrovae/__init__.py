@@ -13,6 +13,7 @@ from pyrovae import (
     networks,
     objectives,
     priors,
+    quality,
 )
 from pyrovae.diagnostics import diagnose
 from pyrovae.evaluate import evaluate, gaps
@@ -49,6 +50,7 @@ __all__ = [
     "networks",
     "objectives",
     "priors",
+    "quality",
     "rank",
     "refine",
     "squared_error",

@@ -17,7 +17,7 @@ FLOORS = [
     ["calibration", "clusters", "information", "models", "svi"],
     ["evaluate", "figures", "train"],
     ["anomaly", "diagnostics", "ranking"],
-    ["recipe"],
+    ["quality", "recipe"],
     ["runs"],
     ["compare", "experiments"],
     ["__init__", "__main__"],
