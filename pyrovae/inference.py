@@ -1,6 +1,6 @@
 """Questions to any (model, guide): samples, reconstructions, importance weights, log p(x)."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from inspect import signature
 from itertools import count
 from typing import Any
@@ -151,10 +151,21 @@ def importance(
     A block is filled up with copies of its last row: each row meets the noise of its place.
     """
     checks.integer("particles", particles)
+    for place, rows, args in places(programs, data, seed):
+        yield rows, _chunks(programs, args, particles, (seed, place))
+
+
+def places(programs: Programs, data: Data, seed: int, size: int = ROWS) -> Iterator[tuple[int, Tensor, list[Tensor]]]:
+    """Blocks of `size` rows, a divisor of ROWS: the number of each, which rows they are, and the programs' arguments.
+
+    What is read depends on the seed alone, not on the size: a dynamic binarisation gives all who ask the same rows.
+    """
     with answering(programs):
         for number, rows, args in read(programs, data, seed):
-            full = [torch.cat([a, a[-1:].expand(ROWS - len(a), *a.shape[1:])]) for a in args]
-            yield rows, _chunks(programs, full, particles, (seed, number))
+            for place, first in enumerate(range(0, len(rows), size), number * (ROWS // size)):
+                few = [a[first : first + size] for a in args]
+                full = [torch.cat([a, a[-1:].expand(size - len(a), *a.shape[1:])]) for a in few]
+                yield place, rows[first : first + size], full
 
 
 def read(programs: Programs, data: Data, seed: int) -> Iterator[tuple[int, Tensor, tuple[Tensor, ...]]]:
@@ -172,11 +183,17 @@ def read(programs: Programs, data: Data, seed: int) -> Iterator[tuple[int, Tenso
             yield number, rows + number * ROWS, arguments(programs, *part)
 
 
+def chunks(args: Sequence[Tensor], particles: int) -> Iterator[tuple[int, int]]:
+    """The particles in chunks that memory has room for: the number of each, and its size."""
+    most = max(1, FLOATS // args[0].numel())
+    for number, done in enumerate(range(0, particles, most)):
+        yield number, min(most, particles - done)
+
+
 def _chunks(
     programs: Programs, args: list[Tensor], particles: int, seed: tuple[int, int]
 ) -> Iterator[tuple[Trace, Trace]]:
-    chunk = max(1, FLOATS // args[0].numel())
-    for number, done in enumerate(range(0, particles, chunk)):
+    for number, size in chunks(args, particles):
         with seeded(*seed, number):
-            drawn = traces(*pair(programs), min(chunk, particles - done), *args, enumerated=True)
+            drawn = traces(*pair(programs), size, *args, enumerated=True)
         yield drawn

@@ -96,8 +96,12 @@ def averaged(q: Trace, values: Tensor, event_dim: int = 0) -> Tensor:
 
 def log_weight(q: Trace, p: Trace) -> Tensor:
     """log p(x, z) - log q(z|x) of two scored traces; enumerated latents are summed out of it. (particles, N)"""
-    log_w = log_weight_of_each(q, p)
-    return log_w.flatten(0, -3).logsumexp(0) if log_w.ndim > 2 else log_w
+    return summed_out(log_weight_of_each(q, p))
+
+
+def summed_out(log_p: Tensor) -> Tensor:
+    """log sum_y p(y, ...) over the enumerated latents, from (..., particles, N) to (particles, N)."""
+    return log_p.flatten(0, -3).logsumexp(0) if log_p.ndim > 2 else log_p
 
 
 def log_weight_of_each(q: Trace, p: Trace) -> Tensor:
