@@ -15,6 +15,7 @@ from pyrovae import (
     priors,
     quality,
 )
+from pyrovae.annealing import anneal, sandwich
 from pyrovae.diagnostics import diagnose
 from pyrovae.evaluate import evaluate, gaps
 from pyrovae.faults import TrainingError
@@ -32,6 +33,7 @@ __all__ = [
     "VAE",
     "Training",
     "TrainingError",
+    "anneal",
     "anomaly",
     "calibration",
     "clusters",
@@ -53,6 +55,7 @@ __all__ = [
     "quality",
     "rank",
     "refine",
+    "sandwich",
     "squared_error",
 ]
 __version__ = "0.1.0"
