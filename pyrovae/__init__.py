@@ -22,6 +22,7 @@ from pyrovae.faults import TrainingError
 from pyrovae.inference import impute
 from pyrovae.likelihoods.squared_error import squared_error
 from pyrovae.models import VAE
+from pyrovae.posterior import posterior
 from pyrovae.ranking import rank
 from pyrovae.refine import refine
 from pyrovae.runs import load
@@ -51,6 +52,7 @@ __all__ = [
     "models",
     "networks",
     "objectives",
+    "posterior",
     "priors",
     "quality",
     "rank",

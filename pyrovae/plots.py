@@ -386,3 +386,25 @@ def neighbours(samples: np.ndarray, nearest: np.ndarray, distances: np.ndarray) 
     """Samples (n, C, H, W), each beside the m training images (n, m, C, H, W) nearest to it, at a distance (n,)."""
     names = [f"{distance:.2f}" for distance in distances]
     return named_table(names, {"sample": np.asarray(samples)[:, None], "nearest training images": nearest})
+
+
+@_styled
+def posterior_plane(
+    posterior: np.ndarray, guide: np.ndarray, density: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+) -> Figure:
+    """Draws of p(z|x) (n, 2) beside draws of q(z|x) (m, 2) on the same axes, and the guide's density over both.
+
+    `density` is (z1, z2, q): q on the grid of z1 (a,) and z2 (b,), of shape (b, a), drawn as the lines where it is
+    1/2, 1/10 and 1/100 of its highest value.
+    """
+    figure = Figure(figsize=(7, 3.3))
+    grid = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, points, title in zip(
+        grid, (posterior, guide), ("true posterior $p(z|x)$", "guide $q(z|x)$"), strict=True
+    ):
+        _scatter(axes, points, None, "$z_1$", "$z_2$", title)
+        axes.set_aspect("equal", adjustable="box")
+        if density is not None:
+            z1, z2, q = density
+            axes.contour(z1, z2, q / q.max(), levels=[0.01, 0.1, 0.5], colors=COLOURS[1], linewidths=0.8)
+    return figure

@@ -15,7 +15,7 @@ FLOORS = [
     ["faults", "priors", "likelihoods", "guides", "psis", "traces"],
     ["batches", "inference", "objectives", "refine"],
     ["calibration", "clusters", "information", "latents", "models", "svi"],
-    ["evaluate", "figures", "train"],
+    ["evaluate", "figures", "posterior", "train"],
     ["annealing", "anomaly", "diagnostics", "ranking"],
     ["quality", "recipe"],
     ["runs"],
