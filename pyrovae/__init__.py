@@ -18,6 +18,7 @@ from pyrovae import (
 from pyrovae.annealing import anneal, sandwich
 from pyrovae.diagnostics import diagnose
 from pyrovae.evaluate import evaluate, gaps
+from pyrovae.examination import examine
 from pyrovae.faults import TrainingError
 from pyrovae.inference import impute
 from pyrovae.likelihoods.squared_error import squared_error
@@ -42,6 +43,7 @@ __all__ = [
     "diagnose",
     "diagnostics",
     "evaluate",
+    "examine",
     "fit",
     "gaps",
     "guides",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pyrovae import checks, compare, experiments, files, recipe, runs
+from pyrovae.examination import PARTS
 from pyrovae.faults import TrainingError
 from pyrovae.recipe import Recipe
 
@@ -76,11 +77,15 @@ def _target(path: Path | None, name: str, root: Path, resume: bool, options: dic
     return target or runs.free_name(root, Path(asked.data).stem), asked
 
 
-def _evaluate(path: Path, particles: int, split: str, seed: int) -> None:
+def _evaluate(path: Path, particles: int, split: str, seed: int, examine: str, rows: int) -> None:
     with _bad_input(), runs.threads(runs.thread_count(path)):
         checks.integer("particles", particles, 0)
-        results = runs.evaluate(path, particles, split, seed)
+        parts = compare.split(examine) if examine else []
+        for part in parts:
+            checks.member("part", part, [*PARTS, "all"])
+        results = runs.evaluate(path, particles, split, seed, [*PARTS] if "all" in parts else parts, rows)
     _report(results)
+    _report_examination(results.get("examination", {}))
 
 
 def _plot(path: Path) -> None:
@@ -154,6 +159,31 @@ _AGREEMENT = {
 }
 
 
+def _report_examination(parts: dict[str, Any]) -> None:
+    """A line for each number with its error, under the name of its part; verdicts and refusals in words."""
+    for part, found in parts.items():
+        print(f"\n{part}:" + (f" {found['verdict']}" if "verdict" in found else ""))
+        for name, value in _numbers(found):
+            print(f"  {name:42} {value}")
+
+
+def _numbers(found: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """What can be said in a line, with the path to it."""
+    if isinstance(found, dict) and "value" in found:
+        error = found.get("standard_error", found.get("monte_carlo_error"))
+        yield name, f"{_number(found['value']):>9}" + ("" if error is None else f" +- {_number(error)}")
+    elif isinstance(found, dict):
+        for key, value in found.items():
+            if key not in ("verdict", "unit", "seed"):
+                yield from _numbers(value, f"{name} {key.replace('_', ' ')}".strip())
+    elif isinstance(found, int | float | str):
+        yield name, f"{found if isinstance(found, str | int) else _number(found):>9}"
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.0e}"
+
+
 @contextmanager
 def _bad_input() -> Iterator[None]:
     """Before any work is done, a ValueError or OSError is about what was asked for."""
@@ -212,6 +242,9 @@ def _parser() -> argparse.ArgumentParser:
     each.add_argument("--particles", type=int, default=0, help="importance samples; 0: the recipe's number")
     each.add_argument("--split", default="", help="test, valid or train; empty: the first that the data have")
     each.add_argument("--seed", type=int, default=0, help="of the noise")
+    text = f"more about guide and model, any of {', '.join(PARTS)}, or all; empty: nothing more"
+    each.add_argument("--examine", default="", metavar="A,B", help=text)
+    each.add_argument("--rows", type=int, default=200, help="of the data that are examined")
     each.set_defaults(command=_evaluate)
 
     each = commands.add_parser("experiment", help="one of the questions in runs/, answered", **known)

@@ -18,7 +18,7 @@ import platform
 import shutil
 import subprocess
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from importlib.metadata import version
@@ -32,6 +32,7 @@ from torch.utils.tensorboard import SummaryWriter
 from pyrovae import checks, files, plots, recipe
 from pyrovae.data import DATASETS, Split, Splits
 from pyrovae.evaluate import evaluate as evaluate_programs
+from pyrovae.examination import examine
 from pyrovae.figures import draw
 from pyrovae.likelihoods.bits import bits_per_dimension
 from pyrovae.programs import placement
@@ -246,7 +247,9 @@ def load(path: str | Path, weights: str = "best") -> Any:
     return model.eval()
 
 
-def evaluate(path: Path, particles: int = 0, split: str = "", seed: int = 0) -> dict[str, Any]:
+def evaluate(
+    path: Path, particles: int = 0, split: str = "", seed: int = 0, parts: Sequence[str] = (), rows: int = 200
+) -> dict[str, Any]:
     """evaluation.json: the numbers of `pyrovae.evaluate` for a run's best weights, and what they are numbers of.
 
     Args:
@@ -254,9 +257,12 @@ def evaluate(path: Path, particles: int = 0, split: str = "", seed: int = 0) -> 
         particles: importance samples; 0 is the recipe's number.
         split: test, valid or train; empty is the first of them that the data have.
         seed: of the noise.
+        parts, rows: of an `examine`, whose numbers stand under "examination" and whose figures join the others; none
+            without parts.
     """
     made = recipe.read(path / "run.toml")
-    name, part = part_of(made.splits(), split)
+    splits = made.splits()
+    name, part = part_of(splits, split)
     model = load(path).to(made.torch_device())
     results = {
         "run": path.name,
@@ -268,6 +274,11 @@ def evaluate(path: Path, particles: int = 0, split: str = "", seed: int = 0) -> 
     }
     results["bits_per_dimension"] = _bits(results, math.prod(model.event_shape), part.binarize == "dequantize")
     files.write_json(path / "evaluation.json", results)
+    if parts:
+        found = examine(model, part, splits.train if name != "train" else None, parts, rows, seed)
+        results["examination"] = found.numbers
+        files.write_json(path / "evaluation.json", results)
+        files.write_figures(path / "figures", found.figures)
     return results
 
 

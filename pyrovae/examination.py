@@ -1,0 +1,130 @@
+"""One call for what can be asked of a trained model beyond its score: is the guide or the model at fault?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from pyrovae import checks, diagnostics, information, plots, quality
+from pyrovae.annealing import anneal, sandwich
+from pyrovae.calibration import predictive, simulation_based
+from pyrovae.data.split import ROWS, Split, blocks
+from pyrovae.evaluate import mean
+from pyrovae.inference import sample
+from pyrovae.programs import Programs, takes_labels
+
+# Draws for k-hat, and steps of refinement for the gaps; chains and temperatures of an interval.
+PARTICLES, STEPS, CHAINS, TEMPERATURES = 1000, 100, 8, 200
+
+
+@dataclass
+class Examination:
+    """Numbers that JSON can hold, by part, and figures by name."""
+
+    numbers: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
+
+
+def examine(
+    programs: Programs,
+    data: Split,
+    train: Split | None = None,
+    parts: Sequence[str] = (),
+    rows: int = 200,
+    seed: int = 0,
+) -> Examination:
+    """What is asked for of a model and its guide, on the first rows of data.
+
+    diagnosis: k-hat, effective samples, KL to the posterior, the gaps, and a verdict; information: I(x; z), the
+    aggregate posterior, total correlation; calibration: ranks of simulated latents, predictive checks; interval:
+    log p(x) by annealing, and the gap of bidirectional Monte Carlo on simulated data; quality: samples against
+    training and held-out rows, reconstructions. A part that the programs do not allow says so: {"refused": reason}.
+
+    Args:
+        programs: model and guide.
+        data: held-out rows.
+        train: what the model was trained on, for `quality`; without it that part is refused.
+        parts: of PARTS; none are all of them.
+        rows: of the data; the interval takes a tenth of them, `simulation_based` and `quality` five times as many.
+        seed: of the noise.
+
+    """
+    checks.integer("rows", rows, 50)
+    found = Examination()
+    for name in parts or PARTS:
+        checks.member("part", name, PARTS)
+    for name in parts or PARTS:
+        try:
+            numbers, figures = PARTS[name](programs, data, train, rows, seed)
+        except ValueError as error:
+            numbers, figures = {"refused": checks.reason(error)}, {}
+        found.numbers[name] = numbers
+        found.figures |= figures
+    return found
+
+
+def _first(data: Split, rows: int) -> Split:
+    """The first rows as one tensor, so that every part sees the same draw of pixels that are binarised as they come."""
+    few = torch.arange(min(rows, len(data)))
+    return Split(data[few], None if data.y is None else data.y[few])
+
+
+def _diagnosis(programs: Programs, data: Split, train: Split | None, rows: int, seed: int) -> Any:
+    few = _first(data, rows)
+    try:
+        numbers = diagnostics.diagnose(programs, few, PARTICLES, seed, STEPS)
+    except ValueError:  # a guide that cannot be refined, and so has no gaps; what else is wrong is wrong again
+        numbers = diagnostics.diagnose(programs, few, PARTICLES, seed)
+    k = diagnostics.by_datum(programs, few, PARTICLES, seed)["k"]
+    return numbers, {"pareto-k": plots.pareto_k(k.numpy())}
+
+
+def _information(programs: Programs, data: Split, train: Split | None, rows: int, seed: int) -> Any:
+    return information.decompose(programs, _first(data, rows), seed=seed), {}
+
+
+def _calibration(programs: Programs, data: Split, train: Split | None, rows: int, seed: int) -> Any:
+    few = _first(data, rows)
+    simulated = simulation_based(programs, few if takes_labels(programs) else 5 * rows, bins=10, seed=seed)
+    ranks = plots.rank_histograms({site: np.array(counts) for site, counts in simulated["counts"].items()})
+    return {"simulation_based": simulated, "predictive": predictive(programs, few, seed=seed)}, {"ranks": ranks}
+
+
+def _interval(programs: Programs, data: Split, train: Split | None, rows: int, seed: int) -> Any:
+    few = _first(data, max(2, rows // 10))
+    annealed = anneal(programs, few, CHAINS, TEMPERATURES, seed=seed)
+    return {
+        "rows": len(annealed.value),
+        "chains": CHAINS,
+        "temperatures": TEMPERATURES,
+        "log_likelihood": mean(annealed.value),
+        "simulated": sandwich(programs, few, CHAINS, TEMPERATURES, seed=seed).summary(),
+    }, {}
+
+
+def _quality(programs: Programs, data: Split, train: Split | None, rows: int, seed: int) -> Any:
+    if train is None:
+        raise ValueError("quality: expected the training data, found none")
+    n = min(5 * rows, len(data), len(train))
+    return quality.assess(programs, train, data, n, seed=seed), _neighbours(programs, train)
+
+
+def _neighbours(programs: Programs, train: Split) -> dict[str, Figure]:
+    """Six samples beside what they may have been copied from."""
+    if len(train.event_shape) != 3 or takes_labels(programs):
+        return {}
+    seen, drawn = torch.cat([block for block, *_ in blocks(train, ROWS)]), sample(programs, 6).cpu()
+    distances, places = quality.nearest(drawn, seen, 6)
+    return {"neighbours": plots.neighbours(drawn.numpy(), seen[places].numpy(), distances[:, 0].numpy())}
+
+
+PARTS = {
+    "diagnosis": _diagnosis,
+    "information": _information,
+    "calibration": _calibration,
+    "interval": _interval,
+    "quality": _quality,
+}

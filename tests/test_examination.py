@@ -1,0 +1,87 @@
+"""One call for all that can be asked of guide and model: numbers, verdict, figures, refusals."""
+
+import json
+import math
+
+import pytest
+import torch
+from conftest import pulled
+
+from pyrovae import VAE, data, examine, fit
+from pyrovae.__main__ import main
+from pyrovae.data import Split
+from pyrovae.examination import PARTS
+
+
+@pytest.fixture(scope="module")
+def trained():
+    digits = data.load("digits", binarize="threshold")
+    torch.manual_seed(0)
+    vae = VAE(digits.event_shape, 2)
+    fit(vae, digits, epochs=3, compile=False)
+    return vae, digits
+
+
+def test_every_part_answers_and_json_can_hold_it(trained, monkeypatch):
+    monkeypatch.setitem(examine.__globals__, "STEPS", 3)
+    monkeypatch.setitem(examine.__globals__, "TEMPERATURES", 10)
+    vae, digits = trained
+    found = examine(vae, digits.test, digits.train, rows=50)
+    assert list(found.numbers) == list(PARTS)
+    assert json.loads(json.dumps(found.numbers, allow_nan=False))["diagnosis"]["rows"] == 50
+    assert set(found.figures) == {"pareto-k", "ranks", "neighbours"}
+    information = found.numbers["information"]
+    parts = information["mutual_information"]["value"] + information["aggregate_kl"]["value"]
+    assert parts == pytest.approx(information["kl"]["value"])
+    simulated = found.numbers["interval"]["simulated"]
+    assert simulated["gap"]["value"] == pytest.approx(simulated["upper"]["value"] - simulated["lower"]["value"])
+
+
+def test_the_verdict_is_right_of_an_exact_guide_and_of_a_narrow_one(linear):
+    exact, narrow = (
+        examine(programs, Split(linear.x), parts=["diagnosis"]).numbers["diagnosis"]
+        for programs in (linear.exact, pulled(linear, 0.4))
+    )
+    assert exact["k"]["unusable"] == 0
+    assert "guide close" in exact["verdict"]
+    assert "guide at fault" in narrow["verdict"]
+
+
+def test_a_part_that_cannot_be_says_why(trained):
+    vae, digits = trained
+    found = examine(vae, digits.test, parts=["quality", "information"], rows=50)
+    assert found.numbers["quality"] == {"refused": "quality: expected the training data, found none"}
+    assert found.numbers["information"]["ceiling"] == pytest.approx(math.log(50))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"parts": ["diagnosys"]}, "did you mean 'diagnosis'"), ({"rows": 5}, "rows: expected an integer >= 50")],
+)
+def test_bad_input(trained, options, message):
+    vae, digits = trained
+    with pytest.raises(ValueError, match=message):
+        examine(vae, digits.test, **options)
+
+
+def test_of_a_run_it_joins_the_evaluation(tmp_path, capsys):
+    options = [
+        "--root",
+        str(tmp_path),
+        "--name",
+        "r",
+        "--epochs",
+        "1",
+        "--network",
+        "mlp(hidden=[8])",
+        "--compile",
+        "no",
+    ]
+    assert main(["train", *options, "--threads", "1"]) == 0
+    assert main(["evaluate", str(tmp_path / "r"), "--examine", "information,calibration", "--rows", "50"]) == 0
+    found = json.loads((tmp_path / "r" / "evaluation.json").read_text())
+    assert set(found["examination"]) == {"information", "calibration"}
+    shown = capsys.readouterr().out
+    assert f"{found['examination']['information']['mutual_information']['value']:.3f}" in shown
+    assert (tmp_path / "r" / "figures" / "ranks.png").exists()
+    assert main(["evaluate", str(tmp_path / "r"), "--examine", "informatoin"]) == 2
