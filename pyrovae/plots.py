@@ -82,7 +82,8 @@ def _show(axes: Axes, images: np.ndarray, columns: int, title: str = "") -> None
 @_styled
 def image_grids(grids: dict[str, np.ndarray], columns: int = 8) -> Figure:
     """Grids of images (n, C, H, W) side by side, each under its title."""
-    figure = Figure(figsize=(3.2 * len(grids), 3.5))
+    n, _, h, w = next(iter(grids.values())).shape
+    figure = Figure(figsize=(3.2 * len(grids), 3.2 * -(-n // columns) * h / (min(n, columns) * w) + 0.3))
     for axes, (title, images) in zip(figure.subplots(1, len(grids), squeeze=False)[0], grids.items(), strict=True):
         _show(axes, images, columns, title)
     return figure
