@@ -63,6 +63,7 @@ def test_finished_cells_are_kept_and_interrupted_ones_go_on(capsys):
     assert "made with other options" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_model_with_uncertain_weights_is_ranked_among_the_others(capsys):
     assert asked("--models", "vae,bayesian-vae", "--network", "mlp(hidden=[8])", "--root", "weights", *QUICK) == 0
     printed = capsys.readouterr().out

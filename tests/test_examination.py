@@ -23,8 +23,8 @@ def trained():
 
 
 def test_every_part_answers_and_json_can_hold_it(trained, monkeypatch):
-    monkeypatch.setitem(examine.__globals__, "STEPS", 3)
-    monkeypatch.setitem(examine.__globals__, "TEMPERATURES", 10)
+    for name, few in {"PARTICLES": 50, "STEPS": 3, "CHAINS": 2, "TEMPERATURES": 10}.items():
+        monkeypatch.setitem(examine.__globals__, name, few)
     vae, digits = trained
     found = examine(vae, digits.test, digits.train, rows=50)
     assert list(found.numbers) == list(PARTS)

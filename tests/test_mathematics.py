@@ -1,6 +1,7 @@
 """Closed forms: what every estimator must give on a model whose numbers are known."""
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import pyro
@@ -9,15 +10,17 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from torch import nn
 from torch.distributions import kl_divergence
 
 import pyrovae
 from pyrovae import inference, traces
 from pyrovae.evaluate import scores
-from pyrovae.guides import Delta
+from pyrovae.guides import Delta, FullRankNormal
 from pyrovae.handlers import scale_latents
 from pyrovae.likelihoods import Normal
 from pyrovae.objectives import ELBO
+from pyrovae.train import cosine
 
 MANY = Trace_ELBO(num_particles=4000, vectorize_particles=True, max_plate_nesting=1)
 
@@ -262,3 +265,31 @@ def test_the_measure_is_known_of_a_pair_of_methods(linear):
     result = pyrovae.evaluate((linear.vae.model, linear.vae.guide), linear.x, 2)
     assert result["measure"] == "density over real values"
     assert result["elbo"]["value"] < 0
+
+
+# Probabilistic PCA of the 60 000 training images, grey in [0, 1], in closed form: the mean discarded eigenvalue, and
+# the mean log density of training and test images (Tipping & Bishop 1999).
+PPCA = {2: (40, 0.0560958, 12.4277, 14.3601, 0.05), 10: (60, 0.0348673, 182.1547, 186.0241, 0.2)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("k", PPCA)
+def test_the_linear_vae_of_mnist_reaches_maximum_likelihood(k, mnist_root):
+    """By SVI alone, from random weights; its evidence, and at the end its ELBO, too."""
+    epochs, variance, of_train, of_test, margin = PPCA[k]
+    mnist = pyrovae.data.load("mnist", root=mnist_root, valid=0, binarize="none")
+    x, test = (part[:].flatten(1) for part in (mnist.train, mnist.test))
+    torch.manual_seed(0)
+    networks = {"encoder": nn.Linear(784, k + k * (k + 1) // 2), "decoder": nn.Linear(k, 784)}
+    vae = pyrovae.VAE(784, k, likelihood=partial(Normal, learn="one"), guide=FullRankNormal, **networks)
+    options = {"learning_rate": 1e-2, "lr_schedule": cosine, "objective": ELBO(estimator="analytic")}
+    pyrovae.fit(vae, x, epochs=epochs, batch_size=500, **options)
+    w, b = vae.decoder.weight.double(), vae.decoder.bias.double()
+    s = vae.likelihood(torch.zeros(1, 784)).base_dist.scale.double().mean()
+    evidence = dist.LowRankMultivariateNormal(b, w, s.square().expand(784))
+    assert s.item() ** 2 == pytest.approx(variance, rel=2e-3)
+    assert evidence.log_prob(x.double()).mean().item() == pytest.approx(of_train, abs=margin)
+    assert evidence.log_prob(test.double()).mean().item() == pytest.approx(of_test, abs=margin)
+    gap = evidence.log_prob(x[:10000].double()).mean().item() - pyrovae.evaluate(vae, x[:10000], 20)["elbo"]["value"]
+    assert -0.02 < gap < 0.1

@@ -27,6 +27,7 @@ def test_every_row_is_a_recipe_of_both_budgets(reference):
             assert cell.recipe.particles == {"cpu": 500, "full": 5000}[budget]
 
 
+@pytest.mark.slow
 def test_a_row_ends_in_the_table(reference, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(reference, "HERE", tmp_path)
     monkeypatch.setattr(reference, "ALL", {"both": {}, "cpu": {"particles": 3, "compile": "no"}, "full": {}})

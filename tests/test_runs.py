@@ -160,6 +160,7 @@ CLUSTERS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_clusters_are_found_in_the_middle_of_a_run_once(monkeypatch, capsys):
     """Also where it is interrupted in the epoch after that; and what the clusters are worth."""
     assert train("--name", "whole", *CLUSTERS) == 0
@@ -207,6 +208,7 @@ def test_resume_refuses_another_option_by_name(finished, capsys):
     assert torch.equal(weights(finished)["order"], before["order"])
 
 
+@pytest.mark.slow
 def test_kill_while_saving_leaves_a_run_that_resumes_to_the_same_bits(finished, tmp_path):
     """kill -9 at several moments, one of them inside the writing of the state."""
     code = """

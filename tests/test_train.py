@@ -146,7 +146,10 @@ def test_convolutions_resume_to_the_same_bits(digits):
     assert state.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == "compiled" else ()) for n in SETTINGS])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in ("adam", "warm-up", "validation") else pytest.mark.slow) for n in SETTINGS],
+)
 def test_a_resumed_training_is_bitwise_the_uninterrupted_one(digits, name):
     few = replace(digits, train=Split(digits.train.x[:300], binarize="dynamic"))
 
