@@ -264,18 +264,22 @@ def evaluate(
     splits = made.splits()
     name, part = part_of(splits, split)
     model = load(path).to(made.torch_device())
+    count = particles or made.particles
     results = {
+        "schema": recipe.SCHEMA,
+        "command": f"pyrovae evaluate {path.name} --particles {count} --split {name} --seed {seed}",
         "run": path.name,
         "data": made.data if made.data in DATASETS else Path(made.data).name,
         "split": name,
         "binarize": made.binarize,
         "weights": "best",
-        **evaluate_programs(model, part, particles or made.particles, seed),
+        **evaluate_programs(model, part, count, seed),
     }
     results["bits_per_dimension"] = _bits(results, math.prod(model.event_shape), part.binarize == "dequantize")
     files.write_json(path / "evaluation.json", results)
     if parts:
         found = examine(model, part, splits.train if name != "train" else None, parts, rows, seed)
+        results["command"] += f" --examine {','.join(parts)} --rows {rows}"
         results["examination"] = found.numbers
         files.write_json(path / "evaluation.json", results)
         files.write_figures(path / "figures", found.figures)
