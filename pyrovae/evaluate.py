@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,9 +23,12 @@ ACTIVE = 0.01
 
 # Where the guide is a point: the log-probability 0 that Pyro gives it is a convention, no density.
 POINT, NOT_OF_A_POINT = "none: the guide is a point", ("elbo", "kl", "log_likelihood", "monte_carlo_error")
+HOW = (*WAYS, POINT)
 
 
-def evaluate(programs: Programs, data: Data, particles: int = 100, seed: int = 0, draws: int = 10) -> dict[str, Any]:
+def evaluate(
+    programs: Programs, data: Data, particles: int = 100, seed: int = 0, draws: int = 10, keep: Path | None = None
+) -> dict[str, Any]:
     """What a model is worth on data, in nats per datum: a dictionary that JSON can hold.
 
     elbo = reconstruction - kl, at beta = 1; reconstruction = E_q[log p(x|z)]; kl = KL(q(z|x) || p(z)), in closed form
@@ -47,8 +51,9 @@ def evaluate(programs: Programs, data: Data, particles: int = 100, seed: int = 0
         particles: K.
         seed: of the noise.
         draws: S, where there are such w.
+        keep: an empty folder for what is done so far, or that of an evaluation like this that was interrupted.
     """
-    table, estimator = scores(programs, data, particles, seed, draws)
+    table, estimator = scores(programs, data, particles, seed, draws, keep)
     error, shared = table.pop("monte_carlo_error"), hasattr(programs, "at_draws")
     kls, means = _by_site(table, "kl_per_latent."), _by_site(table, "mean.")
     by_site = {kind: _by_site(table, f"{kind}.") for kind in ("observed", "kl")}
@@ -145,31 +150,33 @@ def _measure(programs: Programs, estimator: str, observed: Iterable[str]) -> str
     return measure if estimator != POINT else f"{measure}, at one point z: no likelihood"
 
 
-def scores(programs: Programs, data: Data, particles: int, seed: int, draws: int = 10) -> tuple[dict[str, Tensor], str]:
+def scores(
+    programs: Programs, data: Data, particles: int, seed: int, draws: int = 10, keep: Path | None = None
+) -> tuple[dict[str, Tensor], str]:
     """Per datum: elbo, reconstruction, kl, log_likelihood, monte_carlo_error, all (N,); kl_per_latent.SITE and
     mean.SITE, (N, *latent_shape). And how the KL was had: "closed form", "sampled", or POINT where there is none."""
     if hasattr(programs, "at_draws"):
-        return _posterior_scores(programs, data, particles, seed, draws)
-    ways = [""]
+        return _posterior_scores(programs, data, particles, seed, draws, keep)
 
     def numbers(drawn: Iterable[tuple[Trace, Trace]]) -> dict[str, Tensor]:
-        parts = []
+        parts, way = [], 0
         for q, p in drawn:
-            kls, way = kl(q, p)
-            ways.append(POINT if is_point(q) else way)
+            kls, had = kl(q, p)
+            way = max(way, HOW.index(POINT if is_point(q) else had))
             parts.append(_parts(q, p, kls))
         joined = {name: torch.cat([part[name] for part in parts]).double() for name in parts[0]}
         log_w = joined.pop("log_weight")
         row = {name: values.mean(0) for name, values in joined.items()}
         row = {"elbo": row["reconstruction"] - row["kl"]} | row
         row["log_likelihood"], row["monte_carlo_error"] = log_mean_exp(log_w)
-        if ways[-1] == POINT:
+        if HOW[way] == POINT:
             row |= {name: torch.full_like(row["elbo"], math.nan) for name in NOT_OF_A_POINT}
-        return row
+        return row | {"how": torch.full_like(row["elbo"], way)}
 
-    table = by_row(programs, data, particles, seed, numbers)
+    table = by_row(programs, data, particles, seed, numbers, keep)
+    how = HOW[int(table.pop("how").max())]
     first = ("elbo", "reconstruction", "kl", "log_likelihood", "monte_carlo_error")
-    return {name: table[name] for name in first} | table, max(ways, key=["", *WAYS, POINT].index)
+    return {name: table[name] for name in first} | table, how
 
 
 def _parts(q: Trace, p: Trace, kls: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -191,10 +198,12 @@ def _parts(q: Trace, p: Trace, kls: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _posterior_scores(
-    programs: Any, data: Data, particles: int, seed: int, draws: int
+    programs: Any, data: Data, particles: int, seed: int, draws: int, keep: Path | None
 ) -> tuple[dict[str, Tensor], str]:
     """The same of a model that is many, at draws of latents that all rows share: log of the mean p(x|w), else means."""
-    tables, ways = zip(*(scores(each, data, particles, seed) for each in programs.at_draws(draws, seed)), strict=True)
+    folders = [None if keep is None else keep / str(number) for number in range(draws)]
+    models = zip(programs.at_draws(draws, seed), folders, strict=True)
+    tables, ways = zip(*(scores(model, data, particles, seed, keep=folder) for model, folder in models), strict=True)
     each = {name: torch.stack([table[name] for table in tables]) for name in tables[0]}
     row = {name: values.mean(0) for name, values in each.items()}
     row["log_likelihood"], of_draws = log_mean_exp(each["log_likelihood"])

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from inspect import signature
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyrovae import checks
+from pyrovae import checks, files
 from pyrovae.data.split import Data, blocks, by_label
 from pyrovae.programs import Programs, answering, arguments, classifies, encoded, own, pair, placement, takes_labels
 from pyrovae.randomness import Stream, seeded
@@ -129,14 +130,25 @@ def by_row(
     particles: int,
     seed: int,
     numbers: Callable[[Iterable[tuple[Trace, Trace]]], dict[str, Tensor]],
+    keep: Path | None = None,
 ) -> dict[str, Tensor]:
     """What `numbers` makes of the traces of a block, (rows, ...) by name: of all rows, in the order of the data.
 
-    Rows with and without a label have not the same latents: what is told is what all rows have.
+    Rows with and without a label have not the same latents: what is told is what all rows have. What is in the folder
+    `keep` already, of an interruption, is not done again: whoever names it answers for its being of the same question.
     """
-    found, places = [], []
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+    found: list[dict[str, Tensor]] = []
+    places: list[Tensor] = []
     for rows, drawn in importance(programs, data, particles, seed):
-        found.append({name: values[: len(rows)].cpu() for name, values in numbers(drawn).items()})
+        file = None if keep is None else keep / f"{len(places)}.safetensors"
+        if file is not None and file.exists():
+            found.append(files.read_tensors(file)[0])
+        else:
+            found.append({name: values[: len(rows)].cpu() for name, values in numbers(drawn).items()})
+            if file is not None:
+                files.write_tensors(file, found[-1], {})
         places.append(rows)
     place = torch.cat(places).argsort()
     names = [name for name in found[0] if all(name in each for each in found)]

@@ -11,6 +11,7 @@ evaluation.json         numbers on the test data
 figures/                pictures
 """
 
+import hashlib
 import json
 import math
 import os
@@ -252,6 +253,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """evaluation.json: the numbers of `pyrovae.evaluate` for a run's best weights, and what they are numbers of.
 
+    Interrupted, it goes on where it was when the same is asked again.
+
     Args:
         path: the run's directory.
         particles: importance samples; 0 is the recipe's number.
@@ -265,6 +268,8 @@ def evaluate(
     name, part = part_of(splits, split)
     model = load(path).to(made.torch_device())
     count = particles or made.particles
+    asked = repr((made, files.sha256(path / "best.safetensors"), name, count, seed, torch.__version__))
+    keep = path / f".evaluating-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
     results = {
         "schema": recipe.SCHEMA,
         "command": f"pyrovae evaluate {path.name} --particles {count} --split {name} --seed {seed}",
@@ -273,10 +278,12 @@ def evaluate(
         "split": name,
         "binarize": made.binarize,
         "weights": "best",
-        **evaluate_programs(model, part, count, seed),
+        **evaluate_programs(model, part, count, seed, keep=keep),
     }
     results["bits_per_dimension"] = _bits(results, math.prod(model.event_shape), part.binarize == "dequantize")
     files.write_json(path / "evaluation.json", results)
+    for each in path.glob(".evaluating-*"):
+        shutil.rmtree(each)
     if parts:
         found = examine(model, part, splits.train if name != "train" else None, parts, rows, seed)
         results["command"] += f" --examine {','.join(parts)} --rows {rows}"

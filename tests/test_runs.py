@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import pyrovae
-from pyrovae import clusters, files, recipe, runs
+from pyrovae import clusters, files, inference, recipe, runs
 from pyrovae.__main__ import main
 from pyrovae.data import load as load_data
 from pyrovae.recipe import Recipe
@@ -491,3 +491,23 @@ def test_a_users_own_member_is_found_on_pythonpath_and_not_in_the_working_direct
     assert "own_members:ZeroInflatedPoisson(gate=-2.0)" in runs.Path("runs/own/run.toml").read_text()
     assert json.loads(runs.Path("runs/own/evaluation.json").read_text())["measure"] == "mass over counts"
     sys.modules.pop("own_members")
+
+
+def test_an_interrupted_evaluation_goes_on(finished, monkeypatch):
+    """What was done is not done again, and the numbers are the same to the last digit."""
+    whole = runs.evaluate(finished, 3, seed=1)
+    done, traced = [], inference.traces
+
+    def interrupted(*args, **kwargs):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(args)
+        return traced(*args, **kwargs)
+
+    monkeypatch.setattr(inference, "traces", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runs.evaluate(finished, 3, seed=1)
+    monkeypatch.setattr(inference, "traces", lambda *args, **kwargs: done.append(args) or traced(*args, **kwargs))
+    assert runs.evaluate(finished, 3, seed=1) == whole
+    assert len(done) == -(-whole["rows"] // inference.ROWS)
+    assert not list(finished.glob(".evaluating-*"))
