@@ -53,6 +53,7 @@ class Recipe:
     network: str = option("mlp", "encoder and decoder, e.g. conv or 'mlp(hidden=[400, 400])'")
     encoder: str = option("", "encoder where it differs from network")
     decoder: str = option("", "decoder where it differs from network")
+    begin: str = option("", "decoder's last bias: mean, which tells the training data's; empty: as torch draws it")
     activation: str = option("relu", "of the networks: relu, tanh, softplus, elu, gelu, ...")
     objective: str = option(
         "", "what is minimised, e.g. elbo, 'iwae(k=5)'; empty: what the model is usually trained by"
@@ -98,6 +99,7 @@ class Recipe:
         checks.member("dtype", self.dtype, _DTYPES)
         checks.member("matmul", self.matmul, MATMULS)
         checks.member("compile", self.compile, _COMPILE)
+        checks.member("begin", self.begin, ("", "mean"))
 
     def splits(self) -> Splits:
         """The data."""
@@ -132,7 +134,7 @@ class Recipe:
         return model.to(self.torch_device(), _DTYPES[self.dtype])
 
     def initialise(self, model: Any, splits: Splits) -> None:
-        """Let a prior that starts from data take its rows, which the seed determines."""
+        """Let a prior that starts from data take its rows, which the seed determines; and the decoder the mean."""
         if not getattr(getattr(model, "prior", None), "ready", True):
             with seeded(self.seed, 5):
                 rows = torch.randperm(len(splits.train))[: model.prior.components]

@@ -3,6 +3,7 @@
 import copy
 import gc
 import math
+import re
 from functools import partial
 
 import pyro
@@ -15,7 +16,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 import pyrovae
-from pyrovae import handlers, traces
+from pyrovae import handlers, likelihoods, traces
 from pyrovae.networks import MLP, Conv
 from pyrovae.objectives import ELBO
 from pyrovae.programs import answering
@@ -379,3 +380,24 @@ def test_networks_that_mix_leading_dimensions_are_folded(x):
 def test_answering_needs_programs():
     with pytest.raises(ValueError, match="expected an object with a model and a guide"), answering(3):
         pass
+
+
+def test_a_decoder_that_begins_at_the_mean_says_it():
+    x = torch.bernoulli(torch.rand(6).expand(500, 6))
+    vae = pyrovae.VAE(6, 2, decoder=partial(MLP, hidden=(8,)))
+    vae.begin_at_the_mean(x)
+    nn.init.zeros_([each for each in vae.decoder.modules() if isinstance(each, nn.Linear)][-1].weight)
+    torch.testing.assert_close(vae.p_x(torch.randn(3, 2)).mean, x.mean(0).clamp(1e-3, 1 - 1e-3).expand(3, 6))
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"likelihood": likelihoods.Laplace}, "that knows what tells a mean (Bernoulli), found Laplace"),
+        ({"decoder": Conv}, "ends in a linear layer of 64 with bias"),
+    ],
+)
+def test_a_beginning_that_cannot_be_is_refused(parts, message):
+    vae = pyrovae.VAE((1, 8, 8), 2, **parts)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        vae.begin_at_the_mean(torch.zeros(4, 1, 8, 8))

@@ -37,5 +37,9 @@ class Bernoulli(nn.Module):
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         return self.density(logits=h).to_event(len(self.event_shape))
 
+    def told_by(self, mean: Tensor) -> Tensor:
+        """The h of a mean: its logit, within [.001, .999]."""
+        return mean.clamp(1e-3, 1 - 1e-3).logit()
+
     def extra_repr(self) -> str:
         return f"event_shape={self.event_shape}, soft_targets={self.soft_targets}"

@@ -1,9 +1,11 @@
 """The variational autoencoder."""
 
+import math
 from collections.abc import Sequence
 
 import pyro
 import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
 
 from pyrovae import checks, inference
@@ -97,6 +99,28 @@ class VAE(nn.Module):
     def sample(self, n: int) -> Tensor:
         """n new data x ~ p(x), of shape (n, *event_shape)."""
         return inference.sample(self, n)
+
+    def begin_at_the_mean(self, x: Tensor) -> None:
+        """Before training: the decoder's last bias becomes what tells the mean of x.  (Burda et al. 2016)
+
+        Otherwise the first steps go into that bias, while latents that say nothing yet fade, some of them for good.
+
+        Args:
+            x: training data (N, *event_shape).
+
+        Raises:
+            ValueError: a likelihood that does not know what tells a mean; a decoder that does not end in a linear layer.
+        """
+        self.check(x)
+        linear = [each for each in self.decoder.modules() if isinstance(each, nn.Linear)]
+        size = math.prod(self.likelihood.param_shape)
+        if not hasattr(self.likelihood, "told_by"):
+            found = type(self.likelihood).__name__
+            raise ValueError(f"begin: expected a likelihood that knows what tells a mean (Bernoulli), found {found}")
+        if not linear or linear[-1].bias is None or linear[-1].out_features != size:
+            raise ValueError(f"begin: expected a decoder that ends in a linear layer of {size} with bias, found none")
+        with torch.no_grad():
+            linear[-1].bias.copy_(self.likelihood.told_by(x.mean(0)).flatten())
 
     def check(self, x: Tensor) -> None:
         """Raise a ValueError unless x are data of this model: their shape, finite, in the likelihood's support."""
