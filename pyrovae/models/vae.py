@@ -109,7 +109,7 @@ class VAE(nn.Module):
             x: training data (N, *event_shape).
 
         Raises:
-            ValueError: a likelihood that does not know what tells a mean; a decoder that does not end in a linear layer.
+            ValueError: a likelihood that does not know what tells a mean; a decoder without a linear layer at its end.
         """
         self.check(x)
         linear = [each for each in self.decoder.modules() if isinstance(each, nn.Linear)]
