@@ -103,7 +103,7 @@ class VAE(nn.Module):
     def begin_at_the_mean(self, x: Tensor) -> None:
         """Before training: the decoder's last bias becomes what tells the mean of x.  (Burda et al. 2016)
 
-        Otherwise the first steps go into that bias, while latents that say nothing yet fade, some of them for good.
+        Otherwise the first epochs go into that bias.
 
         Args:
             x: training data (N, *event_shape).
