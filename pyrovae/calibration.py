@@ -14,7 +14,7 @@ from pyrovae.data.split import Data
 from pyrovae.inference import FLOATS, ROWS, read, refuse_conditional
 from pyrovae.programs import Program, Programs, answering, needs_labels, pair
 from pyrovae.randomness import seeded
-from pyrovae.traces import check_latents, draw, replayed, sites
+from pyrovae.traces import check_latents, draw, model_at, sites
 
 # Simulated data that a bin of a rank histogram expects at least, for the chi-square test to hold.
 EXPECTED = 5
@@ -211,7 +211,7 @@ def _replicates(programs: Programs, args: Arguments, kind: str, count: int) -> T
     model, guide = free(pair(programs)[0], args), pair(programs)[1]
     if kind == "prior":
         return _data(draw(model, count, *args))
-    return _data(replayed(model, draw(guide, count, *args), count, *args))
+    return _data(model_at(model, draw(guide, count, *args), count, *args))
 
 
 def _compare(made: Tensor, observed: Tensor) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pyrovae.data.split import Data
 from pyrovae.inference import FLOATS, read
 from pyrovae.programs import Program, Programs, answering, pair
 from pyrovae.randomness import seeded
-from pyrovae.traces import at, check_latents, draw, is_point, log_prob, replayed, sites
+from pyrovae.traces import at, check_latents, draw, is_point, log_prob, model_at, replayed, sites
 
 # I_q(x; z) is called saturated less than this below its ceiling log N: in the geometric mean fewer than e data could
 # then have drawn a code, and more data would raise it.
@@ -98,7 +98,7 @@ def _prior(model: Program, parts: list[Arguments], drawn: list[Trace], draws: in
     others = zip(*(torch.cat(column).flip(0).split(sizes) for column in zip(*parts, strict=True)), strict=True)
     here, there = (
         torch.cat(
-            [log_prob(replayed(model, q, draws, *args), False) for args, q in zip(rows, drawn, strict=True)], 1
+            [log_prob(model_at(model, q, draws, *args), False) for args, q in zip(rows, drawn, strict=True)], 1
         ).double()
         for rows in (parts, others)
     )

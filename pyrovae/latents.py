@@ -12,7 +12,7 @@ from torch.distributions import biject_to, constraints
 
 from pyrovae import checks
 from pyrovae.programs import Program, Programs, pair
-from pyrovae.traces import at, check_latents, draw, is_point, log_prob, replayed, sites, summed_out
+from pyrovae.traces import at, check_latents, check_pair, draw, is_point, log_prob, replayed, sites, summed_out
 
 STARTS = ("prior", "guide")
 
@@ -131,11 +131,9 @@ def _check(q: Trace, p: Trace, summed: Sequence[str]) -> None:
     """Raise a ValueError unless model and guide have the same latents: those that are summed out enumerable, the
     others, at least one, continuous, on supports that are the same in two draws."""
     check_latents(p, "annealing")
-    mine, guides = sites(p, False), sites(q, False)
-    if mine.keys() != guides.keys():
-        raise ValueError(f"expected the model's latents {sorted(mine)} in the guide, found {sorted(guides)}")
+    check_pair(q, p)
     check_latents(_without(p, summed), "annealing, but for enumerated ones")
-    for name, site in mine.items():
+    for name, site in sites(p, False).items():
         kind = f"{name!r} of {type(site['fn']).__name__}"
         if name in summed and not _enumerable(site["fn"]):
             raise ValueError(f"expected a latent with few values to enumerate, found {kind}")

@@ -29,7 +29,7 @@ def traces(
     """
     with poutine.enum(first_available_dim=-3) if enumerated else nullcontext():
         q = draw(guide, particles, *args, **kwargs)
-    return q, replayed(model, q, particles, *args, **kwargs)
+    return q, model_at(model, q, particles, *args, **kwargs)
 
 
 def draw(program: Program, particles: int, *args: Any, **kwargs: Any) -> Trace:
@@ -44,6 +44,13 @@ def replayed(program: Program, at: Trace, particles: int, *args: Any, **kwargs: 
     with pyro.plate("particles", particles, dim=-2):
         trace = poutine.trace(poutine.replay(program, trace=at)).get_trace(*args, **kwargs)
     return _scored(trace)
+
+
+def model_at(model: Program, q: Trace, particles: int, *args: Any, **kwargs: Any) -> Trace:
+    """The model run on the latents that a guide has drawn, which have to be its own."""
+    p = replayed(model, q, particles, *args, **kwargs)
+    check_pair(q, p)
+    return p
 
 
 def _scored(trace: Trace) -> Trace:
@@ -204,6 +211,20 @@ def check_latents(trace: Trace, what: str) -> None:
     """Raise a ValueError unless there is a latent."""
     if not sites(trace, False):
         raise ValueError(f"{what}: expected at least one latent site, found none")
+
+
+def check_pair(q: Trace, p: Trace) -> None:
+    """Raise a ValueError unless guide and model have the same latents, and what the guide observes is in the model."""
+    drawn, mine = sites(q, False), sites(p, False)
+    own = {name for name, site in mine.items() if "was_observed" not in site["infer"]}  # unconditioned: data
+    if drawn.keys() != own:
+        raise ValueError(
+            f"expected the same latents in model and guide, found {sorted(own)} in the model, {sorted(drawn)} in the "
+            "guide"
+        )
+    for name, site in sites(q, True).items():
+        if name not in p.nodes and not site["infer"].get("_deterministic"):
+            raise ValueError(f"expected (model, guide), found {name!r} observed in the guide alone: are they swapped?")
 
 
 def check_pathwise(trace: Trace, what: str) -> None:

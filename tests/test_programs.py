@@ -16,7 +16,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 import pyrovae
-from pyrovae import handlers, likelihoods, traces
+from pyrovae import handlers, likelihoods, objectives, traces
 from pyrovae.networks import MLP, Conv
 from pyrovae.objectives import ELBO
 from pyrovae.programs import answering
@@ -401,3 +401,49 @@ def test_a_beginning_that_cannot_be_is_refused(parts, message):
     vae = pyrovae.VAE((1, 8, 8), 2, **parts)
     with pytest.raises(ValueError, match=re.escape(message)):
         vae.begin_at_the_mean(torch.zeros(4, 1, 8, 8))
+
+
+def misnamed(linear):
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("zz", linear.posterior(x))
+
+    return linear.vae.model, guide
+
+
+ASK = {
+    "evaluate": lambda pair, x: pyrovae.evaluate(pair, x, 3),
+    "gaps": lambda pair, x: pyrovae.gaps(pair, x, 1, particles=3),
+    "diagnose": lambda pair, x: pyrovae.diagnose(pair, x, 25),
+    "information": lambda pair, x: pyrovae.information.decompose(pair, x, 2),
+    "predictive": lambda pair, x: pyrovae.calibration.predictive(pair, x, replicates=2),
+    "anneal": lambda pair, x: pyrovae.anneal(pair, x, 2, 3),
+    "sandwich": lambda pair, x: pyrovae.sandwich(pair, x, 2, 3),
+    "IWAE": lambda pair, x: objectives.IWAE(2).differentiable_loss(*pair, x),
+    "dreg": lambda pair, x: objectives.IWAE(2, dreg=True).differentiable_loss(*pair, x),
+    "wake-sleep": lambda pair, x: objectives.ReweightedWakeSleep(2).differentiable_loss(*pair, x),
+}
+
+
+@pytest.mark.parametrize("ask", ASK)
+def test_programs_that_do_not_belong_together_are_refused(linear, ask):
+    found = r"same latents in model and guide, found \['z'\] in the model, \['zz'\] in the guide"
+    with pytest.raises(ValueError, match=found):
+        ASK[ask](misnamed(linear), linear.x)
+    with pytest.raises(ValueError, match=r"expected \(model, guide\), found 'x' observed in the guide alone"):
+        ASK[ask](linear.exact[::-1], linear.x)
+
+
+def test_a_label_may_be_observed_in_the_model_alone_and_values_that_are_computed_in_either(linear):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.deterministic("twice", 2 * pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1).to_event(1)))
+            pyro.sample("y", dist.Normal(0.0, 1.0), obs=x[..., 0])
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1).to_event(1))
+            pyro.deterministic("half", z / 2, event_dim=1)
+
+    truth = dist.Normal(0.0, 1.0).log_prob(linear.x[:, 0]).mean().item()
+    assert pyrovae.evaluate((model, guide), linear.x, 3)["log_likelihood"]["value"] == pytest.approx(truth)

@@ -18,6 +18,7 @@ from pyrovae.traces import (
     log_prob,
     log_weight,
     log_weights,
+    model_at,
     over,
     replayed,
     sites,
@@ -61,7 +62,7 @@ class IWAE(Objective):
             return again
 
         latents = at(q, {name: weighted(site["value"]) for name, site in sites(q, False).items()})
-        p = replayed(model, latents, self.k, *args, **kwargs)
+        p = model_at(model, latents, self.k, *args, **kwargs)
         path = replayed(guide, latents, self.k, *args, **kwargs)
         score = log_prob(replayed(guide, detached(q), self.k, *args, **kwargs), False)
         log_w = log_weight(path, p) + score - score.detach()

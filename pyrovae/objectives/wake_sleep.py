@@ -8,7 +8,7 @@ from torch import Tensor
 from pyrovae import checks
 from pyrovae.objectives.objective import Objective
 from pyrovae.programs import Program
-from pyrovae.traces import check_latents, detached, draw, log_mean_exp, log_prob, replayed
+from pyrovae.traces import check_latents, detached, draw, log_mean_exp, log_prob, model_at, replayed
 
 
 class ReweightedWakeSleep(Objective):
@@ -31,7 +31,7 @@ class ReweightedWakeSleep(Objective):
             latents = detached(draw(guide, self.k, *args, **kwargs))
         check_latents(latents, "ReweightedWakeSleep")
         log_q = log_prob(replayed(guide, latents, self.k, *args, **kwargs), False)
-        p = replayed(model, latents, self.k, *args, **kwargs)
+        p = model_at(model, latents, self.k, *args, **kwargs)
         log_w = log_prob(p, True) + log_prob(p, False) - log_q.detach()
         wake_guide = (log_w.detach().softmax(0) * log_q).sum(0)
         return -(log_mean_exp(log_w)[0] + wake_guide - wake_guide.detach()).mean()
