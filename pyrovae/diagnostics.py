@@ -19,6 +19,12 @@ from pyrovae.traces import bound, check_latents, is_enumerated, is_point, log_me
 # KL(q(z|x) || p(z|x)) is more than so many nats per datum.
 SHARE, NATS = 0.05, 1.0
 
+# A share of the data with such a k-hat above which the gaps are lower bounds, both, and name nobody.
+MOST = 0.5
+
+# How the verdict on a good guide begins, and what else there is to ask.
+CLOSE, ADVICE = "guide close to the posterior where it draws", "see anneal with start='prior'"
+
 
 def by_datum(programs: Programs, data: Data, particles: int = 1000, seed: int = 0) -> dict[str, Tensor]:
     """What weights w_k = p(x, z_k) / q(z_k|x), z_k ~ q(z|x), say of the guide at each datum: arrays (N,).
@@ -125,21 +131,27 @@ def verdict(found: dict[str, Any]) -> str:
     """Guide or model, in a sentence: the first of these that holds of what `diagnose` found.
 
     Some rows are unsound: the guide, or programs that do not belong together. k-hat > .7 at more than 5 % of the data,
-    or KL > 1 nat per datum: the guide; of the two gaps the larger one says whether its encoder or its family. Else the
-    guide is close to the posterior, and what log p(x) lacks is the model's.
+    or KL > 1 nat per datum: the guide; of the two gaps the larger one says whether its encoder or its family, unless
+    k-hat > .7 at most of the data: then both are lower bounds, which name neither. Else the guide is close to the
+    posterior where it draws, and what log p(x) lacks is the model's, or that of a mode where the guide never draws.
     """
     unsound, share = found["unsound_rows"], found["k"]["share_unusable"]
     if unsound:
         few = ", ".join(map(str, unsound[:5])) + (", ..." if unsound[5:] else "")
         return f"guide at fault: no finite weights, or no finite KL, at {len(unsound)} of {found['rows']} rows ({few})"
     kl = found["kl"]["value"]
-    seen = f"KL to the posterior {kl:.2f} nats, k-hat > {psis.USABLE} at {share:.0%} of the data"
+    least = "at least " if share > SHARE else ""
+    seen = f"KL to the posterior {least}{kl:.2f} nats, k-hat > {psis.USABLE} at {share:.0%} of the data"
     if share <= SHARE and kl <= NATS:
-        return f"guide close to the posterior: {seen}; what log p(x) lacks is the model's"
-    if "gaps" not in found:
-        return f"guide at fault: {seen}"
-    amortisation, approximation = (found["gaps"][f"{kind}_gap"]["value"] for kind in ("amortisation", "approximation"))
-    which = "its shared encoder" if amortisation > approximation else "its family"
-    return (
-        f"guide at fault, {which}: {seen}; amortisation gap {amortisation:.2f}, approximation gap {approximation:.2f}"
-    )
+        return f"{CLOSE}: {seen}; what log p(x) lacks is the model's, or a mode's that the guide never meets ({ADVICE})"
+    return f"guide at fault{_which(found['gaps'], seen, share)}" if "gaps" in found else f"guide at fault: {seen}"
+
+
+def _which(gaps: dict[str, Any], seen: str, share: float) -> str:
+    """Encoder or family, by the larger gap; the second is a lower bound, and where k-hat is bad so are both."""
+    encoder, family = (gaps[f"{kind}_gap"]["value"] for kind in ("amortisation", "approximation"))
+    which, larger = ("its shared encoder", "first") if encoder > family else ("its family", "second")
+    both = f"{encoder:.2f}, approximation gap at least {family:.2f}"
+    if share > MOST:
+        return f": {seen}; amortisation gap at least {both}: the {larger} is larger"
+    return f", {which}: {seen}; amortisation gap {both}"

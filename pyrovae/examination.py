@@ -19,6 +19,9 @@ from pyrovae.programs import Programs, takes_labels
 # Draws for k-hat, and steps of refinement for the gaps; chains and temperatures of an interval.
 PARTICLES, STEPS, CHAINS, TEMPERATURES = 1000, 100, 8, 200
 
+# A p-value of the ranks below which a guide is not the posterior, whatever its weights say.
+REJECTED = 1e-3
+
 
 @dataclass
 class Examination:
@@ -39,9 +42,10 @@ def examine(
     """What is asked for of a model and its guide, on the first rows of data.
 
     diagnosis: k-hat, effective samples, KL to the posterior, the gaps, and a verdict; information: I(x; z), the
-    aggregate posterior, total correlation; calibration: ranks of simulated latents, predictive checks; interval:
-    log p(x) by annealing, and the gap of bidirectional Monte Carlo on simulated data; quality: samples against
-    training and held-out rows, reconstructions. A part that the programs do not allow says so: {"refused": reason}.
+    aggregate posterior, total correlation; calibration: ranks of simulated latents, which may contradict the verdict,
+    predictive checks; interval: log p(x) by annealing, and the gap of bidirectional Monte Carlo on simulated data;
+    quality: samples against training and held-out rows, reconstructions. A part that the programs do not allow says so:
+    {"refused": reason}.
 
     Args:
         programs: model and guide.
@@ -63,7 +67,17 @@ def examine(
             numbers, figures = {"refused": checks.reason(error)}, {}
         found.numbers[name] = numbers
         found.figures |= figures
+    _weigh(found.numbers)
     return found
+
+
+def _weigh(numbers: dict[str, Any]) -> None:
+    """Ranks see the modes that weights at the guide's own draws do not: they may contradict a good verdict."""
+    simulated = numbers.get("calibration", {}).get("simulation_based", {})
+    verdict, p = numbers.get("diagnosis", {}).get("verdict", ""), simulated.get("p_value", 1.0)
+    if verdict.startswith(diagnostics.CLOSE) and p < REJECTED:
+        found = f"ranks of simulated latents are not uniform (p = {p:.1g})"
+        numbers["diagnosis"]["verdict"] += f"; but {found}: it is not the posterior on the model's own data"
 
 
 def _first(data: Split, rows: int) -> Split:

@@ -2,7 +2,10 @@
 
 import json
 import math
+import re
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from conftest import pulled
@@ -45,6 +48,34 @@ def test_the_verdict_is_right_of_an_exact_guide_and_of_a_narrow_one(linear):
     assert exact["k"]["unusable"] == 0
     assert "guide close" in exact["verdict"]
     assert "guide at fault" in narrow["verdict"]
+
+
+def one_mode():
+    """z of two modes, +-3, x ~ N(|z|, .5); as the guide the posterior of the mode above 0: all weights are alike."""
+
+    def model(x=None, n=1):
+        with pyro.plate("data", n if x is None else len(x)):
+            modes = dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), dist.Normal(torch.tensor([-3.0, 3]), 0.5))
+            return pyro.sample("x", dist.Normal(pyro.sample("z", modes).abs(), 0.5), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((3 + x) / 2, 0.125**0.5))
+
+    return model, guide
+
+
+def test_ranks_contradict_weights_where_a_mode_is_missed():
+    x = one_mode()[0](n=60).detach()
+    found = examine(one_mode(), Split(x), parts=["diagnosis", "calibration"], rows=50).numbers
+    assert found["diagnosis"]["kl"]["value"] < 0.01 < math.log(2)  # the truth
+    assert found["calibration"]["simulation_based"]["p_value"] < 1e-3
+    assert re.match(
+        r"guide close to the posterior where it draws: .*; but ranks of simulated latents are not uniform \(p = ",
+        found["diagnosis"]["verdict"],
+    )
+    alone = examine(one_mode(), Split(x), parts=["diagnosis"], rows=50).numbers
+    assert "ranks" not in alone["diagnosis"]["verdict"]
 
 
 def test_a_part_that_cannot_be_says_why(trained):
