@@ -33,7 +33,11 @@ def decompose(programs: Programs, data: Data, draws: int = 4, seed: int = 0) -> 
     Mnih 2018); None where the guide's marginals q(z_j|x) are unknown: several latent sites, flows.
 
     Each is a mean over z ~ q(z|x_n) for each n, and N^2 densities; its `monte_carlo_error` is of the draws, given the
-    data. A given label is part of x. Latents that the guide enumerates are drawn.
+    data, and does not hold the bias of few of them: I is too low, aggregate_kl too high by about as much, also where
+    nothing is saturated. Of a linear model's exact posterior, whose I_q is 2.515 and aggregate_kl 0 for infinitely many
+    data, N = 60 gives 2.34 and .21 in the mean over data sets, N = 200 gives 2.44 and .08.
+
+    A given label is part of x. Latents that the guide enumerates are drawn.
 
     Args:
         programs: model and guide; all N rows with the same latents, and one prior.

@@ -52,6 +52,20 @@ def test_the_linear_model_has_its_information(linear):
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
+def test_few_data_have_a_bias_that_no_error_holds(linear):
+    """I is too low, and the aggregate's KL, whose truth is 0, as much too high: the more so the fewer data."""
+    linear.vae.decoder.weight.data = 1.5 * torch.randn(5, 2).double()
+    w, pair = linear.vae.decoder.weight.detach(), linear.again()
+    truth = torch.logdet(torch.eye(2) + w.T @ w / pair.s**2).item() / 2
+    names = ("mutual_information", "aggregate_kl")
+    few, more = (
+        torch.tensor([[each[name]["value"] for name in names] for each in drawn]).mean(0) - torch.tensor([truth, 0.0])
+        for drawn in ([decompose(pair.exact, pair.evidence.sample((n,))) for _ in range(20)] for n in (60, 200))
+    )
+    assert -0.5 < few[0] < 2 * more[0] < 0
+    assert 0.5 > few[1] > 2 * more[1] > 0.05
+
+
 def test_the_parts_are_the_kl(linear):
     """Exactly at the same draws, and within their errors in closed form."""
     found = decompose(linear.vae, linear.x, draws=500)
