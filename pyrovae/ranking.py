@@ -15,9 +15,10 @@ Row = Mapping[str, Any]
 
 # What two numbers must agree in before one is better than the other.
 ALIKE = {
-    "log_likelihood": ("measure", "data", "split", "binarize", "rows"),
+    # A bound, which rises with the particles.
+    "log_likelihood": ("measure", "data", "split", "binarize", "rows", "particles", "weights"),
     # Both readings of bytes, as levels and as levels with noise, are of the same bytes.
-    "bits_per_dimension": ("levels", "data", "split", "rows"),
+    "bits_per_dimension": ("levels", "data", "split", "rows", "particles", "weights"),
 }
 
 
@@ -79,11 +80,14 @@ def _levels(measure: str) -> int:
     return int(found[1]) if found else 256
 
 
+_STATE = '; where you know it, state it: {**evaluation, "measure": "density"}'
+
+
 def _no_score(row: Row, by: str) -> str:
     """Why this is nothing to rank; nothing where it is."""
     measure = row.get("measure")
     if measure is None or "no likelihood" in measure:
-        return f"expected the measure of a likelihood, found {measure!r}"
+        return f"expected the measure of a likelihood, found {measure!r}{'' if measure else _STATE}"
     if row.get(by) is None:
         return f"expected a {by}, found none for a {measure}, binarize={row.get('binarize')!r}"
     value = row[by]["value"]

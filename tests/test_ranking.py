@@ -20,6 +20,7 @@ BINARY, DENSITY, LEVELS = "mass over binary values", "density over [0, 1]", "mas
 def score(log_p, measure=BINARY, bits=None, **other):
     """An evaluation.json."""
     about = {"data": "mnist", "split": "test", "binarize": "dynamic", "rows": 100, "measure": measure}
+    about |= {"particles": 100, "weights": "best"}
     number = {"log_likelihood": {"value": log_p, "standard_error": 0.25}}
     in_bits = None if bits is None else {"value": bits, "standard_error": 0.125}
     return about | number | {"bits_per_dimension": in_bits} | other
@@ -39,7 +40,15 @@ def test_the_best_is_first_whatever_the_order(order):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("measure", DENSITY), ("data", "fashion-mnist"), ("split", "train"), ("binarize", "fixed"), ("rows", 99)],
+    [
+        ("measure", DENSITY),
+        ("data", "fashion-mnist"),
+        ("split", "train"),
+        ("binarize", "fixed"),
+        ("rows", 99),
+        ("particles", 5000),
+        ("weights", "last"),
+    ],
 )
 def test_unlike_ones_are_refused_with_the_reason(field, value):
     one, other = score(-95.0), score(-97.0) | {field: value}
@@ -61,7 +70,7 @@ def test_unlike_ones_are_refused_with_the_reason(field, value):
             "b: expected the measure of a likelihood, found 'c",
         ),
         (score(-9.0, f"{BINARY}, at one point z: no likelihood"), "b: expected the measure of a likelihood"),
-        (score(-9.0, None), "b: expected the measure of a likelihood, found None"),
+        (score(-9.0, None), r'found None; .* state it: \{\*\*evaluation, "measure": "density"\}'),
         (score(None), "b: expected a number, found a log_likelihood of None"),
         (score(math.nan), "b: expected a number, found a log_likelihood of nan"),
         ({"measure": BINARY}, "b: expected a log_likelihood, found none for a mass over binary values"),
