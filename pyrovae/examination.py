@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from pyrovae import checks, diagnostics, information, plots, quality
 from pyrovae.annealing import anneal, sandwich
 from pyrovae.calibration import predictive, simulation_based
-from pyrovae.data.split import ROWS, Split, blocks
+from pyrovae.data.split import ROWS, Data, Split, blocks, choosable
 from pyrovae.evaluate import mean
 from pyrovae.inference import sample
 from pyrovae.programs import Programs, takes_labels
@@ -33,8 +33,8 @@ class Examination:
 
 def examine(
     programs: Programs,
-    data: Split,
-    train: Split | None = None,
+    data: Data,
+    train: Data | None = None,
     parts: Sequence[str] = (),
     rows: int = 200,
     seed: int = 0,
@@ -49,7 +49,7 @@ def examine(
 
     Args:
         programs: model and guide.
-        data: held-out rows.
+        data: held-out rows: a Split, a tensor or a Dataset.
         train: what the model was trained on, for `quality`; without it that part is refused.
         parts: of PARTS; none are all of them.
         rows: of the data; the interval takes a tenth of them, `simulation_based` and `quality` five times as many.
@@ -57,6 +57,7 @@ def examine(
 
     """
     checks.integer("rows", rows, 50)
+    data, train = choosable(data), None if train is None else choosable(train)
     found = Examination()
     for name in parts or PARTS:
         checks.member("part", name, PARTS)

@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from pyrovae import checks
 from pyrovae.anomaly import auroc
 from pyrovae.data import Split
-from pyrovae.data.split import blocks, by_label
+from pyrovae.data.split import Data, blocks, by_label, choosable
 from pyrovae.evaluate import mean
 from pyrovae.inference import FLOATS, ROWS, reconstruct, sample
 from pyrovae.programs import Programs, own, takes_labels
@@ -29,8 +29,8 @@ GROUPS = 10
 
 def assess(
     programs: Programs,
-    train: Split,
-    held_out: Split,
+    train: Data,
+    held_out: Data,
     n: int = 1000,
     k: int = 5,
     features: Features | None = None,
@@ -46,7 +46,7 @@ def assess(
 
     Args:
         programs: model and guide; labels of a model without p(y) are those of the held-out rows.
-        train, held_out: parts of one dataset, compared as a model takes them (`Split.binarize`).
+        train, held_out: Splits, tensors or Datasets, compared as a model takes them (`Split.binarize`).
         n: rows of each set; many of these numbers depend on it.
         k: of `manifolds`.
         features: from data to features; None compares pixels. They are no matter for the reconstructions.
@@ -55,6 +55,7 @@ def assess(
     Raises:
         ValueError: fewer than n rows; what the functions of its parts refuse.
     """
+    train, held_out = choosable(train), choosable(held_out)
     least = min(len(train), len(held_out))
     if checks.integer("n", n, 2) > least:
         raise ValueError(f"n: expected at most {least}, the rows of the smaller part, found {n}")

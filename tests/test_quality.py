@@ -446,3 +446,20 @@ def test_samples_are_drawn_beside_what_is_near_them(digits):
     shown = [axes.images[0].get_array() for axes in figure.axes]
     np.testing.assert_allclose(shown[0], shown[1][:, :8])  # the nearest to each is itself
     assert [text.get_text() for text in figure.axes[0].texts] == [f"{each:.2f}" for each in distances[:, 1]]
+
+
+def test_tensors_are_data_too_and_loaders_are_refused(linear):
+    train, test = linear.x, linear.evidence.sample((30,))
+    found = quality.assess(linear.vae, train, test, 20)
+    assert found == quality.assess(linear.vae, Split(train), Split(test), 20)
+    loader = torch.utils.data.DataLoader(train)
+    with pytest.raises(ValueError, match="or a Dataset, whose rows can be chosen, found a DataLoader"):
+        quality.assess(linear.vae, loader, test, 20)
+    one, other = (
+        pyrovae.examine(linear.vae, *data, ["quality"], 50).numbers["quality"]
+        for data in ((test, train), (Split(test), Split(train)))
+    )
+    assert one == other
+    assert one["rows"] == 30
+    with pytest.raises(ValueError, match="found a DataLoader"):
+        pyrovae.examine(linear.vae, loader)

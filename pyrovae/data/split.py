@@ -177,6 +177,14 @@ def as_split(data: Data) -> Split | DataLoader[Any]:
     return Split(_DatasetRows(data), _DatasetRows(data, 1) if _has_labels(data[0]) else None)
 
 
+def choosable(data: Data) -> Split:
+    """Data whose rows can be chosen as a Split; a DataLoader, which has an order of its own, is refused."""
+    found = as_split(data)
+    if isinstance(found, DataLoader):
+        raise ValueError("expected data.load(...), a tensor or a Dataset, whose rows can be chosen, found a DataLoader")
+    return found
+
+
 Batch = tuple[Tensor, ...]  # (x,), or (x, y)
 
 
