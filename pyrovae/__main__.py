@@ -77,15 +77,18 @@ def _target(path: Path | None, name: str, root: Path, resume: bool, options: dic
     return target or runs.free_name(root, Path(asked.data).stem), asked
 
 
-def _evaluate(path: Path, particles: int, split: str, seed: int, examine: str, rows: int) -> None:
+def _evaluate(path: Path, particles: int, split: str, seed: int, examine: str, rows: int = 0) -> None:
     with _bad_input(), runs.threads(runs.thread_count(path)):
+        if rows and not examine:
+            raise ValueError(f"--rows: expected --examine beside it, since it is of that, found --rows {rows} alone")
         checks.integer("particles", particles, 0)
         parts = compare.split(examine) if examine else []
         for part in parts:
             checks.member("part", part, [*PARTS, "all"])
-        results = runs.evaluate(path, particles, split, seed, [*PARTS] if "all" in parts else parts, rows)
+        parts = [*PARTS] if "all" in parts else parts
+        results = runs.evaluate(path, particles, split, seed, parts, rows or 200)
     _report(results)
-    _report_examination(results.get("examination", {}))
+    _report_examination({part: results["examination"][part] for part in parts})
 
 
 def _plot(path: Path) -> None:
@@ -244,7 +247,9 @@ def _parser() -> argparse.ArgumentParser:
     each.add_argument("--seed", type=int, default=0, help="of the noise")
     text = f"more about guide and model, any of {', '.join(PARTS)}, or all; empty: nothing more"
     each.add_argument("--examine", default="", metavar="A,B", help=text)
-    each.add_argument("--rows", type=int, default=200, help="of the data that are examined")
+    each.add_argument(
+        "--rows", type=int, default=argparse.SUPPRESS, help="of the data that are examined (default: 200)"
+    )
     each.set_defaults(command=_evaluate)
 
     each = commands.add_parser("experiment", help="one of the questions in runs/, answered", **known)

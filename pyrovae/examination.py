@@ -143,3 +143,5 @@ PARTS = {
     "interval": _interval,
     "quality": _quality,
 }
+# What they draw.
+FIGURES = ("pareto-k", "ranks", "neighbours")

@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +33,7 @@ from torch.utils.tensorboard import SummaryWriter
 from pyrovae import checks, files, plots, recipe
 from pyrovae.data import DATASETS, Split, Splits
 from pyrovae.evaluate import evaluate as evaluate_programs
-from pyrovae.examination import examine
+from pyrovae.examination import FIGURES, examine
 from pyrovae.figures import draw
 from pyrovae.likelihoods.bits import bits_per_dimension
 from pyrovae.programs import placement
@@ -260,15 +260,17 @@ def evaluate(
         particles: importance samples; 0 is the recipe's number.
         split: test, valid or train; empty is the first of them that the data have.
         seed: of the noise.
-        parts, rows: of an `examine`, whose numbers stand under "examination" and whose figures join the others; none
-            without parts.
+        parts, rows: of an `examine`, whose numbers stand under "examination" and whose figures join the others. Parts
+            examined before stay where weights, split, binarisation and seed are the same; else they and their figures
+            go.
     """
     made = recipe.read(path / "run.toml")
     splits = made.splits()
     name, part = part_of(splits, split)
     model = load(path).to(made.torch_device())
     count = particles or made.particles
-    asked = repr((made, files.sha256(path / "best.safetensors"), name, count, seed, torch.__version__))
+    digest = files.sha256(path / "best.safetensors")
+    asked = repr((made, digest, name, count, seed, torch.__version__))
     keep = path / f".evaluating-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
     results = {
         "schema": recipe.SCHEMA,
@@ -278,19 +280,35 @@ def evaluate(
         "split": name,
         "binarize": made.binarize,
         "weights": "best",
+        "weights_sha256": digest,
         **evaluate_programs(model, part, count, seed, keep=keep),
     }
     results["bits_per_dimension"] = _bits(results, math.prod(model.event_shape), part.binarize == "dequantize")
+    results |= _examined(path, results)
     files.write_json(path / "evaluation.json", results)
     for each in path.glob(".evaluating-*"):
         shutil.rmtree(each)
     if parts:
         found = examine(model, part, splits.train if name != "train" else None, parts, rows, seed)
         results["command"] += f" --examine {','.join(parts)} --rows {rows}"
-        results["examination"] = found.numbers
+        results["examination"] = results.get("examination", {}) | found.numbers
         files.write_json(path / "evaluation.json", results)
         files.write_figures(path / "figures", found.figures)
     return results
+
+
+def _examined(path: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """The examination that stands beside the results in evaluation.json, if it is of the same; if not, no figure of it
+    stays."""
+    old: dict[str, Any] = {}
+    with suppress(OSError, ValueError):  # none yet, or a damaged one, which gives way
+        old = json.loads((path / "evaluation.json").read_text())
+    same = all(old.get(name) == results[name] for name in ("weights_sha256", "split", "binarize", "seed"))
+    if same and "examination" in old:
+        return {"examination": old["examination"]}
+    for each in FIGURES:
+        (path / "figures" / f"{each}.png").unlink(missing_ok=True)
+    return {}
 
 
 def _bits(results: dict[str, Any], dimensions: int, dequantized: bool) -> dict[str, float] | None:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from conftest import pulled
 
-from pyrovae import VAE, data, examine, fit
+from pyrovae import VAE, data, examine, files, fit
 from pyrovae.__main__ import main
 from pyrovae.data import Split
-from pyrovae.examination import PARTS
+from pyrovae.examination import FIGURES, PARTS
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_every_part_answers_and_json_can_hold_it(trained, monkeypatch):
     found = examine(vae, digits.test, digits.train, rows=50)
     assert list(found.numbers) == list(PARTS)
     assert json.loads(json.dumps(found.numbers, allow_nan=False))["diagnosis"]["rows"] == 50
-    assert set(found.figures) == {"pareto-k", "ranks", "neighbours"}
+    assert set(found.figures) == set(FIGURES)
     information = found.numbers["information"]
     parts = information["mutual_information"]["value"] + information["aggregate_kl"]["value"]
     assert parts == pytest.approx(information["kl"]["value"])
@@ -95,24 +95,44 @@ def test_bad_input(trained, options, message):
         examine(vae, digits.test, **options)
 
 
-def test_of_a_run_it_joins_the_evaluation(tmp_path, capsys):
-    options = [
-        "--root",
-        str(tmp_path),
-        "--name",
-        "r",
-        "--epochs",
-        "1",
-        "--network",
-        "mlp(hidden=[8])",
-        "--compile",
-        "no",
-    ]
-    assert main(["train", *options, "--threads", "1"]) == 0
-    assert main(["evaluate", str(tmp_path / "r"), "--examine", "information,calibration", "--rows", "50"]) == 0
-    found = json.loads((tmp_path / "r" / "evaluation.json").read_text())
+@pytest.fixture
+def run(tmp_path):
+    recipe = ["--epochs", "1", "--network", "mlp(hidden=[8])", "--compile", "no", "--threads", "1", "--particles", "3"]
+    assert main(["train", "--root", str(tmp_path), "--name", "r", *recipe]) == 0
+    return tmp_path / "r"
+
+
+def evaluation(run, *options):
+    assert main(["evaluate", str(run), *options]) == 0
+    return json.loads((run / "evaluation.json").read_text())
+
+
+def test_of_a_run_it_joins_the_evaluation(run, capsys):
+    found = evaluation(run, "--examine", "information,calibration", "--rows", "50")
     assert set(found["examination"]) == {"information", "calibration"}
     shown = capsys.readouterr().out
     assert f"{found['examination']['information']['mutual_information']['value']:.3f}" in shown
-    assert (tmp_path / "r" / "figures" / "ranks.png").exists()
-    assert main(["evaluate", str(tmp_path / "r"), "--examine", "informatoin"]) == 2
+    assert (run / "figures" / "ranks.png").exists()
+    assert main(["evaluate", str(run), "--examine", "informatoin"]) == 2
+
+
+def test_of_a_run_it_stays_while_it_is_of_the_same(run, capsys):
+    first = evaluation(run, "--examine", "information,calibration", "--rows", "50")
+    assert first["weights_sha256"] == files.sha256(run / "best.safetensors")
+    capsys.readouterr()
+    assert evaluation(run)["examination"] == first["examination"]
+    assert "information" not in capsys.readouterr().out
+    anew = evaluation(run, "--examine", "information", "--rows", "60")["examination"]
+    assert anew["calibration"] == first["examination"]["calibration"]
+    assert anew["information"]["rows"] == 60
+    assert (run / "figures" / "ranks.png").exists()
+    assert "examination" not in evaluation(run, "--seed", "1")
+    assert not (run / "figures" / "ranks.png").exists()
+    assert (run / "figures" / "samples.png").exists()
+
+
+def test_rows_of_no_examination_are_refused(run, capsys):
+    assert main(["evaluate", str(run), "--rows", "60"]) == 2
+    assert capsys.readouterr().err == (
+        "pyrovae: --rows: expected --examine beside it, since it is of that, found --rows 60 alone\n"
+    )
