@@ -117,8 +117,9 @@ def _compare(root: Path, seeds: int, jobs: int, **options: Any) -> None:
 
 def _experiment(name: str, data: str, seeds: int, root: Path, threads: int, list: bool) -> None:
     if list or not name:
-        for each, question in experiments.found(root).items():
-            print(f"{each:14} {question}")
+        with _bad_input():
+            listed = experiments.found(root)
+        print("\n".join(f"{each:14} {question}" for each, question in listed.items()))
         return
     with _bad_input():
         checks.integer("threads", threads, 0)

@@ -32,12 +32,22 @@ class Findings:
 
 def found(root: Path) -> dict[str, str]:
     """The experiments of a folder of runs: name and sentence."""
-    return {path.parent.name: (_load(path).__doc__ or "").strip() for path in sorted(root.glob(f"*/{FILE}"))}
+    return {path.parent.name: (_load(path).__doc__ or "").strip() for path in _files(root)}
+
+
+def _files(root: Path) -> list[Path]:
+    there = sorted(root.glob(f"*/{FILE}"))
+    if not there:
+        raise ValueError(
+            f"expected NAME/{FILE} in {root}, found none: experiments live in a checkout of the project; --root names "
+            "its runs"
+        )
+    return there
 
 
 def check(root: Path, name: str, data: str, seeds: int) -> ModuleType:
     """The experiment, or a ValueError that says what is not known of it."""
-    checks.member("experiment", name, [path.parent.name for path in root.glob(f"*/{FILE}")])
+    checks.member("experiment", name, [path.parent.name for path in _files(root)])
     module = _load(root / name / FILE)
     checks.member("data", data, module.BUDGETS)
     checks.integer("seeds", seeds)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pyrovae import experiments
+from pyrovae.__main__ import main
 
 RUNS = Path(__file__).parents[1] / "runs"
 TOY = '''"""Whether two and two are four."""
@@ -56,6 +57,16 @@ def test_one_that_fails_leaves_the_last_findings(toy):
 def test_bad_input(toy, name, data, seeds, message):
     with pytest.raises(ValueError, match=message):
         experiments.run(toy, name, data, seeds)
+
+
+@pytest.mark.parametrize("asked", [[], ["--list"], ["toy"]])
+def test_a_root_without_experiments_says_so_in_a_line(tmp_path, monkeypatch, capsys, asked):
+    monkeypatch.chdir(tmp_path)
+    assert main(["experiment", *asked]) == 2
+    assert capsys.readouterr().err == (
+        "pyrovae: expected NAME/experiment.py in runs, found none: experiments live in a checkout of the project; "
+        "--root names its runs\n"
+    )
 
 
 def test_those_of_the_project_say_in_a_line_what_they_ask():
