@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pyrovae import checks, compare, experiments, files, recipe, runs
+from pyrovae import checks, compare, experiments, files, recipe, report, runs
 from pyrovae.examination import PARTS
 from pyrovae.faults import TrainingError
 from pyrovae.recipe import Recipe
@@ -88,7 +88,8 @@ def _evaluate(path: Path, particles: int, split: str, seed: int, examine: str, r
         parts = [*PARTS] if "all" in parts else parts
         results = runs.evaluate(path, particles, split, seed, parts, rows or 200)
     _report(results)
-    _report_examination({part: results["examination"][part] for part in parts})
+    if parts:
+        print(report.examination({part: results["examination"][part] for part in parts}))
 
 
 def _plot(path: Path) -> None:
@@ -161,31 +162,6 @@ _AGREEMENT = {
     "nmi": "their normalised mutual information",
     "ari": "their adjusted Rand index",
 }
-
-
-def _report_examination(parts: dict[str, Any]) -> None:
-    """A line for each number with its error, under the name of its part; verdicts and refusals in words."""
-    for part, found in parts.items():
-        print(f"\n{part}:" + (f" {found['verdict']}" if "verdict" in found else ""))
-        for name, value in _numbers(found):
-            print(f"  {name:42} {value}")
-
-
-def _numbers(found: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """What can be said in a line, with the path to it."""
-    if isinstance(found, dict) and "value" in found:
-        error = found.get("standard_error", found.get("monte_carlo_error"))
-        yield name, f"{_number(found['value']):>9}" + ("" if error is None else f" +- {_number(error)}")
-    elif isinstance(found, dict):
-        for key, value in found.items():
-            if key not in ("verdict", "unit", "seed"):
-                yield from _numbers(value, f"{name} {key.replace('_', ' ')}".strip())
-    elif isinstance(found, int | float | str):
-        yield name, f"{found if isinstance(found, str | int) else _number(found):>9}"
-
-
-def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.0e}"
 
 
 @contextmanager

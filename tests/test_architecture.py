@@ -10,7 +10,7 @@ import pyrovae
 
 PACKAGE = Path(pyrovae.__file__).parent
 FLOORS = [
-    ["checks", "randomness", "files", "handlers", "modes", "plots"],
+    ["checks", "randomness", "files", "handlers", "modes", "plots", "report"],
     ["programs", "tracing", "data", "distributions", "names", "networks"],
     ["faults", "priors", "likelihoods", "guides", "psis", "traces"],
     ["batches", "inference", "objectives", "refine"],

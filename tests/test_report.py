@@ -1,0 +1,45 @@
+"""What is printed of an examination: numbers with units in a column, and no more than a screen of them."""
+
+import json
+
+import pytest
+import torch
+
+from pyrovae import VAE, data, examine, report
+
+
+@pytest.fixture(scope="module")
+def found():
+    digits = data.load("digits", binarize="threshold")
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, few in {"PARTICLES": 50, "STEPS": 3, "CHAINS": 2, "TEMPERATURES": 10}.items():
+            patch.setitem(examine.__globals__, name, few)
+        numbers = examine(VAE(digits.event_shape, 2), digits.test, digits.train, rows=50).numbers
+    return json.loads(json.dumps(numbers))
+
+
+def test_every_number_that_is_named_is_there(found):
+    shown = report.examination(found)
+    assert all(line.words.partition("{")[0] in shown for lines in report.LINES.values() for line in lines)
+    assert len(shown.splitlines()) <= 46
+    assert "{" not in shown
+
+
+def test_numbers_have_their_units_and_stand_in_a_column(found):
+    found["diagnosis"]["kl"] = {"value": 0.25, "standard_error": 0.125, "monte_carlo_error": 1.0}
+    found["diagnosis"]["k"] |= {"unusable": 3, "largest": None}
+    found["information"]["saturated"] = True
+    found["quality"]["reconstructions"]["psnr"] = {"value": 8.5, "standard_error": None}
+    lines = report.examination(found).splitlines()
+    assert f"  {'KL(q(z|x) || p(z|x)), from below':44}     0.250 +- 0.125 nats" in lines
+    assert f"  {'k-hat above 0.7: importance sampling fails':44}     3 rows of 50" in lines
+    assert f"  {'largest k-hat':44}      none" in lines
+    assert f"  {'near its ceiling, so only a lower bound':44}   yes" in lines
+    assert f"  {'PSNR of the reconstructions':44}     8.500 dB" in lines
+    assert any(line.startswith("interval, 5 rows:") for line in lines)
+    assert any(line.startswith("  c_t (below -3: copies) ") for line in lines)
+
+
+def test_a_refusal_is_its_reason():
+    assert report.examination({"quality": {"refused": "no data"}}) == "\nquality: refused: no data"
