@@ -191,13 +191,13 @@ def _plane(programs: Programs, split: Split, name: str, codes: Tensor, labels: T
     if codes.shape[1] == 1:
         codes = torch.cat([codes, torch.zeros_like(codes)], 1)
     elif codes.shape[1] > 2:
-        return plots.latent_pca(codes.numpy(), kinds)
+        return plots.latent_pca(codes.numpy(), kinds, name)
     elif len(split.event_shape) == 3 and one_layer and not hasattr(own(programs, "prior"), "space"):
         axis = torch.linspace(-3, 3, side).to(codes)
         grid = torch.stack(torch.meshgrid(axis, axis.flip(0), indexing="xy"), -1)
         means = _generated(programs, side * side, {name: grid.flatten(0, 1)})["x"]["fn"].mean
-        return plots.latent_plane(codes.numpy(), kinds, means.unflatten(0, (side, side)).numpy())
-    return plots.latent_plane(codes.numpy(), kinds, None)
+        return plots.latent_plane(codes.numpy(), kinds, means.unflatten(0, (side, side)).numpy(), site=name)
+    return plots.latent_plane(codes.numpy(), kinds, None, site=name)
 
 
 def _program(programs: Programs, split: Split) -> Figure:

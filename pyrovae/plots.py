@@ -129,30 +129,46 @@ def _inches(title: str) -> float:
 
 
 @_styled
-def latent_plane(codes: np.ndarray, labels: np.ndarray | None, decoded: np.ndarray | None, extent: float = 3) -> Figure:
-    """Codes (N, 2) coloured by label; beside them images decoded on a square grid over [-extent, extent]^2.
+def latent_plane(
+    codes: np.ndarray, labels: np.ndarray | None, decoded: np.ndarray | None, extent: float = 3, site: str = "z"
+) -> Figure:
+    """Codes (N, 2) of a site coloured by label; beside them images decoded on a square grid over [-extent, extent]^2.
 
     `decoded` is (side, side, C, H, W), the first axis from z2 = extent down, the second from z1 = -extent up.
     """
     figure = Figure(figsize=(3.6 if decoded is None else 7, 3.3))
     axes = figure.subplots(1, 1 if decoded is None else 2, squeeze=False)[0]
-    _scatter(axes[-1], codes, labels, "$z_1$", "$z_2$", r"codes $E_q[z|x]$")
+    x, y = _parts(site)
+    _scatter(axes[-1], codes, labels, x, y, rf"codes $E_q[{_symbol(site)}|x]$")
     if decoded is not None:
         side = len(decoded)
-        sheet = tile(decoded.reshape(-1, *decoded.shape[2:]), side, gap=0)
+        sheet = tile(decoded.reshape(-1, *decoded.shape[2:]), side)
         axes[0].imshow(sheet, extent=(-extent, extent, -extent, extent), interpolation="nearest")
         axes[0].grid(False)
-        axes[0].set(xlabel="$z_1$", ylabel="$z_2$", title="decoded mean $E[x|z]$")
+        axes[0].set(xlabel=x, ylabel=y, title=f"decoded mean $E[x|{_symbol(site)}]$")
     return figure
 
 
+def _symbol(site: str) -> str:
+    r"""A site's name in mathematics: z is z, z1 is z_{1}, a word is \mathrm{word}."""
+    if not site[1:].strip("0123456789"):
+        return f"{site[0]}_{{{site[1:]}}}" if site[1:] else site
+    return rf"\mathrm{{{site}}}".replace("_", r"\_")
+
+
+def _parts(site: str) -> list[str]:
+    """The names of a site's first two latents: $z_{1}$ of z, $z_{2,1}$ of z2."""
+    stem, index = (site[0], f"{site[1:]},") if site[1:].isdigit() else (_symbol(site), "")
+    return [f"${stem}_{{{index}{number}}}$" for number in (1, 2)]
+
+
 @_styled
-def latent_pca(codes: np.ndarray, labels: np.ndarray | None) -> Figure:
-    """Codes (N, d) on their two principal components, coloured by label; the axes say how much variance they carry."""
+def latent_pca(codes: np.ndarray, labels: np.ndarray | None, site: str = "z") -> Figure:
+    """Codes (N, d) of a site on two principal components, coloured by label; axes say how much variance they carry."""
     centred = codes - codes.mean(0)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
     share = singular**2 / max((singular**2).sum(), 1e-300)
-    names = [f"principal component {i + 1} ({share[i]:.0%} of variance)" for i in range(2)]
+    names = [f"principal component {i + 1} of ${_symbol(site)}$ ({share[i]:.0%} of variance)" for i in range(2)]
     figure = Figure(figsize=(4.4, 3.6))
     _scatter(
         figure.subplots(),
@@ -160,7 +176,7 @@ def latent_pca(codes: np.ndarray, labels: np.ndarray | None) -> Figure:
         labels,
         names[0],
         names[1],
-        rf"codes $E_q[z|x]$, {codes.shape[1]} latents",
+        rf"codes $E_q[{_symbol(site)}|x]$, {codes.shape[1]} latents",
     )
     return figure
 
@@ -247,7 +263,7 @@ def program_graph(
     for site, centre in place.items():
         axes.text(
             *centre,
-            f"${site[0]}_{{{site[1:]}}}$" if not site[1:].strip("0123456789") else site,
+            f"${_symbol(site)}$",
             ha="center",
             va="center",
             fontsize=12,
@@ -358,7 +374,7 @@ def pareto_k(k: np.ndarray) -> Figure:
 
 @_styled
 def rank_histograms(counts: dict[str, np.ndarray], most: int = 20) -> Figure:
-    """Rank histograms (latents, bins) by site, of the first latents; the band holds 99 % of the bins of uniform ranks.
+    """Rank histograms (latents, bins) by site, of the first latents; the band holds 99 % of uniform bins.
 
     Full at both ends: the guide is too narrow; in the middle: too wide; on one side: biased.
     """
@@ -367,25 +383,29 @@ def rank_histograms(counts: dict[str, np.ndarray], most: int = 20) -> Figure:
     ]
     columns = min(5, len(panels))
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(1.5 * columns + 0.4, 1.2 * lines + 0.3))
+    figure = Figure(figsize=(max(1.5 * columns, 3) + 0.4, 1.2 * lines + 0.6))
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flatten()
     for axes, (title, row) in zip(grid, panels, strict=False):
         share = 1 / len(row)
         centre, half = row.sum() * share, 2.576 * np.sqrt(row.sum() * share * (1 - share))
-        axes.axhspan(centre - half, centre + half, color="0.85", lw=0)
+        axes.axhspan(centre - half, centre + half, color="0.85", lw=0, zorder=0.5)
         axes.axhline(centre, color="0.5", lw=0.6)
         axes.bar((np.arange(len(row)) + 0.5) * share, row, width=share, color=COLOURS[0], alpha=0.8)
         axes.set_title(title)
         axes.set(xlim=(0, 1), xticks=[0, 1], ylim=(0, 1.05 * max(each.max() for _, each in panels)))
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
-    figure.supxlabel("rank of $z$ among draws of the guide", fontsize=9)
+    for axes in grid[max(0, len(panels) - columns) : len(panels)]:
+        axes.tick_params(labelbottom=True)
+    figure.suptitle("grey band: 99 % of uniform bins", fontsize=9)
+    figure.supxlabel("rank among the guide's draws", fontsize=9)
+    figure.supylabel("data", fontsize=9)
     return figure
 
 
 def neighbours(samples: np.ndarray, nearest: np.ndarray, distances: np.ndarray) -> Figure:
     """Samples (n, C, H, W), each beside the m training images (n, m, C, H, W) nearest to it, at a distance (n,)."""
-    names = [f"{distance:.2f}" for distance in distances]
+    names = [f"distance {distance:.2f}" for distance in distances]
     return named_table(names, {"sample": np.asarray(samples)[:, None], "nearest training images": nearest})
 
 

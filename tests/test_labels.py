@@ -811,7 +811,7 @@ def test_codes_of_rows_with_and_without_labels_are_drawn_in_their_places(monkeyp
     vae, x, y = jolt(made(guide=guides.Delta)), binary(20), classes(20, 9)[torch.randperm(20)]
     seen = {}
     monkeypatch.setattr(
-        figures.plots, "latent_plane", lambda codes, kinds, decoded: seen.update(codes=codes, kinds=kinds)
+        figures.plots, "latent_plane", lambda codes, kinds, decoded, site: seen.update(codes=codes, kinds=kinds)
     )
     with torch.no_grad():
         figures._latents(vae, Split(x, y), figures._codes(vae, Split(x, y)))

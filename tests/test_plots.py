@@ -47,6 +47,16 @@ def test_pca_of_the_codes_says_how_much_it_shows():
     assert len(figure.axes[0].collections) == 3
 
 
+def test_the_axes_of_codes_name_their_site():
+    codes, decoded = RNG.normal(size=(9, 2)), RNG.random((3, 3, 1, 4, 4))
+    sheet, dots = plots.latent_plane(codes, None, decoded).axes
+    assert (sheet.get_xlabel(), dots.get_ylabel()) == ("$z_{1}$", "$z_{2}$")
+    assert sheet.images[0].get_array().shape == (14, 14, 3)  # a pixel between the tiles
+    assert plots.latent_plane(codes, None, None, site="z2").axes[0].get_xlabel() == "$z_{2,1}$"
+    assert plots.latent_plane(codes, None, None, site="hid").axes[0].get_xlabel() == r"$\mathrm{hid}_{1}$"
+    assert "of $z_{2}$" in plots.latent_pca(codes, None, "z2").axes[0].get_xlabel()
+
+
 def test_the_plane_of_a_constant_encoder_is_drawn():
     assert plots.latent_pca(np.zeros((5, 3)), None).axes[0].collections[0].get_offsets().shape == (5, 2)
 
@@ -93,7 +103,11 @@ def test_rank_histograms_have_a_band_that_holds_uniform_bins():
     assert len([axes for axes in figure.axes if axes.patches]) == 9
     assert figure.axes[8].get_title() == "h 1"
     assert figure.axes[0].get_ylim()[1] > counts.max()
+    assert (figure.get_supylabel(), figure.get_suptitle()) == ("data", "grey band: 99 % of uniform bins")
+    named = [axes.xaxis.get_tick_params()["labelbottom"] for axes in figure.axes[:9]]
+    assert named == [False] * 4 + [True] * 5  # the lowest of every column
     band, *bars = figure.axes[1].patches
+    assert band.zorder < bars[0].zorder
     np.testing.assert_allclose([bar.get_height() for bar in bars], counts[1])
     low, high = band.get_extents().transformed(figure.axes[1].transData.inverted()).get_points()[:, 1]
     assert low + high == pytest.approx(200)

@@ -445,7 +445,7 @@ def test_samples_are_drawn_beside_what_is_near_them(digits):
     figure = plots.neighbours(x.numpy(), x[rows].numpy(), distances[:, 1].numpy())
     shown = [axes.images[0].get_array() for axes in figure.axes]
     np.testing.assert_allclose(shown[0], shown[1][:, :8])  # the nearest to each is itself
-    assert [text.get_text() for text in figure.axes[0].texts] == [f"{each:.2f}" for each in distances[:, 1]]
+    assert [text.get_text() for text in figure.axes[0].texts] == [f"distance {each:.2f}" for each in distances[:, 1]]
 
 
 def test_tensors_are_data_too_and_loaders_are_refused(linear):
