@@ -114,9 +114,11 @@ def _labelled(programs: Programs, args: tuple[Tensor, ...], ends: dict[str, Tens
     grid = torch.stack([decoded(shared, row.expand(count, -1)) for row in classes[:count]])
     styles = torch.stack([decoded({k: v[:few] for k, v in ends.items()}, row.expand(few, -1)) for row in classes], 1)
     return {
-        "classes": plots.image_table({"$E[x|z, y]$: a class a row, one $z$ a column": grid}),
+        "classes": plots.named_table(
+            [f"y = {each}" for each in range(count)], {"$E[x|z, y]$: a class a row, one $z$ a column": grid}
+        ),
         "transfer": plots.image_table(
-            {"$x$": x[:few, None], "$E[x|z, y]$ at its $E_q[z|x, y]$, for every $y$": styles[:, :count]}
+            {"$x$": x[:few, None], f"$E[x|z, y]$ at its $E_q[z|x, y]$, for y = 0, ..., {count - 1}": styles[:, :count]}
         ),
     }
 

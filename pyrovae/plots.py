@@ -42,14 +42,18 @@ def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 @_styled
-def loss_curves(records: Sequence[dict[str, Any]]) -> Figure:
-    """Training and validation loss over epochs, in nats per datum; beta below them where it changes."""
+def loss_curves(records: Sequence[dict[str, Any]], of: tuple[str, str] = ("", "")) -> Figure:
+    """Training and validation loss over epochs, in nats per datum; beta below them where it changes.
+
+    `of` says what data each is of, where the two are no losses of one kind.
+    """
     epochs = [record["epoch"] for record in records]
     betas = [record["beta"] for record in records]
     changes = len(set(betas)) > 1
     figure = Figure(figsize=(5, 3.8 if changes else 3))
     axes = figure.subplots(2 if changes else 1, 1, sharex=True, squeeze=False, height_ratios=[3, 1] if changes else [1])
-    for key, label, colour in (("loss", "training", COLOURS[0]), ("valid_loss", "validation", COLOURS[1])):
+    drawn = (("loss", f"training{of[0]}", COLOURS[0]), ("valid_loss", f"validation{of[1]}", COLOURS[1]))
+    for key, label, colour in drawn:
         if key in records[0]:
             axes[0, 0].plot(epochs, [record[key] for record in records], color=colour, label=label, lw=1.5)
     axes[0, 0].set_ylabel("loss (nats per datum)")
@@ -389,8 +393,9 @@ def rank_histograms(counts: dict[str, np.ndarray], most: int = 20) -> Figure:
         share = 1 / len(row)
         centre, half = row.sum() * share, 2.576 * np.sqrt(row.sum() * share * (1 - share))
         axes.axhspan(centre - half, centre + half, color="0.85", lw=0, zorder=0.5)
-        axes.axhline(centre, color="0.5", lw=0.6)
-        axes.bar((np.arange(len(row)) + 0.5) * share, row, width=share, color=COLOURS[0], alpha=0.8)
+        for line in (centre - half, centre, centre + half):
+            axes.axhline(line, color="0.5", lw=0.6)
+        axes.bar((np.arange(len(row)) + 0.5) * share, row, width=share, color=COLOURS[0])
         axes.set_title(title)
         axes.set(xlim=(0, 1), xticks=[0, 1], ylim=(0, 1.05 * max(each.max() for _, each in panels)))
     for axes in grid[len(panels) :]:

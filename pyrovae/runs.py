@@ -36,7 +36,7 @@ from pyrovae.evaluate import evaluate as evaluate_programs
 from pyrovae.examination import FIGURES, examine
 from pyrovae.figures import draw
 from pyrovae.likelihoods.bits import bits_per_dimension
-from pyrovae.programs import placement
+from pyrovae.programs import needs_labels, placement, takes_labels
 from pyrovae.recipe import Recipe
 from pyrovae.train import Training
 
@@ -336,5 +336,8 @@ def plot(path: Path) -> list[Path]:
     held_out = part_of(made.splits())[1]
     figures = draw(model, held_out, made.seed)
     if records := files.read_lines(path / "metrics.jsonl"):
-        figures["loss"] = plots.loss_curves(records)
+        # A known label's loss is of log p(x, y), and of q(y|x): far more than that of a row without.
+        some = made.labels and takes_labels(model) and not needs_labels(model)
+        of = (", some labels missing", ", all labels known") if some else ("", "")
+        figures["loss"] = plots.loss_curves(records, of)
     return files.write_figures(path / "figures", figures)

@@ -33,6 +33,13 @@ def test_loss_curves_draw_the_records():
     np.testing.assert_allclose(axes[0].lines[1].get_ydata(), [11.0 / i for i in range(1, 6)])
 
 
+def test_losses_of_unlike_data_say_of_which():
+    records = [{"epoch": i, "loss": 1.0, "valid_loss": 3.0, "beta": 1.0} for i in range(1, 3)]
+    axes = plots.loss_curves(records, (", some labels missing", ", all labels known")).axes[0]
+    shown = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert shown == ["training, some labels missing", "validation, all labels known"]
+
+
 def test_a_changing_beta_is_drawn_below():
     records = [{"epoch": i, "loss": 1.0, "beta": i / 5} for i in range(1, 6)]
     figure = plots.loss_curves(records)
