@@ -143,7 +143,8 @@ def sandwich(
             without a p(y), what is seen).
 
     Raises:
-        ValueError: as in `anneal`; an observed site that is no argument of the model.
+        ValueError: as in `anneal`; an observed site that is no argument of the model; a guide that has no density at a
+            simulated z.
     """
     path = _path(chains, temperatures, leapfrog, start, schedule, seed)
     lower, upper, simulated, order = [], [], [], []
@@ -151,9 +152,11 @@ def sandwich(
         with seeded(seed, place, 0, SIMULATION):
             args, exact = simulate(programs, given)
         bridge = Bridge(programs, args, start)
+        there = bridge.free(exact)
+        bridge.check_start(there)
         steps = _pilot(bridge, path, place)
         lower.append(_forward(bridge, path, steps, place))
-        upper.append(_reverse(bridge, path, steps, place, bridge.free(exact)))
+        upper.append(_reverse(bridge, path, steps, place, there))
         simulated.append([a[: len(rows)].cpu() for a in args])
         order.append(rows)
     sorted_rows = torch.cat(order).argsort()

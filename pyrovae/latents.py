@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
@@ -97,6 +98,16 @@ class Bridge:
         first = p if self.first is self.model else self._at(self.first, z)
         joint = log_prob(p, True) + log_prob(p, False)
         return summed_out(log_prob(first, False)), summed_out(joint), log_det
+
+    def check_start(self, u: Tensor) -> None:
+        """Raise a ValueError where f_0 is 0 at a u, from which no chain can go back to it."""
+        with pyro.validation_enabled(False):
+            first, _, _ = self(u)
+        if not bool(torch.isfinite(first).all()):
+            raise ValueError(
+                "start: expected a guide with a density at the z of all simulated data, found it 0 at some of them; "
+                'start="prior" covers them all'
+            )
 
     def _at(self, program: Program, z: dict[str, Tensor]) -> Trace:
         chains = len(next(iter(z.values())))

@@ -392,3 +392,13 @@ def test_schedules_rise_from_0_to_1(name):
     assert b[-1] == 1
     assert b == sorted(b)
     assert b[5] == pytest.approx(0.5)
+
+
+def test_a_guide_that_is_elsewhere_is_refused_in_one_line():
+    """Uniform, far from where the posterior is."""
+    model, guide = program(drawn(dist.Normal(0.0, 1.0)))[0], program(drawn(dist.Uniform(50.0, 51.0)))[1]
+    with pytest.raises(ValueError, match=r"^start: expected a guide with a density at the z of all simulated") as error:
+        sandwich((model, guide), torch.zeros(3), **FEW | {"start": "guide"})
+    assert len(str(error.value)) < 200
+    gap = sandwich((model, guide), torch.zeros(3), **FEW).summary()["gap"]["value"]
+    assert gap == pytest.approx(0, abs=1e-5)  # x is independent of z
