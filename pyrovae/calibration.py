@@ -163,7 +163,8 @@ def predictive(
 
     posterior: x'_n ~ p(x|z_n), z_n ~ q(z|x_n): the same latents, drawn again; its p-values lean to 1/2, since the
     latents have seen the data. prior: z_n ~ p(z): new data. Near 0 the data's statistic is above what the model makes,
-    near 1 below; ties count half, x itself too: from 1 / (2R + 2) up. Given labels are kept.
+    near 1 below; ties count half, x itself too: from 1 / (2R + 2) up. Given labels are kept. "zeros", the share of
+    entries that are 0, is left out where there are none, in data or replicates.
 
     Args:
         programs: model and guide, one observed site beside labels.
@@ -192,7 +193,13 @@ def predictive(
                 made += [_statistics(statistics, each.masked_fill(x.isnan(), math.nan)) for each in drawn[:, place]]
             for name, value in observed.items():
                 found[name][kind] = _compare(torch.stack([each[name] for each in made]), value)
+    if statistics is STATISTICS and not _any_zeros(**found["zeros"]):
+        del found["zeros"]
     return {"rows": len(x), "replicates": replicates, "seed": seed, "statistics": found}
+
+
+def _any_zeros(observed: float, posterior: dict[str, Any], prior: dict[str, Any]) -> bool:
+    return any(share > 0 for share in (observed, posterior["mean"], prior["mean"]))
 
 
 def _statistics(statistics: Mapping[str, Statistic], x: Tensor) -> dict[str, Tensor]:
