@@ -16,7 +16,7 @@ from pyrovae.data import Split
 from pyrovae.data.split import ROWS, blocks, by_label
 from pyrovae.inference import expectation, reconstruct
 from pyrovae.likelihoods import OneHotCategorical
-from pyrovae.programs import Program, Programs, answering, arguments, own, pair, takes_labels
+from pyrovae.programs import Program, Programs, answering, arguments, classifies, own, pair, takes_labels
 from pyrovae.randomness import seeded
 from pyrovae.traces import sites, traces
 
@@ -203,8 +203,9 @@ def _plane(programs: Programs, split: Split, name: str, codes: Tensor, labels: T
 
 
 def _program(programs: Programs, split: Split) -> Figure:
+    """Both programs as they run on rows without labels, where the guide can do without: y is then a latent."""
     model, guide = pair(programs)
-    args = _rows(programs, split, 2)
+    args = _rows(programs, split, 2)[: 1 if classifies(programs) else None]
     given = dict(zip("xy", args, strict=False))
 
     def inferring(*values: Tensor) -> None:

@@ -807,6 +807,16 @@ def test_it_is_drawn_with_missing_labels_too(missing, shape):
     assert drawn == {"program", "samples", "reconstructions", "latents"} | extra
 
 
+def test_the_program_is_drawn_as_it_runs_without_labels(monkeypatch):
+    seen = []
+    monkeypatch.setattr(figures.plots, "program_graph", lambda *drawn: seen.extend(drawn))
+    figures._program(made(), Split(binary(20), classes(20, 9)))
+    _, edges, inferred, observed, _ = seen
+    assert set(edges) == {("y", "x"), ("z", "x")}
+    assert set(inferred) == {("x", "y"), ("x", "z"), ("y", "z")}
+    assert observed == ["x"]
+
+
 def test_codes_of_rows_with_and_without_labels_are_drawn_in_their_places(monkeypatch):
     vae, x, y = jolt(made(guide=guides.Delta)), binary(20), classes(20, 9)[torch.randperm(20)]
     seen = {}

@@ -104,7 +104,7 @@ def test_k_hat_is_drawn_by_its_bands():
 
 
 def test_rank_histograms_have_a_band_that_holds_uniform_bins():
-    counts = RNG.multinomial(2000, [0.05] * 20, size=8)
+    counts = np.random.default_rng(1).multinomial(2000, [0.05] * 20, size=8)
     counts[0, 0] += 150  # the first latent sets the scale of all
     figure = plots.rank_histograms({"z": counts, "h": counts[:1] * 0 + 100})
     assert len([axes for axes in figure.axes if axes.patches]) == 9
