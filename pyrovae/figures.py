@@ -11,9 +11,9 @@ from pyro.infer.inspect import get_model_relations
 from torch import Tensor
 
 from pyrovae import plots
-from pyrovae.clusters import has_clusters, responsibilities
+from pyrovae.clusters import agreement, has_clusters, responsibilities
 from pyrovae.data import Split
-from pyrovae.data.split import ROWS, blocks, by_label
+from pyrovae.data.split import ROWS, blocks, by_label, known
 from pyrovae.inference import expectation, reconstruct
 from pyrovae.likelihoods import OneHotCategorical
 from pyrovae.programs import Program, Programs, answering, arguments, classifies, own, pair, takes_labels
@@ -163,13 +163,22 @@ def _latents(programs: Programs, split: Split, codes: dict[str, Tensor], side: i
 def _clusters(programs: Programs, split: Split, codes: dict[str, Tensor]) -> dict[str, Figure]:
     """The codes by cluster and by label; of images what each cluster generates, and those it is surest of."""
     share, labels = responsibilities(programs, split), _labels(split)
-    by = {r"cluster $\mathrm{argmax}_y\, q(y|x)$": share.argmax(1).numpy()}
+    by = {r"cluster $\mathrm{argmax}_y\, q(y|x)$": _as_matched(share.argmax(1), labels).numpy()}
     by |= {} if labels is None else {"label": labels.numpy()}
     z = torch.cat(list(codes.values()), 1)
     points = (z - z.mean(0)) @ torch.linalg.svd(z - z.mean(0), full_matrices=False).Vh[:2].T
     axes = [f"principal component {number} of $E_q[z|x]$" for number in (1, 2)]
     figures = {"clusters": plots.colourings(points.numpy(), by, *axes)} if points.shape[1] == 2 else {}
     return figures | (_cluster_images(programs, split, share) if len(split.event_shape) == 3 else {})
+
+
+def _as_matched(clusters: Tensor, labels: Tensor | None) -> Tensor:
+    """Clusters by the label that each matches, so that both have one colour; those that match none come after."""
+    if labels is None or labels.is_floating_point() or len(labels[known(labels)].unique()) < 2:
+        return clusters
+    matching = agreement(clusters, labels)["matching"]
+    after = int(labels.max()) + 1
+    return torch.tensor([matching.get(str(each), after + each) for each in clusters.tolist()])
 
 
 def _cluster_images(programs: Programs, split: Split, share: Tensor) -> dict[str, Figure]:

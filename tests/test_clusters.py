@@ -19,7 +19,7 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 import pyrovae
-from pyrovae import guides, plots, priors, traces
+from pyrovae import figures, guides, plots, priors, traces
 from pyrovae.clusters import agreement, responsibilities
 from pyrovae.data import Split
 from pyrovae.inference import classify
@@ -656,3 +656,11 @@ def test_colourings_show_the_same_points_by_each_of_several_classes():
         for label, dots in enumerate(axes.collections):
             np.testing.assert_allclose(dots.get_offsets(), points[classes == label])
     assert plots.colourings(points, by, "$z_1$", "$z_2$").axes[0].get_xlabel() == "$z_1$"
+
+
+def test_in_figures_a_cluster_has_the_number_of_the_label_that_it_matches():
+    labels = torch.tensor([3, 3, 3, 5, 5, -1, 5])
+    clusters = torch.tensor([1, 1, 2, 0, 0, 0, 2])
+    assert figures._as_matched(clusters, labels).tolist() == [3, 3, 8, 5, 5, 5, 8]
+    assert figures._as_matched(clusters, None) is clusters
+    assert figures._as_matched(clusters, labels.double()) is clusters
