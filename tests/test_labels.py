@@ -424,6 +424,7 @@ def test_a_recorded_step_is_the_eager_one(name, double, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(DRAWN)
 @pytest.mark.parametrize("name", ["M2, both", "M2, sampled"])
 def test_a_compiled_step_is_the_eager_one(name, double, monkeypatch):
     make, loss, choose = STEPS[name]
