@@ -17,9 +17,10 @@ from torch import Tensor
 from pyrovae import checks
 from pyrovae.data.split import Data
 from pyrovae.evaluate import mean
-from pyrovae.inference import chunks, places
+from pyrovae.inference import chunks, in_order, places
 from pyrovae.latents import STARTS, Bridge
 from pyrovae.programs import Programs, pair
+from pyrovae.psis import effective_sample_size
 from pyrovae.randomness import seeded
 from pyrovae.traces import draw, log_mean_exp, sites
 
@@ -159,9 +160,8 @@ def sandwich(
         upper.append(_reverse(bridge, path, steps, place, there))
         simulated.append([a[: len(rows)].cpu() for a in args])
         order.append(rows)
-    sorted_rows = torch.cat(order).argsort()
     # Labels where all rows have them.
-    columns = tuple(torch.cat(column)[sorted_rows] for column in zip(*simulated, strict=False))
+    columns = tuple(in_order(column, order) for column in zip(*simulated, strict=False))
     return Sandwich(columns, _joined(lower, order), _joined(upper, order))
 
 
@@ -201,7 +201,7 @@ def _path(chains: int, temperatures: int, leapfrog: int, start: str, schedule: s
 def _forward(bridge: Bridge, path: _Path, steps: Tensor, place: int) -> Annealed:
     """From f_0 to p(x, z): weights of mean p(x)."""
     log_w, acceptance = _weights(bridge, path, path.temperatures, steps, bridge.draw, (place, FORWARD))
-    return Annealed(*log_mean_exp(log_w), acceptance, _ess(log_w))
+    return Annealed(*log_mean_exp(log_w), acceptance, effective_sample_size(log_w))
 
 
 def _reverse(bridge: Bridge, path: _Path, steps: Tensor, place: int, exact: Tensor) -> Annealed:
@@ -209,7 +209,7 @@ def _reverse(bridge: Bridge, path: _Path, steps: Tensor, place: int, exact: Tens
     begin = partial(_repeated, exact)
     log_w, acceptance = _weights(bridge, path, path.temperatures[::-1], steps.flip(0), begin, (place, REVERSE))
     log_mean, error = log_mean_exp(log_w)
-    return Annealed(-log_mean, error, acceptance, _ess(log_w))
+    return Annealed(-log_mean, error, acceptance, effective_sample_size(log_w))
 
 
 def _repeated(u: Tensor, chains: int) -> Tensor:
@@ -306,12 +306,7 @@ def accept(before: Tensor, after: Tensor) -> Tensor:
     return (after - before).nan_to_num(-math.inf, math.inf, -math.inf).clamp(max=0)
 
 
-def _ess(log_w: Tensor) -> Tensor:
-    return (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp()
-
-
 def _joined(blocks: Sequence[Annealed], rows: Sequence[Tensor]) -> Annealed:
     """The blocks' estimates in the order of the data, without the rows that only filled them up."""
-    place = torch.cat(list(rows)).argsort()
     few = [[each[: len(there)].cpu() for each in block] for block, there in zip(blocks, rows, strict=True)]
-    return Annealed(*(torch.cat(column)[place] for column in zip(*few, strict=True)))
+    return Annealed(*(in_order(column, rows) for column in zip(*few, strict=True)))

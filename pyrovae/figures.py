@@ -14,7 +14,7 @@ from pyrovae import plots
 from pyrovae.clusters import agreement, has_clusters, responsibilities
 from pyrovae.data import Split
 from pyrovae.data.split import ROWS, blocks, by_label, known
-from pyrovae.inference import expectation, reconstruct
+from pyrovae.inference import expectation, in_order, reconstruct
 from pyrovae.likelihoods import OneHotCategorical
 from pyrovae.programs import Program, Programs, answering, arguments, classifies, own, pair, takes_labels
 from pyrovae.randomness import seeded
@@ -143,8 +143,7 @@ def _codes(programs: Programs, split: Split) -> dict[str, Tensor]:
             for name, site in sites(q, False).items():
                 if not site["fn"].support.is_discrete:
                     codes.setdefault(name, []).append(expectation(site["fn"])[0])
-    place = torch.cat(places).argsort()
-    return {name: torch.cat(each)[place] for name, each in codes.items()}
+    return {name: in_order(each, places) for name, each in codes.items()}
 
 
 def _labels(split: Split) -> Tensor | None:

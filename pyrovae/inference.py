@@ -150,9 +150,13 @@ def by_row(
             if file is not None:
                 files.write_tensors(file, found[-1], {})
         places.append(rows)
-    place = torch.cat(places).argsort()
     names = [name for name in found[0] if all(name in each for each in found)]
-    return {name: torch.cat([each[name] for each in found])[place] for name in names}
+    return {name: in_order([each[name] for each in found], places) for name in names}
+
+
+def in_order(parts: Sequence[Tensor], rows: Sequence[Tensor]) -> Tensor:
+    """What blocks of rows found, joined in the order of the data; `rows` tells which they are."""
+    return torch.cat(list(parts))[torch.cat(list(rows)).argsort()]
 
 
 def importance(
