@@ -93,12 +93,12 @@ def diagnose(
     """
     checks.integer("particles", particles, psis.LEAST)
     # First what refuses more before any work.
-    extra = (
-        {"gaps": gaps(programs, data, steps, learning_rate, particles, seed)}
-        if checks.integer("steps", steps, 0)
-        else {}
-    )
-    table = by_datum(programs, data, particles, seed)
+    lost = gaps(programs, data, steps, learning_rate, particles, seed) if checks.integer("steps", steps, 0) else None
+    return summary(by_datum(programs, data, particles, seed), particles, seed, lost)
+
+
+def summary(table: dict[str, Tensor], particles: int, seed: int, lost: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The dictionary of `diagnose`, of what `by_datum` found with so many particles, and of the `gaps` where known."""
     k, sound = table["k"], torch.isfinite(table["kl"])
     found: dict[str, Any] = {
         "rows": len(k),
@@ -119,7 +119,8 @@ def diagnose(
         names = ("ess", "kl", "elbo", "log_likelihood")
         found |= {name: {key: _finite(v) for key, v in mean(table[name][sound]).items()} for name in names}
         found["kl"]["monte_carlo_error"] = (table["kl_error"][sound].square().sum().sqrt() / sound.sum()).item()
-    found |= extra
+    if lost is not None:
+        found["gaps"] = lost
     return found | {"verdict": verdict(found)}
 
 

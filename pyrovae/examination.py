@@ -1,6 +1,7 @@
 """One call for what can be asked of a trained model beyond its score: is the guide or the model at fault?"""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +13,10 @@ from pyrovae import checks, diagnostics, information, plots, quality
 from pyrovae.annealing import anneal, sandwich
 from pyrovae.calibration import predictive, simulation_based
 from pyrovae.data.split import ROWS, Data, Split, blocks, choosable
-from pyrovae.evaluate import mean
+from pyrovae.evaluate import gaps, mean
 from pyrovae.inference import sample
 from pyrovae.programs import Programs, takes_labels
+from pyrovae.randomness import seeded
 
 # Draws for k-hat, and steps of refinement for the gaps; chains and temperatures of an interval.
 PARTICLES, STEPS, CHAINS, TEMPERATURES = 1000, 100, 8, 200
@@ -89,12 +91,11 @@ def _first(data: Split, rows: int) -> Split:
 
 def _diagnosis(programs: Programs, data: Split, train: Split | None, rows: int, seed: int) -> Any:
     few = _first(data, rows)
-    try:
-        numbers = diagnostics.diagnose(programs, few, PARTICLES, seed, STEPS)
-    except ValueError:  # a guide that cannot be refined, and so has no gaps; what else is wrong is wrong again
-        numbers = diagnostics.diagnose(programs, few, PARTICLES, seed)
-    k = diagnostics.by_datum(programs, few, PARTICLES, seed)["k"]
-    return numbers, {"pareto-k": plots.pareto_k(k.numpy())}
+    lost = None
+    with suppress(ValueError):  # a guide that cannot be refined has no gaps; what else is wrong is wrong again below
+        lost = gaps(programs, few, STEPS, particles=PARTICLES, seed=seed)
+    table = diagnostics.by_datum(programs, few, PARTICLES, seed)
+    return diagnostics.summary(table, PARTICLES, seed, lost), {"pareto-k": plots.pareto_k(table["k"].numpy())}
 
 
 def _information(programs: Programs, data: Split, train: Split | None, rows: int, seed: int) -> Any:
@@ -124,14 +125,15 @@ def _quality(programs: Programs, data: Split, train: Split | None, rows: int, se
     if train is None:
         raise ValueError("quality: expected the training data, found none")
     n = min(5 * rows, len(data), len(train))
-    return quality.assess(programs, train, data, n, seed=seed), _neighbours(programs, train)
+    return quality.assess(programs, train, data, n, seed=seed), _neighbours(programs, train, seed)
 
 
-def _neighbours(programs: Programs, train: Split) -> dict[str, Figure]:
+def _neighbours(programs: Programs, train: Split, seed: int) -> dict[str, Figure]:
     """Six samples beside what they may have been copied from."""
     if len(train.event_shape) != 3 or takes_labels(programs):
         return {}
-    seen, drawn = torch.cat([block for block, *_ in blocks(train, ROWS)]), sample(programs, 6).cpu()
+    with seeded(seed, 9):
+        seen, drawn = torch.cat([block for block, *_ in blocks(train, ROWS)]), sample(programs, 6).cpu()
     distances, places = quality.nearest(drawn, seen, 6)
     return {"neighbours": plots.neighbours(drawn.numpy(), seen[places].numpy(), distances[:, 0].numpy())}
 
