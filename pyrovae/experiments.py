@@ -2,7 +2,7 @@
 
 runs/NAME/experiment.py      begins with the question, in one sentence; `experiment(data, seeds)` answers it
 runs/NAME/DATA/findings.md   what was found, the command, and what it ran on
-runs/NAME/DATA/figures/      pictures
+runs/NAME/DATA/figures/      pictures; of an animation, NAME.gif, its last frame too
 """
 
 import importlib.util
@@ -24,10 +24,10 @@ FILE = "experiment.py"
 
 @dataclass
 class Findings:
-    """What an experiment found: Markdown, and figures by name."""
+    """What an experiment found: Markdown, and figures by name; several of one name are the frames of an animation."""
 
     text: str
-    figures: Mapping[str, Figure] = field(default_factory=dict)
+    figures: Mapping[str, Figure | Sequence[Figure]] = field(default_factory=dict)
 
 
 def found(root: Path) -> dict[str, str]:
@@ -68,8 +68,9 @@ def run(root: Path, name: str, data: str = "digits", seeds: int = 1) -> Path:
     minutes, made = (time.perf_counter() - begun) / 60, surroundings()
     target = root / name / data
     target.mkdir(exist_ok=True)
-    files.write_figures(target / "figures", findings.figures)
-    pictures = [f"![{each.replace('-', ' ')}](figures/{each}.png)" for each in findings.figures]
+    drawn = files.write_figures(target / "figures", findings.figures)
+    shown = {path.stem: path.name for path in drawn}  # an animation before its last frame
+    pictures = [f"![{each.replace('-', ' ')}](figures/{shown[each]})" for each in findings.figures]
     footer = (
         f"`nox -s experiment -- {name} --data {data} --seeds {seeds}`, {minutes:.1f} minutes with "
         f"{made['threads']} of {made['processors']} processors, torch {made['torch']}, commit {made['commit']}."

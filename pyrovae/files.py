@@ -1,15 +1,17 @@
 """Files that are never half-written, and never unpickled."""
 
 import hashlib
+import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -34,14 +36,41 @@ def write_bytes(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def write_figures(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
-    """Each figure as folder/NAME.png, whole or not at all."""
+def write_figures(folder: Path, figures: Mapping[str, Figure | Sequence[Figure]]) -> list[Path]:
+    """Each figure as folder/NAME.png, whole or not at all; several are the frames of NAME.gif, and the last its PNG."""
     folder.mkdir(exist_ok=True)
-    written = [folder / f"{name}.png" for name in sorted(figures)]
-    for target in written:
-        with replacing(target) as temporary:
-            figures[target.stem].savefig(temporary, format="png")
+    written = []
+    for name, drawn in sorted(figures.items()):
+        frames = [drawn] if isinstance(drawn, Figure) else list(drawn)
+        written.append(folder / f"{name}.png")
+        with replacing(written[-1]) as temporary:
+            frames[-1].savefig(temporary, format="png")
+        if frames[1:]:
+            written.append(folder / f"{name}.gif")
+            write_bytes(written[-1], _gif(frames))
     return written
+
+
+def _gif(frames: Sequence[Figure], dpi: int = 100, milliseconds: int = 80, held: int = 1200) -> bytes:
+    """An endless animation whose last frame is held; all frames share one palette, so that nothing flickers."""
+    pictures = []
+    for frame in frames:
+        buffer = io.BytesIO()
+        frame.savefig(buffer, format="png", dpi=dpi)
+        pictures.append(Image.open(buffer).convert("RGB"))
+    if len(sizes := {picture.size for picture in pictures}) > 1:
+        raise ValueError(f"expected frames of one size, found {sorted(sizes)}")
+    width, height = pictures[0].size
+    some = pictures[:: max(1, len(pictures) // 8)]
+    sheet = Image.new("RGB", (width, height * len(some)))
+    for number, picture in enumerate(some):
+        sheet.paste(picture, (0, number * height))
+    palette = sheet.quantize(128, dither=Image.Dither.NONE)
+    first, *others = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
+    buffer = io.BytesIO()
+    durations = [milliseconds] * len(others) + [held]
+    first.save(buffer, format="gif", save_all=True, append_images=others, duration=durations, loop=0, optimize=True)
+    return buffer.getvalue()
 
 
 def write_json(path: Path, value: Any) -> None:

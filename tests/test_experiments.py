@@ -85,4 +85,6 @@ def test_each_answers_on_digits(name, tmp_path):
     assert subprocess.run(command, check=False).returncode == 0
     findings = tmp_path / name / "digits" / "findings.md"
     assert "nan" not in findings.read_text()
-    assert len(list((findings.parent / "figures").glob("*.png"))) > 0
+    pictures = list((findings.parent / "figures").iterdir())
+    assert len(pictures) > 0
+    assert max(picture.stat().st_size for picture in pictures) < 2e6

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from pyrovae import plots, runs
+from pyrovae import files, plots, runs
 from pyrovae.__main__ import main
 
 RNG = np.random.default_rng(0)
@@ -176,3 +176,26 @@ def test_curves_are_logarithmic_where_asked():
     axes = plots.curves({"a": ([1, 2], [3, 4])}, log="xy").axes[0]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     assert plots.curves({"a": ([1, 2], [3, 4])}).axes[0].get_xscale() == "linear"
+
+
+def test_frames_become_an_animation_and_its_last_a_picture(tmp_path):
+    shades = np.linspace(0, 1, 10)
+    frames = [plots.image_grids({"": np.full((1, 1, 8, 8), shade)}) for shade in shades]
+    png, gif = files.write_figures(tmp_path / "figures", {"fading": frames})
+    with Image.open(gif) as moving:
+        assert moving.n_frames == 10
+        seen, held = [], []
+        for number in range(10):
+            moving.seek(number)
+            seen.append(np.asarray(moving.convert("L"))[moving.height // 2, moving.width // 2] / 255)
+            held.append(moving.info["duration"])
+    np.testing.assert_allclose(seen, shades, atol=0.05)
+    assert held[-1] > 10 * held[0]
+    assert np.asarray(Image.open(png).convert("L")).min() > 250
+
+
+def test_frames_are_of_one_size(tmp_path):
+    frames = [plots.image_grids({"": np.zeros((n, 1, 8, 8))}) for n in (1, 16)]
+    with pytest.raises(ValueError, match="frames of one size"):
+        files.write_figures(tmp_path / "figures", {"growing": frames})
+    assert not list((tmp_path / "figures").glob("*.gif"))
