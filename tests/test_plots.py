@@ -180,7 +180,7 @@ def test_curves_are_logarithmic_where_asked():
 
 def test_frames_become_an_animation_and_its_last_a_picture(tmp_path):
     shades = np.linspace(0, 1, 10)
-    frames = [plots.image_grids({"": np.full((1, 1, 8, 8), shade)}) for shade in shades]
+    frames = [plots.image_grids({"": np.full((1, 1, 8, 8), shade)}, 1) for shade in shades]
     png, gif = files.write_figures(tmp_path / "figures", {"fading": frames})
     with Image.open(gif) as moving:
         assert moving.n_frames == 10
