@@ -1,7 +1,6 @@
 """How far a guide is from the posterior of each datum, and whether the guide or the model is at fault."""
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from pyrovae import checks, psis
 from pyrovae.data.split import Data
 from pyrovae.evaluate import gaps, mean
-from pyrovae.inference import by_row
+from pyrovae.inference import Numbers, by_row
 from pyrovae.programs import Programs
 from pyrovae.traces import bound, check_latents, is_enumerated, is_point, log_mean_exp, log_weight, sites
 
@@ -44,16 +43,16 @@ def by_datum(programs: Programs, data: Data, particles: int = 1000, seed: int = 
         seed: of the noise.
     """
     checks.integer("particles", particles, psis.LEAST)
-    return by_row(programs, data, particles, seed, _of_weights)
+    return by_row(programs, data, particles, seed, _weights, _of_weights)
 
 
-def _of_weights(drawn: Iterable[tuple[Trace, Trace]]) -> dict[str, Tensor]:
-    weights, bounds = [], []
-    for q, p in drawn:
-        _check(q)
-        weights.append(log_weight(q, p).double())
-        bounds.append(bound(q, p).double())
-    log_w, each = torch.cat(weights), torch.cat(bounds)
+def _weights(q: Trace, p: Trace) -> Numbers:
+    _check(q)
+    return {"log_weight": log_weight(q, p), "bound": bound(q, p)}
+
+
+def _of_weights(of: Numbers) -> Numbers:
+    log_w, each = of["log_weight"].double(), of["bound"].double()
     log_p, _ = log_mean_exp(log_w)
     sound = torch.isfinite(log_p)
     kl = (log_w - log_p).exp() - each  # its mean is KL - log p(x) + 1

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrovae.clusters import agreement, has_clusters, responsibilities
 from pyrovae.data.split import ROWS, Data, as_split, blocks, known
-from pyrovae.inference import by_row, classify
+from pyrovae.inference import Numbers, by_row, classify
 from pyrovae.likelihoods import OneHotCategorical
 from pyrovae.programs import Programs, classifies, own, pair
 from pyrovae.randomness import seeded
@@ -158,22 +158,24 @@ def scores(
     if hasattr(programs, "at_draws"):
         return _posterior_scores(programs, data, particles, seed, draws, keep)
 
-    def numbers(drawn: Iterable[tuple[Trace, Trace]]) -> dict[str, Tensor]:
-        parts, way = [], 0
-        for q, p in drawn:
-            kls, had = kl(q, p)
-            way = max(way, HOW.index(POINT if is_point(q) else had))
-            parts.append(_parts(q, p, kls))
-        joined = {name: torch.cat([part[name] for part in parts]).double() for name in parts[0]}
+    ways: set[int] = set()
+
+    def of_each(q: Trace, p: Trace) -> Numbers:
+        kls, had = kl(q, p)
+        ways.add(HOW.index(POINT if is_point(q) else had))
+        return _parts(q, p, kls)
+
+    def of_all(found: Numbers) -> Numbers:
+        joined = {name: values.double() for name, values in found.items()}
         log_w = joined.pop("log_weight")
         row = {name: values.mean(0) for name, values in joined.items()}
         row = {"elbo": row["reconstruction"] - row["kl"]} | row
         row["log_likelihood"], row["monte_carlo_error"] = log_mean_exp(log_w)
-        if HOW[way] == POINT:
+        if HOW[max(ways)] == POINT:
             row |= {name: torch.full_like(row["elbo"], math.nan) for name in NOT_OF_A_POINT}
-        return row | {"how": torch.full_like(row["elbo"], way)}
+        return row | {"how": torch.full_like(row["elbo"], max(ways))}
 
-    table = by_row(programs, data, particles, seed, numbers, keep)
+    table = by_row(programs, data, particles, seed, of_each, of_all, keep)
     how = HOW[int(table.pop("how").max())]
     first = ("elbo", "reconstruction", "kl", "log_likelihood", "monte_carlo_error")
     return {name: table[name] for name in first} | table, how

@@ -174,6 +174,9 @@ _ANSWERS: dict[Any, dict[str, Callable[..., Any]]] = {
         "pyro.util": lambda x: False,  # warn_if_nan: is it? The step's own flag says so
         "pyro.infer.util": lambda x: True,  # Dice: are all probabilities > 0? If not, the flag will say so
         "torch.distributions.distribution": lambda x: True,  # are the arguments valid?
+        "pyrovae.traces": lambda x: (
+            True
+        ),  # closed_mean: is it finite? If not, the graph's numbers are not the program's
     },
     Tensor.register_hook: {"pyro.util": lambda x, hook: None},  # warn_if_nan, of a gradient
     F.one_hot: {"": lambda x, n: (x.unsqueeze(-1) == torch.arange(n, device=x.device)).long()},  # is x in range?

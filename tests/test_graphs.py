@@ -23,9 +23,13 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 import pyrovae
+from pyrovae import guides, inference
+from pyrovae.evaluate import scores
 from pyrovae.likelihoods import Normal
+from pyrovae.models import HierarchicalVAE, MixtureVAE
 from pyrovae.networks import Conv
 from pyrovae.objectives import ELBO, WarmUp
+from pyrovae.tracing import Graph
 
 D, K, N = 12, 3, 10
 constraints = dist.constraints
@@ -394,3 +398,53 @@ def test_a_graph_gives_the_loss_and_gradients_of_eager_pyro(name, dtype):
 def test_compiled_it_is_still_the_same(name, dtype):
     losses = compare(name, dtype, True)
     assert (losses[0] != losses[1]) == (name not in STILL)
+
+
+SCORED = {
+    "diagonal": lambda: pyrovae.VAE(D, K),
+    "a flow": lambda: pyrovae.VAE(D, K, guide=guides.IAF),
+    "grey": lambda: pyrovae.VAE(D, K, likelihood=Normal),
+    "clusters, enumerated": lambda: MixtureVAE(D, K, clusters=3),
+    "two layers": lambda: HierarchicalVAE(D, K, (2,)),
+}
+
+
+def scored(name, monkeypatch, pays):
+    """Scores of 140 rows at 30 particles in chunks of 7, recorded from chunk `pays` on; and how many ran as graphs."""
+    torch.manual_seed(0)
+    made, ran, call = SCORED[name]().double(), [], Graph.__call__
+    monkeypatch.setattr(inference, "FLOATS", 7 * inference.ROWS * D)
+    monkeypatch.setattr(inference, "PAYS", pays)
+    monkeypatch.setattr(Graph, "__call__", lambda graph, args: ran.append(graph.compiled) or call(graph, args))
+    table, how = scores(made, x(140).double(), 30, 5)
+    monkeypatch.undo()
+    return table, how, ran
+
+
+@pytest.mark.parametrize(("name", "pays"), [*((name, 0) for name in SCORED), ("diagonal", 6)])
+def test_scores_from_a_graph_are_those_of_the_programs(name, pays, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Graph, "compile", lambda graph: None)
+        table, how, ran = scored(name, patch, pays)
+    eager, expected, none = scored(name, monkeypatch, 10**9)
+    assert (len(ran), len(none), how) == ({0: 8, 6: 4}[pays], 0, expected)
+    assert table.keys() == eager.keys()
+    for key, values in eager.items():
+        torch.testing.assert_close(table[key], values, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_scores_from_a_compiled_graph_are_those_of_the_programs(monkeypatch):
+    table, _, ran = scored("diagonal", monkeypatch, 0)
+    eager, *_ = scored("diagonal", monkeypatch, 10**9)
+    assert ran[-1]
+    torch.testing.assert_close(table["log_likelihood"], eager["log_likelihood"], rtol=1e-9, atol=1e-9)
+
+
+def test_data_outside_their_support_are_refused_also_where_scores_are_recorded(monkeypatch):
+    monkeypatch.setattr(inference, "PAYS", 0)
+    monkeypatch.setattr(Graph, "compile", lambda graph: None)
+    data = x(300)
+    data[290, 0] = 0.5
+    with pytest.raises(ValueError, match="support"):
+        scores(pyrovae.VAE(D, K), data, 4, 0)
