@@ -184,3 +184,13 @@ def test_a_network_that_does_not_fit_its_joint_input_is_refused():
 def test_wrong_options_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_glorot_weights_keep_to_their_interval_and_fill_it():
+    drawn = MLP(30, 20, (50,), glorot=True)
+    for layer in (drawn[0], drawn[2]):
+        bound = (6 / sum(layer.weight.shape)) ** 0.5
+        assert layer.weight.abs().max().item() == pytest.approx(bound, rel=0.02)
+        assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+        assert not layer.bias.any()
+    assert MLP(30, 20, (50,))[0].bias.any()

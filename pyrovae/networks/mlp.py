@@ -20,6 +20,8 @@ class MLP(nn.Sequential):
         activation: builds the nonlinearity a.
         gated: the gated layers of the VampPrior's authors; the gate is the nonlinearity, and `activation` is not used.
         norm: puts a layer norm before each nonlinearity: it keeps rows apart, where a batch norm would mix them.
+        glorot: draws weights from [-a, a], a = sqrt(6 / (inputs + outputs)), with biases of 0, which suits tanh; else
+            both are as torch draws them.  (Glorot & Bengio 2010)
     """
 
     flattens = True
@@ -32,6 +34,7 @@ class MLP(nn.Sequential):
         activation: Callable[[], nn.Module] = nn.ReLU,
         gated: bool = False,
         norm: bool = False,
+        glorot: bool = False,
     ) -> None:
         super().__init__()
         self.input_shape = checks.shape("input_shape", input_shape)
@@ -43,6 +46,10 @@ class MLP(nn.Sequential):
             self.extend([nn.LayerNorm(width)] if norm else [])
             self.append(nn.GLU() if gated else activation())
         self.append(nn.Linear(widths[-1], math.prod(self.output_shape)))
+        for layer in self if glorot else ():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, *beside: Tensor) -> Tensor:
         """x (..., *input_shape) to h (..., *output_shape); or vectors that are x together, were they concatenated."""
