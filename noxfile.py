@@ -52,6 +52,13 @@ def experiment(session: nox.Session) -> None:
 
 
 @nox.session
+def gallery(session: nox.Session) -> None:
+    """Make the README's pictures again, those of NAME ... or all (hours): nox -s gallery -- beta, or -- --text."""
+    install(session)
+    session.run("python", "runs/gallery.py", *session.posargs)
+
+
+@nox.session
 def reference(session: nox.Session) -> None:
     """Train a published row again: nox -s reference -- burda-vae --budget cpu; without a name, the table."""
     install(session)

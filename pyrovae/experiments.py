@@ -5,7 +5,9 @@ runs/NAME/DATA/findings.md   what was found, the command, and what it ran on
 runs/NAME/DATA/figures/      pictures; of an animation, NAME.gif, its last frame too
 """
 
+import html
 import importlib.util
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,6 +80,42 @@ def run(root: Path, name: str, data: str = "digits", seeds: int = 1) -> Path:
     sections = [f"# {(module.__doc__ or name).strip()}", findings.text.strip(), *pictures, footer]
     files.write_bytes(target / "findings.md", ("\n\n".join(sections) + "\n").encode())
     return target
+
+
+def told(root: Path, name: str, data: str) -> dict[str, str]:
+    """Of what an experiment has found: the first `sentence` and `picture`, the `command`, its `seeds` and `minutes`."""
+    path = root / name / data / "findings.md"
+    _, paragraph, *_, footer = path.read_text().strip().split("\n\n")
+    picture = re.search(r"\]\((figures/.+)\)", path.read_text())
+    made = re.match(r"`(.+ --seeds (\d+))`, ([\d.]+) minutes", footer)
+    if not picture or not made:
+        raise ValueError(f"{path}: expected findings with a picture and the command that made them, found other text")
+    command, seeds, minutes = made.groups()
+    sentence = re.split(r"(?<=[.?]) (?=[A-Z])", paragraph)[0]
+    return {
+        "sentence": sentence,
+        "picture": f"{name}/{data}/{picture[1]}",
+        "command": command,
+        "seeds": seeds,
+        "minutes": f"{float(minutes):.0f}",
+    }
+
+
+def gallery(root: Path, data: str = "mnist", columns: int = 3) -> str:
+    """What was found on these data, as a table in HTML: pictures, each with a sentence and its command."""
+    names = [path.parts[-3] for path in sorted(root.glob(f"*/{data}/findings.md"))]
+    cells = [_cell(root, name, data, 100 // columns) for name in names]
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    return "\n".join(["<table>", *("<tr>\n" + "\n".join(row) + "\n</tr>" for row in rows), "</table>"])
+
+
+def _cell(root: Path, name: str, data: str, width: int) -> str:
+    of = told(root, name, data)
+    picture = (
+        f'<a href="{root.name}/{name}/{data}/findings.md"><img src="{root.name}/{of["picture"]}" alt="{name}"></a>'
+    )
+    made = f"<code>{of['command']}</code>, {of['minutes']} minutes"
+    return f'<td width="{width}%" valign="top">{picture}<br>{html.escape(of["sentence"], quote=False)}<br>{made}</td>'
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

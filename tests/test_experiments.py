@@ -38,6 +38,27 @@ def test_what_was_found_is_written_down(toy):
     assert "5.00" in (experiments.run(toy, "toy", "mnist") / "findings.md").read_text()
 
 
+def test_a_gallery_tells_the_first_sentence_of_each(toy):
+    text = TOY.replace("Findings(table", "Findings('It is 2 < 3. More of it.\\n\\n' + table").replace("four", "five")
+    (toy / "other").mkdir()
+    (toy / "other" / "experiment.py").write_text(text)
+    for name in ("toy", "other"):
+        experiments.run(toy, name, "mnist", 2)
+    told = experiments.told(toy, "other", "mnist")
+    assert (told["sentence"], told["picture"], told["seeds"]) == ("It is 2 < 3.", "other/mnist/figures/empty.png", "2")
+    html = experiments.gallery(toy)
+    assert html.count("<td") == html.count("<img") == html.count("</td>") == 2
+    assert f'src="{toy.name}/other/mnist/figures/empty.png"' in html
+    assert "It is 2 &lt; 3.<br><code>nox -s experiment -- other --data mnist --seeds 2</code>, 0 minutes" in html
+
+
+def test_findings_that_are_something_else_are_refused(toy):
+    path = experiments.run(toy, "toy") / "findings.md"
+    path.write_text(path.read_text().replace("--seeds", "--seed"))
+    with pytest.raises(ValueError, match="findings with a picture and the command"):
+        experiments.told(toy, "toy", "digits")
+
+
 def test_one_that_fails_leaves_the_last_findings(toy):
     before = (experiments.run(toy, "toy") / "findings.md").read_bytes()
     with pytest.raises(RuntimeError, match="three"):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import pyrovae
+from pyrovae import experiments
 from pyrovae.__main__ import main
 from pyrovae.data import Splits
 
@@ -38,6 +39,10 @@ def test_the_blocks_run_in_order(tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(((?!http)[^)]+)\)|src=\"([^\"]+)\"", TEXT))))
 def test_links_and_pictures_exist(path):
     assert (ROOT / "".join(path)).exists()
+
+
+def test_the_gallery_is_that_of_the_findings():
+    assert experiments.gallery(ROOT / "runs") in TEXT
 
 
 def test_numbers_quoted_are_those_of_the_runs():

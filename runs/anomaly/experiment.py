@@ -99,9 +99,9 @@ def told(by_class):
     best, least = max(means, key=means.get), min(means, key=means.get)
     worst = min(first, key=lambda each: first[each]["value"])
     return (
-        f"One class is normal, and trained on; the other nine are anomalies. By -log p(x) the mean AUROC is "
-        f"{means['-log p(x)']:.3f}, least for class {worst} ({first[worst]['value']:.3f}); {best} has most, "
-        f"{means[best]:.3f}, and {least} least, {means[least]:.3f}. Bars and pictures are of -log p(x).\n\n"
+        f"One class, trained on, is told from the other nine by -log p(x) with a mean AUROC of "
+        f"{means['-log p(x)']:.3f}, least for class {worst} ({first[worst]['value']:.3f}). Of all scores {best} has "
+        f"most, {means[best]:.3f}, and {least} least, {means[least]:.3f}. Bars and pictures are of -log p(x).\n\n"
         + table(["score", "AUROC, mean of the classes"], [[score, spread(each, 3)] for score, each in found.items()])
     )
 

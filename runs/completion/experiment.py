@@ -83,7 +83,7 @@ def told(found, name, budget):
     one, two, three = gains
     return (
         f"After {budget['epochs']} epochs of both the latents are worth {one} nats where one quadrant is seen, {two} "
-        f"where two are, and {three} where three are. -log p(u|s), nats of the unseen pixels u of {len(network)} test "
-        f"images given the others, ± standard error, {PARTICLES} importance samples; the gain is that on the same "
-        f"images.{NOTE * (name == 'mnist')}\n\n" + table(heads, rows)
+        f"where two are, and {three} where three are. They are of -log p(u|s), nats of the unseen pixels u of "
+        f"{len(network)} test images given the others, ± standard error, {PARTICLES} importance samples; the gain is "
+        f"that on the same images.{NOTE * (name == 'mnist')}\n\n" + table(heads, rows)
     )

@@ -40,7 +40,7 @@ def experiment(name, seeds):
             pictures.setdefault(kind, vae.sample(40).numpy())
             if kind == "two layers, top-down":
                 layered = varied(vae)
-    return Findings(told(found), {"samples": plots.image_grids(pictures), "layers": plots.image_table(layered)})
+    return Findings(told(found), {"layers": plots.image_table(layered), "samples": plots.image_grids(pictures)})
 
 
 def models(shape, budget):
