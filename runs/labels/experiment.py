@@ -127,7 +127,7 @@ def text(rates, budget, name, seeds):
     gain = np.mean(rates["M1 + M2"][counts[0]]) - np.mean(rates["classifier alone"][counts[0]])
     return (
         f"With {counts[0]} labels M1 + M2 tells {spread(rates['M1 + M2'][counts[0]], 3)} of the test images, "
-        f"{gain:+.3f} beside a classifier of the labels alone. Accuracy over {seeds} draws of the labels, of one for the "
+        f"{gain:+.3f} beside a classifier of the labels alone. Accuracy over {seeds} draws of them, of one for the "
         f"controls. Epochs: {epochs}; the published ones had hundreds to thousands (Kingma et al. 2014; M2 and the "
         "controls: Pyro's tutorial).\n\n" + table(heads, rows)
     )
