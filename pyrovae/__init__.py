@@ -16,6 +16,7 @@ from pyrovae import (
     quality,
 )
 from pyrovae.annealing import anneal, sandwich
+from pyrovae.comparison import compare
 from pyrovae.diagnostics import diagnose
 from pyrovae.evaluate import evaluate, gaps
 from pyrovae.examination import examine
@@ -39,6 +40,7 @@ __all__ = [
     "anomaly",
     "calibration",
     "clusters",
+    "compare",
     "data",
     "diagnose",
     "diagnostics",

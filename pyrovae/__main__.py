@@ -3,7 +3,6 @@
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,12 +10,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pyrovae import checks, compare, experiments, files, recipe, report, runs
+from pyrovae import checks, comparison, experiments, grid, names, recipe, report, runs
 from pyrovae.examination import PARTS
 from pyrovae.faults import TrainingError
 from pyrovae.recipe import Recipe
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+ROWS = 200  # of the data that are examined
 
 
 class BadInputError(Exception):
@@ -40,8 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return DONE
 
 
-def _train(path: Path | None, name: str, root: Path, resume: bool, **options: Any) -> None:
+def _train(
+    path: Path | None, name: str, root: Path, resume: bool, examine: str = "", rows: int = 0, **options: Any
+) -> None:
     with _bad_input():
+        parts = _parts(examine, rows)
         target, asked = _target(path, name, root, resume, options)
         count = asked.threads or runs.thread_count(target)
     with runs.threads(count):
@@ -59,7 +62,8 @@ def _train(path: Path | None, name: str, root: Path, resume: bool, **options: An
         except KeyboardInterrupt:
             print(f"\ngo on with: pyrovae train {target} --resume", file=sys.stderr)
             raise
-        _report(runs.evaluate(target))
+        results = runs.evaluate(target, parts=parts, rows=rows or ROWS)
+        _tell(results, parts)
         written = runs.plot(target)
     print(f"\n{target} holds the run. Look at {written[0].parent}/ ({', '.join(each.stem for each in written)}),")
     print(f"at its curves with `tensorboard --logdir {target}`, or load it: pyrovae.load({str(target)!r})")
@@ -79,14 +83,23 @@ def _target(path: Path | None, name: str, root: Path, resume: bool, options: dic
 
 def _evaluate(path: Path, particles: int, split: str, seed: int, examine: str, rows: int = 0) -> None:
     with _bad_input(), runs.threads(runs.thread_count(path)):
-        if rows and not examine:
-            raise ValueError(f"--rows: expected --examine beside it, since it is of that, found --rows {rows} alone")
+        parts = _parts(examine, rows)
         checks.integer("particles", particles, 0)
-        parts = compare.split(examine) if examine else []
-        for part in parts:
-            checks.member("part", part, [*PARTS, "all"])
-        parts = [*PARTS] if "all" in parts else parts
-        results = runs.evaluate(path, particles, split, seed, parts, rows or 200)
+        results = runs.evaluate(path, particles, split, seed, parts, rows or ROWS)
+    _tell(results, parts)
+
+
+def _parts(examine: str, rows: int) -> list[str]:
+    """The parts of an examination that are asked for."""
+    if rows and not examine:
+        raise ValueError(f"--rows: expected --examine beside it, since it is of that, found --rows {rows} alone")
+    parts = names.split(examine) if examine else []
+    for part in parts:
+        checks.member("part", part, [*PARTS, "all"])
+    return [*PARTS] if "all" in parts else parts
+
+
+def _tell(results: dict[str, Any], parts: Sequence[str]) -> None:
     _report(results)
     if parts:
         print(report.examination({part: results["examination"][part] for part in parts}))
@@ -98,22 +111,34 @@ def _plot(path: Path) -> None:
     print("\n".join(map(str, written)))
 
 
-def _compare(root: Path, seeds: int, jobs: int, **options: Any) -> None:
+def _compare(path: Path | None, jobs: int, root: Path | None = None, **options: Any) -> None:
     with _bad_input():
-        axes = {name: compare.split(options.pop(name)) for name in compare.AXES if name in options}
-        start = recipe.locate(recipe.from_options({"threads": 1} | options), Path.cwd())
-        cells = compare.grid(start, axes, seeds)
-        split = compare.check(cells)
-        jobs = jobs or max(1, (os.cpu_count() or 1) // max(1, start.threads))
-        checks.integer("jobs", jobs)
-    print(f"{root}: {len(cells)} runs, {jobs} at a time", flush=True)
-    with _bad_input():
-        failed = compare.compare(root, cells, split, jobs)
-    shown = "\n\n".join(compare.tables(compare.collect(root, cells, axes, split)))
-    files.write_bytes(root / "compare.md", f"{shown}\n".encode())
-    print(f"\n{shown}")
-    if failed:
-        raise TrainingError(f"{len(failed)} of {len(cells)} runs: look at {root / failed[0]}.log")
+        target = _comparison_root(path, root, options)
+        asked = grid.asked(target, options)
+        cells, jobs = asked.cells(), comparison.at_a_time(asked, jobs)
+        split = grid.check(cells)
+    print(f"{target}: {len(cells)} runs, {jobs} at a time", flush=True)
+    try:
+        with _bad_input():
+            found = comparison.carry_out(target, asked, split, jobs)
+            print(f"\n{found}")
+            found.write()
+    except KeyboardInterrupt:
+        print(f"\ngo on with: pyrovae compare {target}", file=sys.stderr)
+        raise
+    print(f"\n{target} holds it. Look at {target / 'report.html'}")
+    if found.failed:
+        raise TrainingError(
+            f"{len(found.failed)} of {len(cells)} runs: look at {target / next(iter(found.failed))}.log"
+        )
+
+
+def _comparison_root(path: Path | None, root: Path | None, options: dict[str, Any]) -> Path:
+    """Where the runs go: where it is said, else a folder by the name of the data and of what varies."""
+    if path and root:
+        raise ValueError(f"--root: expected one folder, found {path} and --root {root}")
+    axes = [axis.replace("_", "-") for axis in grid.AXES if axis in options]
+    return path or root or Path("runs/compare", "-".join([Path(options.get("data", recipe.Recipe.data)).stem, *axes]))
 
 
 def _experiment(name: str, data: str, seeds: int, root: Path, threads: int, list: bool) -> None:
@@ -204,14 +229,20 @@ def _parser() -> argparse.ArgumentParser:
     each.add_argument("--name", default="", help="of the run; empty: RUN itself, else the data's name and a number")
     each.add_argument("--root", default=Path("runs"), type=Path, help="folder of the runs")
     each.add_argument("--resume", action="store_true", help="go on with an interrupted run, to the same bits")
+    _add_examination(each)
     _add_options(each)
     each.set_defaults(command=_train)
 
     each = commands.add_parser("compare", help="a grid of runs, in parallel, and a table for each measure", **known)
-    each.add_argument("--root", default=Path("runs/compare"), type=Path, help="folder of the comparison's runs")
-    each.add_argument("--seeds", default=1, type=int, help="runs of each combination")
+    each.add_argument("path", nargs="?", type=Path, metavar="ROOT", help="a folder with a compare.toml to carry out")
+    text = "folder of the comparison's runs (default: runs/compare/, by data and axes)"
+    each.add_argument("--root", type=Path, default=argparse.SUPPRESS, help=text)
+    text = "runs of each combination (default: 1)"
+    each.add_argument("--seeds", default=argparse.SUPPRESS, type=int, help=text)
+    text = "so many rows of the data tell what the guide's encoder and family cost (default: 0, none)"
+    each.add_argument("--gaps", default=argparse.SUPPRESS, type=int, metavar="ROWS", help=text)
     each.add_argument("--jobs", default=0, type=int, help="runs at a time; 0: as many as there are cores")
-    for plural, option in compare.AXES.items():
+    for plural, option in grid.AXES.items():
         flag, text = "--" + plural.replace("_", "-"), f"values of --{option.replace('_', '-')}, separated by commas"
         each.add_argument(flag, default=argparse.SUPPRESS, metavar="A,B", help=text)
     _add_options(each)
@@ -222,11 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     each.add_argument("--particles", type=int, default=0, help="importance samples; 0: the recipe's number")
     each.add_argument("--split", default="", help="test, valid or train; empty: the first that the data have")
     each.add_argument("--seed", type=int, default=0, help="of the noise")
-    text = f"more about guide and model, any of {', '.join(PARTS)}, or all; empty: nothing more"
-    each.add_argument("--examine", default="", metavar="A,B", help=text)
-    each.add_argument(
-        "--rows", type=int, default=argparse.SUPPRESS, help="of the data that are examined (default: 200)"
-    )
+    _add_examination(each)
     each.set_defaults(command=_evaluate)
 
     each = commands.add_parser("experiment", help="one of the questions in runs/, answered", **known)
@@ -242,6 +269,13 @@ def _parser() -> argparse.ArgumentParser:
     each.add_argument("path", type=Path, metavar="RUN", help="the run's directory")
     each.set_defaults(command=_plot)
     return parser
+
+
+def _add_examination(parser: argparse.ArgumentParser) -> None:
+    text = f"more about guide and model, any of {', '.join(PARTS)}, or all; empty: nothing more"
+    parser.add_argument("--examine", default="", metavar="A,B", help=text)
+    text = f"of the data that are examined (default: {ROWS})"
+    parser.add_argument("--rows", type=int, default=argparse.SUPPRESS, help=text)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -53,7 +53,14 @@ def evaluate(
         draws: S, where there are such w.
         keep: an empty folder for what is done so far, or that of an evaluation like this that was interrupted.
     """
-    table, estimator = scores(programs, data, particles, seed, draws, keep)
+    return summary(programs, data, scores(programs, data, particles, seed, draws, keep), particles, seed, draws)
+
+
+def summary(
+    programs: Programs, data: Data, scored: tuple[dict[str, Tensor], str], particles: int, seed: int, draws: int = 10
+) -> dict[str, Any]:
+    """The dictionary of `evaluate`, of what `scores` found."""
+    table, estimator = dict(scored[0]), scored[1]
     error, shared = table.pop("monte_carlo_error"), hasattr(programs, "at_draws")
     kls, means = _by_site(table, "kl_per_latent."), _by_site(table, "mean.")
     by_site = {kind: _by_site(table, f"{kind}.") for kind in ("observed", "kl")}

@@ -12,14 +12,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean, stdev
 from types import ModuleType
 
 from matplotlib.figure import Figure
-from tabulate import tabulate
 
 from pyrovae import checks, files
+from pyrovae.report import spread, table
 from pyrovae.runs import surroundings
+
+__all__ = ["FILE", "Findings", "check", "found", "gallery", "run", "spread", "table", "told"]
 
 FILE = "experiment.py"
 
@@ -116,17 +117,6 @@ def _cell(root: Path, name: str, data: str, width: int) -> str:
     )
     made = f"<code>{of['command']}</code>, {of['minutes']} minutes"
     return f'<td width="{width}%" valign="top">{picture}<br>{html.escape(of["sentence"], quote=False)}<br>{made}</td>'
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table in Markdown; the first column names its row."""
-    sides = ["left"] + ["right"] * (len(heads) - 1)
-    return tabulate([[str(cell) for cell in row] for row in rows], heads, "pipe", disable_numparse=True, colalign=sides)
-
-
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Mean ± standard deviation over repetitions; of one there is none."""
-    return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
 def _load(path: Path) -> ModuleType:

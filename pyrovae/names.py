@@ -67,6 +67,21 @@ def member(
     return partial(found, **{option: value(node) for option, node in given.items()})
 
 
+def split(text: str) -> list[str]:
+    """The values in "a,b(c=1,d=[2,3])": commas inside brackets do not separate."""
+    values, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and depth == 0:
+            values.append("")
+        else:
+            values[-1] += letter
+    values = [value.strip() for value in values]
+    if not all(values):
+        raise ValueError(f"expected values separated by commas, found {text!r}")
+    return values
+
+
 def _own(kind: str, name: str) -> Callable[..., Any]:
     """A user's class, "module:Class": installed or on PYTHONPATH. The working directory may be a downloaded run."""
     module, _, attribute = name.partition(":")

@@ -66,6 +66,34 @@ def loss_curves(records: Sequence[dict[str, Any]], of: tuple[str, str] = ("", ""
     return figure
 
 
+@_styled
+def training_curves(runs: dict[str, Sequence[tuple[Sequence[int], Sequence[float]]]], first: int = 0) -> Figure:
+    """For each label its runs, (epochs, losses): a colour a label, a line a run; the first tenth may be above the top.
+
+    The first label has the colour of that number; after the last colour they begin again, with dashes.
+    """
+    lines = -(-len(runs) // (2 if max(map(len, runs)) < 28 else 1))
+    figure = Figure(figsize=(5.6, 3 + 0.17 * lines))
+    axes = figure.subplots()
+    for number, (label, several) in enumerate(runs.items(), first):
+        colour, dashes = COLOURS[number % len(COLOURS)], ("-", "--", ":")[number // len(COLOURS) % 3]
+        for run, (epochs, losses) in enumerate(several):
+            axes.plot(epochs, losses, dashes, color=colour, lw=1.2, label=label if run == 0 else None)
+    _zoom(axes, [losses[len(losses) // 10 :] for several in runs.values() for _, losses in several])
+    axes.set(xlabel="epoch", ylabel="loss (nats per datum)")
+    axes.locator_params("x", integer=True)
+    figure.legend(loc="outside lower left", ncol=-(-len(runs) // lines), fontsize=8)
+    return figure
+
+
+def _zoom(axes: Axes, curves: Sequence[Sequence[float]]) -> None:
+    """Show where these curves run, whatever else there is."""
+    values = np.concatenate([np.asarray(curve, dtype=float) for curve in curves])
+    values = values[np.isfinite(values)]
+    if len(values) and (room := 0.05 * (values.max() - values.min())):
+        axes.set_ylim(values.min() - room, values.max() + room)
+
+
 def tile(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
     """Images (n, C, H, W), values clipped to [0, 1], as one RGB picture with `columns` in a row, white between them."""
     images = np.clip(np.asarray(images, dtype=float), 0, 1)

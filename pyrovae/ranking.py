@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from pyrovae import checks
 from pyrovae.evaluate import mean
 
 Row = Mapping[str, Any]
+AnyRow = TypeVar("AnyRow", bound=Row)
 
 # What two numbers must agree in before one is better than the other.
 ALIKE = {
@@ -22,9 +23,9 @@ ALIKE = {
 }
 
 
-def kinds(rows: Iterable[Row], by: str = "log_likelihood") -> list[list[Row]]:
+def kinds(rows: Iterable[AnyRow], by: str = "log_likelihood") -> list[list[AnyRow]]:
     """Scores that may be compared together, in lists, each with the best first; what is no score last, as it came."""
-    found: dict[tuple[Any, ...], list[Row]] = {}
+    found: dict[tuple[Any, ...], list[AnyRow]] = {}
     for row in rows:
         found.setdefault(tuple(_of(row, field) for field in ALIKE[by]), []).append(row)
     return [sorted(kind, key=partial(_cost, by=by)) for kind in found.values()]
@@ -48,18 +49,18 @@ def rank(
     Raises:
         ValueError: two that are unlike; says which, and in what. What is no likelihood, no number, or has no such unit.
     """
+    ordered = [row for kind in kinds(comparable(evaluations, by), by) for row in kind]
+    behind = {} if scores is None else _behind([row["name"] for row in ordered], scores)
+    return [{"name": row["name"], **row[by], **behind.get(row["name"], {})} for row in ordered]
+
+
+def comparable(evaluations: Mapping[str, Row], by: str = "log_likelihood") -> list[dict[str, Any]]:
+    """The evaluations as rows with a name; a ValueError says which is no score, or which are unlike, and in what."""
     checks.member("score", by, ALIKE)
     rows = [{"name": name} | dict(each) for name, each in evaluations.items()]
     for row in rows:
         if reason := _no_score(row, by):
             raise ValueError(f"{row['name']}: {reason}")
-    _check_alike(rows, by)
-    ordered = [row for kind in kinds(rows, by) for row in kind]
-    behind = {} if scores is None else _behind([row["name"] for row in ordered], scores)
-    return [{"name": row["name"], **row[by], **behind.get(row["name"], {})} for row in ordered]
-
-
-def _check_alike(rows: list[dict[str, Any]], by: str) -> None:
     for row in rows[1:]:
         for field in ALIKE[by]:
             one, other = _of(rows[0], field), _of(row, field)
@@ -68,6 +69,12 @@ def _check_alike(rows: list[dict[str, Any]], by: str) -> None:
                 raise ValueError(
                     f"{names}: expected the same {field}, found {one!r} and {other!r}: there is no better of the two"
                 )
+    return rows
+
+
+def is_score(row: Row, by: str = "log_likelihood") -> bool:
+    """Whether there is a number to rank."""
+    return not _no_score(row, by)
 
 
 def _of(row: Row, field: str) -> Any:
@@ -102,5 +109,19 @@ def _behind(names: list[str], scores: Mapping[str, Tensor]) -> dict[str, dict[st
     shapes = {name: tuple(scores[name].shape) if name in scores else None for name in names}
     if len(set(shapes.values())) > 1 or len(next(iter(shapes.values())) or ()) != 1:
         raise ValueError(f"scores: expected one of each datum, (N,), for each evaluation, found shapes {shapes}")
-    best = scores[names[0]].double()
-    return {name: {"behind": mean(best - scores[name].double())} for name in names}
+    best = scores[names[0]]
+    return {name: {"behind": paired((best - scores[name].double())[None])} for name in names}
+
+
+def paired(differences: Tensor) -> dict[str, float]:
+    """The mean of differences (seeds, N) of two scores of the same data, with the standard error of the mean.
+
+    Its variance is that over the data of the means over the seeds, and, of several seeds, that over the seeds of the
+    means over the data: what both share, as of a datum that one seed finds hard, counts twice, so that it is too large
+    rather than too small.
+    """
+    found = mean(differences.mean(0))
+    if len(differences) > 1:
+        over_seeds = mean(differences.mean(1))["standard_error"]
+        found["standard_error"] = math.hypot(found["standard_error"], over_seeds)
+    return found

@@ -3,7 +3,7 @@
 import inspect
 import os
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -271,29 +271,55 @@ def _network(text: str, activation: Callable[..., Any]) -> Callable[..., Any]:
 
 def write(recipe: Recipe, path: Path) -> None:
     """run.toml: every option with its line of help. Paths are written relative to its folder."""
-    lines = [f"# `pyrovae train {path.parent.name}`, from the folder above, reproduces this run.", f"schema = {SCHEMA}"]
+    head = f"# `pyrovae train {path.parent.name}`, from the folder above, reproduces this run."
+    write_toml(path, [head, *lines(recipe, path.parent)])
+
+
+def lines(recipe: Recipe, folder: Path, without: Collection[str] = ()) -> Iterator[str]:
+    """The options in TOML, each with its line of help; paths relative to the folder."""
     for each in fields(recipe):
         value = getattr(recipe, each.name)
         if each.name in ("data", "data_root") and os.path.isabs(value):
-            value = os.path.join(os.curdir, os.path.relpath(value, path.parent.resolve()))
-        lines.append(f"{tomli_w.dumps({each.name: value}).strip():40} # {each.metadata['help']}")
-    files.write_bytes(path, ("\n".join(lines) + "\n").encode())
+            value = os.path.join(os.curdir, os.path.relpath(value, folder.resolve()))
+        if each.name not in without:
+            yield f"{tomli_w.dumps({each.name: value}).strip():40} # {each.metadata['help']}"
+
+
+def write_toml(path: Path, lines: Sequence[str]) -> None:
+    """A comment that says what the file is for, the schema, and the other lines."""
+    files.write_bytes(path, "\n".join([lines[0], f"schema = {SCHEMA}", *lines[1:], ""]).encode())
 
 
 def read(path: Path) -> Recipe:
     """A run.toml; ValueError names the file, and what is wrong in it."""
+    if not path.exists():
+        raise ValueError(f"{path.parent} is not a run: there is no {path.name} in it")
+    with in_toml(path) as values:
+        return locate(from_options(values), path.parent)
+
+
+@contextmanager
+def in_toml(path: Path) -> Iterator[dict[str, Any]]:
+    """What is written in a TOML file of ours; ValueErrors about it name the file."""
     try:
         values = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise ValueError(f"{path.parent} is not a run: there is no {path.name} in it") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: expected TOML, found a damaged file ({error})") from None
     if values.pop("schema", None) != SCHEMA:
         raise ValueError(f"{path}: expected schema = {SCHEMA}; it was written by another version of pyrovae")
     try:
-        return locate(from_options(values), path.parent)
+        yield values
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def check_same(path: Path, recorded: Mapping[str, Any], asked: Mapping[str, Any], advice: str) -> None:
+    """Raise a ValueError that names the first option that differs, as a flag of the command line."""
+    for name in {**recorded, **asked}:
+        was, now = recorded.get(name), asked.get(name)
+        if was != now:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag}: {path} was made with {was!r}, found {now!r}; {advice}")
 
 
 def from_options(values: dict[str, Any], start: Recipe | None = None) -> Recipe:

@@ -1,7 +1,21 @@
-"""An examination in words: a line for each number that a reader needs, with its unit and its error."""
+"""Results in text: tables in Markdown; an examination in words, a line for each number, with its unit and its error."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from statistics import mean, stdev
 from typing import Any, NamedTuple
+
+from tabulate import tabulate
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[object]], names: int = 1) -> str:
+    """A table in Markdown; the first columns, one or so many, name their row."""
+    sides = ["left"] * names + ["right"] * (len(heads) - names)
+    return tabulate([[str(cell) for cell in row] for row in rows], heads, "pipe", disable_numparse=True, colalign=sides)
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Mean ± standard deviation over repetitions; of one there is none."""
+    return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
 class Line(NamedTuple):

@@ -8,6 +8,7 @@ best.safetensors        weights of the best epoch by validation loss (of the las
 last.safetensors        weights, optimiser, generators and counters after the last epoch: what --resume goes on from
 previous.safetensors    the same one epoch earlier, should the last be damaged
 evaluation.json         numbers on the test data
+scores.safetensors      what they are the means of: the scores of each datum, (N,), in the order of the data
 figures/                pictures
 """
 
@@ -21,7 +22,7 @@ import subprocess
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pyrovae import checks, files, plots, recipe
 from pyrovae.data import DATASETS, Split, Splits
-from pyrovae.evaluate import evaluate as evaluate_programs
+from pyrovae.evaluate import scores, summary
 from pyrovae.examination import FIGURES, examine
 from pyrovae.figures import draw
 from pyrovae.likelihoods.bits import bits_per_dimension
@@ -40,7 +41,13 @@ from pyrovae.programs import needs_labels, placement, takes_labels
 from pyrovae.recipe import Recipe
 from pyrovae.train import Training
 
-OUTPUTS = ("metrics.jsonl", "best.safetensors", "last.safetensors", "previous.safetensors", "evaluation.json")
+OUTPUTS = (
+    *("metrics.jsonl", "best.safetensors", "last.safetensors", "previous.safetensors"),
+    *("evaluation.json", "scores.safetensors"),
+)
+# What is kept of each datum, and what scores are of: they are those of evaluation.json where it agrees in all of it.
+SCORES = ("elbo", "reconstruction", "kl", "log_likelihood", "monte_carlo_error")
+SCORED = ("weights_sha256", "data", "split", "binarize", "rows", "particles", "seed", "measure")
 
 
 def free_name(root: Path, stem: str) -> Path:
@@ -83,7 +90,7 @@ def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
     if occupied and not resume:
         raise ValueError(f"{path} already holds a run ({occupied[0]}): --resume goes on with it, --name starts another")
     if resume or (path.exists() and any(path.iterdir())):
-        _same(path, recipe.read(path / "run.toml"), asked)
+        recipe.check_same(path, vars(recipe.read(path / "run.toml")), vars(asked), "--name starts another run")
     state = _last_state(path) if resume else None
     splits = asked.splits()
     # What "auto" found in the first part is what the second part uses.
@@ -150,14 +157,6 @@ def _last_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     if damaged:
         raise ValueError(f"no state to resume from: {'; '.join(damaged)}")
     return None
-
-
-def _same(path: Path, recorded: Recipe, asked: Recipe) -> None:
-    for each in fields(Recipe):
-        was, now = getattr(recorded, each.name), getattr(asked, each.name)
-        if was != now:
-            flag = "--" + each.name.replace("_", "-")
-            raise ValueError(f"{flag}: {path} was made with {was!r}, found {now!r}; --name starts another run")
 
 
 def _place(training: Training) -> dict[str, Any]:
@@ -272,6 +271,7 @@ def evaluate(
     digest = files.sha256(path / "best.safetensors")
     asked = repr((made, digest, name, count, seed, torch.__version__))
     keep = path / f".evaluating-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
+    table, estimator = scores(model, part, count, seed, keep=keep)
     results = {
         "schema": recipe.SCHEMA,
         "command": f"pyrovae evaluate {path.name} --particles {count} --split {name} --seed {seed}",
@@ -281,10 +281,12 @@ def evaluate(
         "binarize": made.binarize,
         "weights": "best",
         "weights_sha256": digest,
-        **evaluate_programs(model, part, count, seed, keep=keep),
+        **summary(model, part, (table, estimator), count, seed),
     }
     results["bits_per_dimension"] = _bits(results, math.prod(model.event_shape), part.binarize == "dequantize")
     results |= _examined(path, results)
+    of_each = {score: table[score] for score in SCORES}
+    files.write_tensors(path / "scores.safetensors", of_each, {field: results[field] for field in SCORED})
     files.write_json(path / "evaluation.json", results)
     for each in path.glob(".evaluating-*"):
         shutil.rmtree(each)
@@ -295,6 +297,39 @@ def evaluate(
         files.write_json(path / "evaluation.json", results)
         files.write_figures(path / "figures", found.figures)
     return results
+
+
+def evaluation(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `evaluate` wrote: evaluation.json, and the SCORES of each datum, none where an earlier version made it.
+
+    Raises:
+        ValueError: there is no evaluation; one of the files is damaged, or they are of two evaluations.
+    """
+    try:
+        found = json.loads((path / "evaluation.json").read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: expected a run that is evaluated, found no evaluation.json") from None
+    except ValueError as error:
+        raise ValueError(f"{path / 'evaluation.json'}: expected JSON, found a damaged file ({error})") from None
+    if not (path / "scores.safetensors").exists():
+        return found, {}
+    table, of = files.read_tensors(path / "scores.safetensors")
+    for field in SCORED:
+        if of[field] != found.get(field):
+            raise ValueError(
+                f"{path}: expected scores of the {field} in evaluation.json, {found.get(field)!r}, found {of[field]!r}"
+            )
+    return found, table
+
+
+def effort(path: Path) -> dict[str, float]:
+    """What a training took, as far as its files say: its seconds and steps, and the parameters of both programs."""
+    made: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        made = json.loads((path / "environment.json").read_text())
+    said = {"seconds": made.get("training_seconds"), "parameters": made.get("parameters")}
+    said["steps"] = next((record["step"] for record in reversed(files.read_lines(path / "metrics.jsonl"))), None)
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _examined(path: Path, results: dict[str, Any]) -> dict[str, Any]:

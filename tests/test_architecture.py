@@ -10,7 +10,7 @@ import pyrovae
 
 PACKAGE = Path(pyrovae.__file__).parent
 FLOORS = [
-    ["checks", "randomness", "files", "handlers", "modes", "plots", "report"],
+    ["checks", "randomness", "files", "handlers", "modes", "pages", "plots", "report"],
     ["programs", "tracing", "data", "distributions", "names", "networks"],
     ["faults", "priors", "likelihoods", "guides", "psis", "traces"],
     ["batches", "inference", "objectives", "refine"],
@@ -20,7 +20,8 @@ FLOORS = [
     ["quality"],
     ["examination", "recipe"],
     ["runs"],
-    ["compare", "experiments"],
+    ["experiments", "grid"],
+    ["comparison"],
     ["__init__", "__main__"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

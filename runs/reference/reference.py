@@ -9,8 +9,9 @@ import math
 import tomllib
 from pathlib import Path
 
-from pyrovae import compare, files, recipe
-from pyrovae.experiments import spread, table
+from pyrovae import files, grid, recipe
+from pyrovae.report import spread, table
+from pyrovae.runs import effort
 
 HERE = Path(__file__).parent
 ROWS = tomllib.loads((HERE / "rows.toml").read_text())
@@ -27,21 +28,19 @@ def main() -> None:
     if unknown := set(asked.names) - set(ROWS):
         parser.error(f"expected names of {', '.join(ROWS)}, found {', '.join(sorted(unknown))}")
     made = [cell for name in asked.names for cell in cells(name, asked.budget, asked.seeds, asked.threads)]
-    failed = compare.compare(HERE, made, "test", jobs=1)
+    failed = grid.carry_out(HERE, made, "test", jobs=1)
     files.write_bytes(HERE / "README.md", told().encode())
     print((HERE / "README.md").read_text())
     if failed:
         parser.exit(1, f"failed: look at {', '.join(f'{HERE / name}.log' for name in failed)}\n")
 
 
-def cells(name: str, budget: str, seeds: int, threads: int = 0) -> list[compare.Cell]:
+def cells(name: str, budget: str, seeds: int, threads: int = 0) -> list[grid.Cell]:
     options = {"threads": threads}
     for part in (ALL, ROWS[name]):
         options |= part["both"] | part[budget]
     start = recipe.from_options(options)
-    return [
-        compare.Cell(f"{name}-{budget}-{s}", (name,), recipe.from_options({"seed": s}, start)) for s in range(seeds)
-    ]
+    return [grid.Cell(f"{name}-{budget}-{s}", (name,), recipe.from_options({"seed": s}, start)) for s in range(seeds)]
 
 
 def told() -> str:
@@ -71,8 +70,7 @@ def finished(name: str, budget: str) -> list[object]:
     if not paths:
         return []
     found = [json.loads((path / "evaluation.json").read_text()) for path in paths]
-    seconds = [json.loads((path / "environment.json").read_text())["training_seconds"] for path in paths]
-    made, steps = recipe.read(paths[0] / "run.toml"), files.read_lines(paths[0] / "metrics.jsonl")[-1]["step"]
+    made, took = recipe.read(paths[0] / "run.toml"), [effort(path) for path in paths]
     scores = [
         spread([-each[score]["value"] for each in found])
         if len(found) > 1
@@ -81,8 +79,8 @@ def finished(name: str, budget: str) -> list[object]:
     ]
     paper = ROWS[name]["paper"]
     published = "" if math.isnan(paper) else f"{paper:.2f}"
-    minutes = f"{sum(seconds) / len(seconds) / 60:.1f}"
-    counts = [made.particles, made.epochs, steps, len(paths), minutes]
+    minutes = f"{sum(each['seconds'] for each in took) / len(took) / 60:.1f}"
+    counts = [made.particles, made.epochs, took[0]["steps"], len(paths), minutes]
     return [f"`{name}`", budget, scores[0], published, scores[1], *counts]
 
 

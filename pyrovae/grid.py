@@ -1,0 +1,249 @@
+"""A grid of ordinary runs: what varies, and what does not. compare.toml holds it; parallel processes carry it out.
+
+ROOT/compare.toml            the grid
+ROOT/VALUE+...+seed-0/       a run of it
+ROOT/VALUE+...+seed-0.log    what that run printed
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from tqdm import tqdm
+
+from pyrovae import checks, names, recipe
+from pyrovae.data.split import blocks, by_label
+from pyrovae.programs import arguments, pair, takes_labels
+from pyrovae.recipe import Recipe
+from pyrovae.runs import OUTPUTS, evaluation, part_of
+
+FILE = "compare.toml"
+# The options that a comparison may vary, by the plural that lists them.
+AXES = {
+    "models": "model",
+    "priors": "prior",
+    "likelihoods": "likelihood",
+    "guides": "guide",
+    "networks": "network",
+    "objectives": "objective",
+    "betas": "beta",
+    "latent_dims": "latent_dim",
+    "label_counts": "labels",
+    "learning_rates": "learning_rate",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid: its directory's name, its recipe, and which choice of the axes it is a seed of."""
+
+    name: str
+    choice: tuple[str, ...]
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Every combination of some options' values, each with seeds start.seed, start.seed + 1, ...
+
+    Args:
+        axes: an option's plural (AXES) to its values, as text.
+        start: the options that do not vary.
+        seeds: how many runs of each combination.
+        gaps: of so many rows of the data the gaps of the guide are told; 0 asks for none.
+    """
+
+    axes: Mapping[str, Sequence[str]]
+    start: Recipe
+    seeds: int = 1
+    gaps: int = 0
+
+    def __post_init__(self) -> None:
+        checks.integer("seeds", self.seeds)
+        if checks.integer("gaps", self.gaps, 0):
+            checks.integer("gaps", self.gaps, 50)
+        if not self.axes:
+            raise ValueError(f"expected something to compare, any of {', '.join(AXES)}, found nothing")
+        for axis, values in self.axes.items():
+            checks.member("axis", axis, AXES)
+            if not values:
+                raise ValueError(f"{axis}: expected at least one value, found none")
+
+    def options(self) -> dict[str, Any]:
+        """All of it, by the names of the options."""
+        fixed = {name: value for name, value in vars(self.start).items() if name not in self.varied()}
+        return {**self.axes, "seeds": self.seeds, "gaps": self.gaps, **fixed}
+
+    def varied(self) -> list[str]:
+        """The options that the axes are of."""
+        return [AXES[axis] for axis in self.axes]
+
+    def cells(self) -> list[Cell]:
+        """The runs; each recipe is checked."""
+        cells = []
+        for values in product(*self.axes.values()):
+            chosen = recipe.from_options(
+                {o: _read(o, v) for o, v in zip(self.varied(), values, strict=True)}, self.start
+            )
+            for seed in range(self.start.seed, self.start.seed + self.seeds):
+                name = "+".join([re.sub(r"[^\w.=-]+", "_", value).strip("_") for value in values] + [f"seed-{seed}"])
+                cells.append(Cell(name, tuple(values), replace(chosen, seed=seed)))
+        if min(len({cell.name for cell in cells}), len({cell.recipe for cell in cells})) < len(cells):
+            raise ValueError(f"expected values that differ, found some twice in {dict(self.axes)}")
+        return cells
+
+
+def _read(option: str, text: str) -> Any:
+    kind = type(getattr(Recipe, option))
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{option}: expected {kind.__name__}, found {text!r}") from None
+
+
+def from_options(values: Mapping[str, Any], start: Grid | None = None) -> Grid:
+    """The grid of these options, and the others as in `start`: axes, as lists or as text, `seeds`, `gaps`, a recipe's.
+
+    Each run has one thread where nothing else is asked: there are several at a time.
+    """
+    for name in values:
+        checks.member("option", name, [*AXES, "seeds", "gaps", *(each.name for each in fields(Recipe))])
+    known = {"threads": 1} | (start.options() if start else {}) | dict(values)
+    axes = {axis: _values(axis, known.pop(axis)) for axis in AXES if axis in known}
+    for axis in axes:
+        if AXES[axis] in values:
+            raise ValueError(f"{AXES[axis]}: expected one of {AXES[axis]} and {axis}, found both")
+        known.pop(AXES[axis], None)
+    counts = {name: known.pop(name) for name in ("seeds", "gaps") if name in known}
+    return Grid(axes, recipe.from_options(known), **counts)
+
+
+def _values(axis: str, given: Any) -> list[str]:
+    """The values as text, numbers in one way of writing: 1 and 1.0 are the same."""
+    if isinstance(given, str):
+        given = names.split(given)
+    if not isinstance(given, Sequence):
+        raise ValueError(f"{axis}: expected a list of values, found {given!r}")
+    option = AXES[axis]
+    if isinstance(getattr(Recipe, option), str) and (odd := [each for each in given if not isinstance(each, str)]):
+        raise ValueError(f"{axis}: expected names, found {odd[0]!r}")
+    return [str(_read(option, str(each))).removesuffix(".0") for each in given]
+
+
+def read(path: Path) -> Grid:
+    """A compare.toml; ValueError names the file, and what is wrong in it."""
+    with recipe.in_toml(path) as values:
+        return located(from_options(values), path.parent)
+
+
+def located(grid: Grid, folder: Path) -> Grid:
+    """The grid with its paths made absolute, from where they were relative to."""
+    return replace(grid, start=recipe.locate(grid.start, folder))
+
+
+def write(grid: Grid, path: Path) -> None:
+    """compare.toml: the axes, and every other option with its line of help; paths relative to its folder."""
+    head = f"# `pyrovae compare {path.parent.name}`, from the folder above, carries this out or goes on with it."
+    axes = {axis: [_read(AXES[axis], value) for value in values] for axis, values in grid.axes.items()}
+    varied = tomli_w.dumps(axes | {"seeds": grid.seeds, "gaps": grid.gaps}).rstrip()
+    recipe.write_toml(path, [head, varied, *recipe.lines(grid.start, path.parent, grid.varied())])
+
+
+def asked(root: Path, options: Mapping[str, Any]) -> Grid:
+    """The grid in the root's compare.toml, or that of the options where there is none; both agree where both are.
+
+    Raises:
+        ValueError: options that cannot be meant, or are not those of the compare.toml.
+    """
+    if not (root / FILE).exists():
+        return located(from_options(options), Path.cwd())
+    recorded = read(root / FILE)
+    now = located(from_options(options, recorded), Path.cwd())
+    advice = f"{FILE} in it can be added to, --root starts another comparison"
+    recipe.check_same(root, recorded.options(), now.options(), advice)
+    return recorded
+
+
+def check(cells: Sequence[Cell]) -> str:
+    """Raise a ValueError if a combination makes no sense, before any is run; which part of the data judges them."""
+    splits = cells[0].recipe.splits()
+    for cell in {cell.choice: cell for cell in cells}.values():
+        try:
+            model = cell.recipe.build(splits.event_shape, splits.num_classes, len(splits.train))
+            cell.recipe.initialise(model, splits)
+            objective = cell.recipe.objective_for(1, model)
+            _, rows = next(by_label(*next(blocks(splits.train, 8, takes_labels(model)))))
+            objective.differentiable_loss(*pair(model), *arguments(model, *rows))
+        except ValueError as error:
+            raise ValueError(f"{', '.join(cell.choice)}: {checks.reason(error)}") from None
+    return part_of(splits)[0]
+
+
+def carry_out(root: Path, cells: Sequence[Cell], split: str, jobs: int, gaps: int = 0) -> dict[str, str]:
+    """Carry out the runs that are not finished yet, `jobs` at a time; the names of those that failed, and why.
+
+    Each is `pyrovae train` in a process of its own, whose output is in NAME.log. An interrupted one goes on where it
+    stopped; one that fails stops no other.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    for cell in cells:
+        if (root / cell.name / "run.toml").exists():
+            recorded = recipe.read(root / cell.name / "run.toml")
+            recipe.check_same(root / cell.name, vars(recorded), vars(cell.recipe), "--root starts another comparison")
+    left = [cell for cell in cells if finished(root, cell, split, gaps) is None]
+    with ThreadPoolExecutor(jobs) as pool:
+        done = pool.map(lambda cell: _run(root, cell, gaps), left)
+        ended = list(tqdm(done, total=len(left), unit="run", disable=None))
+    return {cell.name: why for cell, why in zip(left, ended, strict=True) if why}
+
+
+def _run(root: Path, cell: Cell, gaps: int) -> str:
+    """One run, to its evaluation; why it failed, if it did."""
+    path, log = root / cell.name, root / f"{cell.name}.log"
+    path.mkdir(exist_ok=True)
+    if not (path / "run.toml").exists():
+        recipe.write(cell.recipe, path / "run.toml")
+    begun = any((path / name).exists() for name in OUTPUTS)
+    command = [sys.executable, "-m", "pyrovae", "train", str(path), *(["--resume"] if begun else [])]
+    command += ["--examine", "diagnosis", "--rows", str(gaps)] if gaps else []
+    with open(log, "w") as file:
+        ended = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=_environment(cell.recipe))
+    return _reason(ended.returncode, log)
+
+
+def _reason(status: int, log: Path) -> str:
+    """Why a run failed: the last line that it printed, or the signal that ended it; empty where it did not fail."""
+    if status <= 0:
+        return f"ended by signal {-status}" if status else ""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    return next((line.removeprefix("pyrovae: ") for line in reversed(lines) if line), f"status {status}, in silence")
+
+
+def _environment(asked: Recipe) -> dict[str, str]:
+    """One process must not take the cores of its neighbours."""
+    return os.environ | ({"OMP_NUM_THREADS": str(asked.threads)} if asked.threads else {})
+
+
+def finished(root: Path, cell: Cell, split: str, gaps: int = 0) -> dict[str, Any] | None:
+    """A finished run's numbers, if they are those that its grid asks for: by hand one may have asked for others."""
+    try:
+        found, _ = evaluation(root / cell.name)
+    except ValueError:  # none yet, or a damaged one, which is made again
+        return None
+    asked = {"split": split, "particles": cell.recipe.particles, "seed": 0}
+    same = all(found.get(name) == value for name, value in asked.items())
+    return found if same and (not gaps or _told(found, gaps)) else None
+
+
+def _told(found: Mapping[str, Any], gaps: int) -> bool:
+    """Whether the gaps of so many rows are there, or why the programs allow none."""
+    diagnosis = found.get("examination", {}).get("diagnosis", {})
+    return "refused" in diagnosis or diagnosis.get("rows") == min(gaps, found["rows"])

@@ -1,0 +1,45 @@
+"""Pages that stand alone: HTML with its pictures inside, which needs no network and no other file."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+from PIL import Image
+
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,  # a value of a recipe may hold < and quotes
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def render(template: str, **content: Any) -> str:
+    """The page of a template beside this file."""
+    return TEMPLATES.get_template(template).render(content)
+
+
+def drawing(figure: Figure) -> str:
+    """A figure as a data URI in SVG, the same for the same figure."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return _uri("svg+xml", buffer.getvalue().encode())
+
+
+def picture(path: Path, width: int = 900) -> str:
+    """A picture file as a data URI in PNG, of at most so many pixels a row and 128 colours."""
+    with Image.open(path) as found:
+        image = found.convert("RGB")
+    if image.width > width:
+        image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.quantize(128, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
+    return _uri("png", buffer.getvalue())
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
