@@ -55,7 +55,7 @@ COLUMNS = (
     Column("seconds", "seconds", 1),
 )
 # Columns that a table leaves out where all rows have the same.
-ALIKE_IS_NOTHING = ("parameters", "steps")
+ALIKE_IS_NOTHING = ("active_units", "parameters", "steps", "seeds")
 PICTURES = ("samples", "reconstructions", "completions")
 
 
@@ -89,6 +89,7 @@ def at_a_time(asked: Grid, jobs: int = 0) -> int:
 def carry_out(root: Path, asked: Grid, split: str, jobs: int) -> "Comparison":
     """The runs, as `grid.carry_out` has them, and what they found."""
     cells = asked.cells()
+    grid.check_runs(root, cells)
     root.mkdir(parents=True, exist_ok=True)
     if not (root / grid.FILE).exists():
         grid.write(asked, root / grid.FILE)
@@ -220,12 +221,17 @@ def _by_seed(root: Path, asked: Grid, row: Row, score: str) -> dict[int, Tensor]
 def tables(rows: Sequence[Row]) -> Iterator[str]:
     """A table in Markdown for all that may be compared, best log p(x) first: a table for each measure."""
     for chosen in kinds(rows):
-        columns, varied = _columns(chosen), [option for option in AXES.values() if option in chosen[0]]
+        (columns, alike), varied = _columns(chosen), [option for option in AXES.values() if option in chosen[0]]
         lines = [
             [f"`{row[option]}`" for option in varied] + [shown(row.get(each.name), each.digits) for each in columns]
             for row in chosen
         ]
-        yield f"{caption(rows, chosen)}\n\n{table([*varied, *(each.head for each in columns)], lines, len(varied))}"
+        told = [caption(rows, chosen), table([*varied, *(each.head for each in columns)], lines, len(varied))]
+        yield "\n\n".join([*told, *([_alike(alike)] if alike else [])])
+
+
+def _alike(alike: Mapping[str, str]) -> str:
+    return f"alike in all: {', '.join(f'{head} {text}' for head, text in alike.items())}"
 
 
 def caption(rows: Sequence[Row], chosen: Sequence[Mapping[str, Any]]) -> str:
@@ -236,11 +242,12 @@ def caption(rows: Sequence[Row], chosen: Sequence[Mapping[str, Any]]) -> str:
     return f"{chosen[0]['split']} data{told}, nats per datum: {chosen[0]['measure']}{gaps}"
 
 
-def _columns(chosen: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """Those that some row has a number for, and the number of seeds."""
-    there = [each for each in COLUMNS if any(row.get(each.name) for row in chosen)]
-    told = [each for each in there if each.name not in ALIKE_IS_NOTHING or len({str(r[each.name]) for r in chosen}) > 1]
-    return [*told, Column("seeds", "seeds", 0)]
+def _columns(chosen: Sequence[Row]) -> tuple[list[Column], dict[str, str]]:
+    """Those that some row has a number for, and the number of seeds; apart what is no choice's own: alike in all."""
+    there = [each for each in COLUMNS if any(row.get(each.name) for row in chosen)] + [Column("seeds", "seeds", 0)]
+    texts = {each: {shown(row.get(each.name), each.digits) for row in chosen} for each in there}
+    alike = [each for each in there if each.name in ALIKE_IS_NOTHING and len(texts[each]) == 1 and chosen[1:]]
+    return [each for each in there if each not in alike], {each.head: texts[each].pop() for each in alike}
 
 
 def shown(number: Mapping[str, float] | float | None, digits: int) -> str:
@@ -312,18 +319,21 @@ def _changed(made: Recipe, without: Sequence[str] = ()) -> Row:
 
 def _kind(found: Comparison, kind: Sequence[Row], before: int) -> Row:
     """A table of the page, after so many rows: each cell is its text, and its number where it has one."""
-    columns = [each for each in COLUMNS if any(row.get(each.name) for row in kind)] + [Column("seeds", "seeds", 0)]
+    columns, alike = _columns(kind)
     curves = {label(found.grid, row): _curves(found.root, row) for row in kind}
+    behind = {label(found.grid, row): row["behind"] for row in kind if row.get("behind")} if kind[1:] else {}
     figure = plots.training_curves(curves, before) if any(curves.values()) else None
     return {
         "caption": caption(found.rows, kind),
         "verdict": verdict(found.grid, kind),
         "columns": columns,
+        "alike": _alike(alike) if alike else "",
         "rows": [
             (label(found.grid, row), [_cell(row.get(each.name), each.digits) for each in columns]) for row in kind
         ],
         "ranked": is_score(kind[0]),
         "curves": None if figure is None else pages.drawing(figure),
+        "behind": pages.drawing(plots.intervals(behind, "nats per datum behind the best", before)) if behind else None,
     }
 
 
@@ -376,5 +386,5 @@ def _versions(paths: Sequence[Path]) -> Row:
     ]
     names = ("pyrovae", "commit", "python", "torch", "pyro-ppl", "system", "processors", "threads", "device")
     return {
-        name: " and ".join(dict.fromkeys(str(each[name]) for each in made if name in each)) for name in names if made
+        name: " and ".join(dict.fromkeys(str(each[name]) for each in made if each.get(name))) for name in names if made
     }

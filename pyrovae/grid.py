@@ -164,6 +164,9 @@ def asked(root: Path, options: Mapping[str, Any]) -> Grid:
         ValueError: options that cannot be meant, or are not those of the compare.toml.
     """
     if not (root / FILE).exists():
+        if not AXES.keys() & options.keys():
+            axes = ", ".join(f"--{axis.replace('_', '-')}" for axis in AXES)
+            raise ValueError(f"expected something to compare, a {root / FILE} or any of {axes}, found neither")
         return located(from_options(options), Path.cwd())
     recorded = read(root / FILE)
     now = located(from_options(options, recorded), Path.cwd())
@@ -187,17 +190,21 @@ def check(cells: Sequence[Cell]) -> str:
     return part_of(splits)[0]
 
 
+def check_runs(root: Path, cells: Sequence[Cell]) -> None:
+    """Raise a ValueError if a run that is there already is of another recipe."""
+    for cell in cells:
+        if (root / cell.name / "run.toml").exists():
+            recorded = recipe.read(root / cell.name / "run.toml")
+            recipe.check_same(root / cell.name, vars(recorded), vars(cell.recipe), "--root starts another comparison")
+
+
 def carry_out(root: Path, cells: Sequence[Cell], split: str, jobs: int, gaps: int = 0) -> dict[str, str]:
-    """Carry out the runs that are not finished yet, `jobs` at a time; the names of those that failed, and why.
+    """Carry out the runs, checked before, that are not finished yet, `jobs` at a time; those that failed, and why.
 
     Each is `pyrovae train` in a process of its own, whose output is in NAME.log. An interrupted one goes on where it
     stopped; one that fails stops no other.
     """
     root.mkdir(parents=True, exist_ok=True)
-    for cell in cells:
-        if (root / cell.name / "run.toml").exists():
-            recorded = recipe.read(root / cell.name / "run.toml")
-            recipe.check_same(root / cell.name, vars(recorded), vars(cell.recipe), "--root starts another comparison")
     left = [cell for cell in cells if finished(root, cell, split, gaps) is None]
     with ThreadPoolExecutor(jobs) as pool:
         done = pool.map(lambda cell: _run(root, cell, gaps), left)

@@ -86,6 +86,22 @@ def training_curves(runs: dict[str, Sequence[tuple[Sequence[int], Sequence[float
     return figure
 
 
+@_styled
+def intervals(numbers: dict[str, dict[str, float]], x: str, first: int = 0) -> Figure:
+    """For each label its `value` and two `standard_error` to either side, a line a label, the first on top.
+
+    Labels have the colours of `training_curves`.
+    """
+    figure = Figure(figsize=(5.6, 0.8 + 0.3 * len(numbers)))
+    axes = figure.subplots()
+    for number, (label, each) in enumerate(numbers.items()):
+        colour, error = COLOURS[(first + number) % len(COLOURS)], np.nan_to_num(each["standard_error"])
+        axes.errorbar(each["value"], label, xerr=2 * error, color=colour, marker="o", ms=5, capsize=3, lw=1.5)
+    axes.set(xlabel=x, ylim=(len(numbers) - 0.5, -0.5))
+    axes.grid(axis="y", visible=False)
+    return figure
+
+
 def _zoom(axes: Axes, curves: Sequence[Sequence[float]]) -> None:
     """Show where these curves run, whatever else there is."""
     values = np.concatenate([np.asarray(curve, dtype=float) for curve in curves])

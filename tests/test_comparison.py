@@ -149,7 +149,7 @@ def test_what_is_no_likelihood_is_not_ranked(tmp_path):
         (["--guides", "planar", "--objective", "iwae(dreg=True)"], "planar: expected the sample that this planar flow"),
         (["--betas", "1,"], "expected values separated by commas"),
         (["--guides", ""], "expected values separated by commas, found ''"),
-        ([], "expected something to compare, any of models, priors, likelihoods, guides,"),
+        ([], "expected something to compare, a bad/compare.toml or any of --models, --priors, --likelihoods,"),
         (["--guides", "iaf,planar", "--guide", "iaf"], "guide: expected one of guide and guides, found both"),
         (["--guides", "iaf,planar", "--gaps", "3"], "gaps: expected an integer >= 50, found 3"),
         (["--guides", "iaf,planar", "--jobs", "-1"], "jobs: expected an integer >= 0, found -1"),

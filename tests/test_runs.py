@@ -65,7 +65,7 @@ def test_train_leaves_a_whole_run_and_names_it(capsys):
     found = {path.name for path in runs.Path("runs/digits-1").iterdir()}
     assert found == {
         "run.toml", "environment.json", "metrics.jsonl", "tensorboard", "best.safetensors", "last.safetensors",
-        "previous.safetensors", "evaluation.json", "figures",
+        "previous.safetensors", "evaluation.json", "scores.safetensors", "figures",
     }  # fmt: skip
     assert train("--epochs", 2, "--particles", 3) == 0
     assert runs.Path("runs/digits-2/run.toml").exists()

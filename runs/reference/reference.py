@@ -28,6 +28,7 @@ def main() -> None:
     if unknown := set(asked.names) - set(ROWS):
         parser.error(f"expected names of {', '.join(ROWS)}, found {', '.join(sorted(unknown))}")
     made = [cell for name in asked.names for cell in cells(name, asked.budget, asked.seeds, asked.threads)]
+    grid.check_runs(HERE, made)
     failed = grid.carry_out(HERE, made, "test", jobs=1)
     files.write_bytes(HERE / "README.md", told().encode())
     print((HERE / "README.md").read_text())
