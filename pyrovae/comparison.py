@@ -53,6 +53,7 @@ COLUMNS = (
     Column("parameters", "parameters", 0),
     Column("steps", "steps", 0),
     Column("seconds", "seconds", 1),
+    Column("seeds", "seeds", 0),
 )
 # Columns that a table leaves out where all rows have the same.
 ALIKE_IS_NOTHING = ("active_units", "parameters", "steps", "seeds")
@@ -243,8 +244,8 @@ def caption(rows: Sequence[Row], chosen: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _columns(chosen: Sequence[Row]) -> tuple[list[Column], dict[str, str]]:
-    """Those that some row has a number for, and the number of seeds; apart what is no choice's own: alike in all."""
-    there = [each for each in COLUMNS if any(row.get(each.name) for row in chosen)] + [Column("seeds", "seeds", 0)]
+    """Those that some row has a number for; apart what is alike in all and no score."""
+    there = [each for each in COLUMNS if any(row.get(each.name) for row in chosen)]
     texts = {each: {shown(row.get(each.name), each.digits) for row in chosen} for each in there}
     alike = [each for each in there if each.name in ALIKE_IS_NOTHING and len(texts[each]) == 1 and chosen[1:]]
     return [each for each in there if each not in alike], {each.head: texts[each].pop() for each in alike}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -26,7 +27,8 @@ def render(template: str, **content: Any) -> str:
 def drawing(figure: Figure) -> str:
     """A figure as a data URI in SVG, the same for the same figure."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with rc_context({"svg.hashsalt": ""}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     return _uri("svg+xml", buffer.getvalue().encode())
 
 

@@ -315,7 +315,7 @@ def in_toml(path: Path) -> Iterator[dict[str, Any]]:
 
 def check_same(path: Path, recorded: Mapping[str, Any], asked: Mapping[str, Any], advice: str) -> None:
     """Raise a ValueError that names the first option that differs, as a flag of the command line."""
-    for name in {**recorded, **asked}:
+    for name in {**asked, **recorded}:
         was, now = recorded.get(name), asked.get(name)
         if was != now:
             flag = "--" + name.replace("_", "-")

@@ -1,15 +1,27 @@
 """Grids of runs: which cells there are, that finished ones are kept, and what the tables and the page say."""
 
+import csv
+import errno
 import json
 import math
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from pyrovae import files, names, runs
+import pyrovae
+from pyrovae import comparison, files, grid, names, runs
 from pyrovae.__main__ import main
-from pyrovae.comparison import Comparison, collect, tables
+from pyrovae.comparison import Comparison, collect, report, tables
 from pyrovae.grid import Grid
 from pyrovae.recipe import Recipe
 
@@ -156,7 +168,7 @@ def test_what_is_no_likelihood_is_not_ranked(tmp_path):
         (["--guide-s", "iaf,planar"], "unknown option '--guide-s'; did you mean '--guides'"),
         (["--guides", "diagonal-normal,diagonal"], "unknown guide 'diagonal'"),
         (["--objectives", "elbo,iwae(k=0)"], "iwae(k=0): k: expected an integer >= 1"),
-        (["--seeds", "0"], "seeds: expected an integer >= 1"),
+        (["--betas", "1,2", "--seeds", "0"], "seeds: expected an integer >= 1"),
         (["--likelihoods", "normal,bernoulli", "--binarize", "none"], "bernoulli: x: expected values in the support"),
     ],
 )
@@ -233,3 +245,306 @@ def test_scores_of_another_evaluation_are_none_of_this_one(tmp_path):
     files.write_json(tmp_path / "a" / "evaluation.json", told | {"weights_sha256": "b"})
     with pytest.raises(ValueError, match=r"expected scores of the weights_sha256 in evaluation.json, 'b', found 'a'"):
         runs.evaluation(tmp_path / "a")
+
+
+GUIDES = Grid({"guides": ["iaf", "planar"], "betas": ["1", "0.5"]}, Recipe(threads=1, latent_dim=3), 2, 50)
+
+
+def test_a_grid_comes_back_from_its_file(tmp_path):
+    odd = {"likelihoods": ["normal(learn='one', scale=0.1)", 'bernoulli(soft_targets="x")'], "latent_dims": ["2", "16"]}
+    for asked in (GUIDES, replace(GUIDES, axes=odd, start=Recipe(threads=1))):
+        grid.write(asked, tmp_path / "compare.toml")
+        assert grid.read(tmp_path / "compare.toml") == asked
+        assert grid.asked(tmp_path, {"seeds": 2, "threads": 1}) == asked
+    written = tomllib.loads((tmp_path / "compare.toml").read_text())
+    assert {"likelihood", "latent_dim", "betas"} & written.keys() == set()
+    assert written["latent_dims"] == [2, 16]
+
+
+def test_numbers_are_one_value_however_they_are_written():
+    cells = [grid.from_options({"betas": each, "seeds": 2}).cells() for each in ("1,0.25", [1, 0.25], ["1.0", ".25"])]
+    assert cells[0] == cells[1] == cells[2]
+    assert [cell.recipe.beta for cell in cells[0]] == [1.0, 1.0, 0.25, 0.25]
+    assert {cell.recipe.threads for cell in cells[0]} == {1}
+
+
+def test_the_paths_of_a_grid_are_relative_to_its_file(tmp_path, monkeypatch):
+    (tmp_path / "x.npy").touch()
+    asked = grid.asked(Path("sub"), {"data": "x.npy", "betas": "1,2"})
+    Path("sub").mkdir()
+    grid.write(asked, Path("sub/compare.toml"))
+    assert str(tmp_path) not in Path("sub/compare.toml").read_text()
+    monkeypatch.chdir("sub")
+    assert grid.asked(Path(), {}).start.data == str(tmp_path / "x.npy")
+    assert len(grid.asked(Path(), {}).cells()) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"guides": "iaf"},
+            r"--guides: here was made with \['iaf', 'planar'\], found \['iaf'\]; compare.toml in it can",
+        ),
+        (
+            {"seeds": 3},
+            "--seeds: here was made with 2, found 3; compare.toml in it can be added to, --root starts anot",
+        ),
+        ({"latent_dim": 4}, "--latent-dim: here was made with 3, found 4"),
+        ({"gaps": 0}, "--gaps: here was made with 50, found 0"),
+        ({"priors": "laplace,vamp-prior"}, r"--priors: here was made with None, found \['laplace', 'vamp-prior'\]"),
+        ({"guide": "iaf"}, "guide: expected one of guide and guides, found both"),
+    ],
+)
+def test_options_that_contradict_the_file_are_refused(tmp_path, options, message):
+    Path("here").mkdir()
+    grid.write(GUIDES, Path("here/compare.toml"))
+    before = Path("here/compare.toml").read_bytes()
+    with pytest.raises(ValueError, match=message):
+        pyrovae.compare("here", **options)
+    assert Path("here/compare.toml").read_bytes() == before
+    assert len(list(Path("here").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("guides = ['iaf'", "compare.toml: expected TOML, found a damaged file"),
+        ("schema = 1\nguides = ['iaf', 'planer']", "planer: unknown guide 'planer'; did you mean 'planar'?"),
+        ("schema = 1\nguide_s = ['iaf']", "compare.toml: unknown option 'guide_s'; did you mean 'guides'?"),
+        ("schema = 1\nguides = []", "compare.toml: guides: expected at least one value, found none"),
+        ("schema = 1\nguides = [1]", "compare.toml: guides: expected names, found 1"),
+        ("schema = 1\nbetas = [true]", "compare.toml: beta: expected float, found 'True'"),
+        ("schema = 1\nlatent_dims = [2.5]", "compare.toml: latent_dim: expected int, found '2.5'"),
+        ("schema = 1\nguides = 3", "compare.toml: guides: expected a list of values, found 3"),
+        ("schema = 1\nepochs = 3", "compare.toml: expected something to compare, any of models, priors"),
+        ("schema = 7\nguides = ['iaf']", "compare.toml: expected schema = 1"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_named(text, message, capsys):
+    Path("here").mkdir()
+    Path("here/compare.toml").write_text(text)
+    assert asked("here") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert len(list(Path("here").iterdir())) == 1
+
+
+@pytest.fixture
+def _in_process(monkeypatch):
+    """Each run in this process, since one of its own takes seconds to start."""
+
+    def run(command, stdout, **options):
+        with redirect_stdout(stdout), redirect_stderr(stdout):
+            return subprocess.CompletedProcess(command, main(command[3:]))
+
+    monkeypatch.setattr(grid, "subprocess", SimpleNamespace(run=run, STDOUT=None))
+
+
+@pytest.mark.usefixtures("_in_process")
+def test_a_run_that_fails_says_why_and_stops_no_other(capsys):
+    options = {"learning_rates": [1e-3, 1e30], "seeds": 2, "epochs": 2, "particles": 2, "network": "mlp(hidden=[8])"}
+    found = pyrovae.compare("rates", jobs=1, **options)
+    assert found.failed.keys() == {"1e_30+seed-0", "1e_30+seed-1"}
+    assert all(re.match("training stopped at .*(loss|gradient)", why) for why in found.failed.values())
+    (row,) = json.loads(Path("rates/compare.json").read_text())
+    assert (row["learning_rate"], row["seeds"], row["steps"]) == ("0.001", 2, 20)
+    assert row["parameters"] == sum(p.numel() for p in pyrovae.load("rates/0.001+seed-0").parameters())
+    written = Path("rates/0.001+seed-1/evaluation.json").stat().st_mtime_ns
+    assert asked("rates", "--jobs", "1") == 1
+    printed = capsys.readouterr()
+    assert f"1e_30+seed-0 failed: {found.failed['1e_30+seed-0']}" in printed.out
+    assert "2 of 4 runs: look at rates/1e_30+seed-0.log" in printed.err
+    assert Path("rates/0.001+seed-1/evaluation.json").stat().st_mtime_ns == written
+    page = read(Path("rates/report.html").read_text())
+    assert [name for name in found.failed if name in page.text] == list(found.failed)
+    assert found.failed["1e_30+seed-1"] in page.text
+
+
+@pytest.mark.usefixtures("_in_process")
+def test_what_a_comparison_shows_is_what_its_runs_found(capsys):
+    options = {"latent_dims": [1, 2], "epochs": 1, "particles": 3, "network": "mlp(hidden=[8])", "gaps": 50}
+    found = pyrovae.compare("dims", jobs=1, **options)
+    assert str(found).count("nats per datum: mass over binary values; gaps of the first 50 rows") == 1
+    told = json.loads(Path("dims/compare.json").read_text())
+    for row, name in zip(told, ("1+seed-0", "2+seed-0"), strict=True):
+        evaluation, scores = runs.evaluation(Path("dims", name))
+        assert row["log_likelihood"]["value"] == pytest.approx(scores["log_likelihood"].mean().item())
+        assert row["amortisation_gap"] == evaluation["examination"]["diagnosis"]["gaps"]["amortisation_gap"]
+        assert row["active_units"]["value"] == evaluation["active_units"]["z"]
+    values = [row["log_likelihood"]["value"] for row in told]
+    assert max(row["behind"]["value"] for row in told) == pytest.approx(abs(values[0] - values[1]))
+    lines = list(csv.DictReader(Path("dims/compare.csv").read_text().splitlines()))
+    assert [float(line["elbo"]) for line in lines] == [row["elbo"]["value"] for row in told]
+    assert [float(line["behind"]) for line in lines] == [row["behind"]["value"] for row in told]
+    page = read(Path("dims/report.html").read_text())
+    assert page.pictures.keys() >= {"samples of 1", "reconstructions of 2", "samples of 2"}
+    assert "pyrovae compare --root dims --latent-dims 1,2 --gaps 50 --network 'mlp(hidden=[8])' --epochs 1" in page.text
+    same_numbers(page, told)
+
+
+class Page(HTMLParser):
+    """What stands in a page: its tags, closed in order, its text, its tables, its pictures."""
+
+    EMPTY = ("meta", "link", "img", "br")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.text, self.tables, self.pictures, self.references = [], "", [], {}, []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.open += [] if tag in self.EMPTY else [tag]
+        self.references += [value for name, value in attributes.items() if name in ("src", "href", "srcset", "action")]
+        if tag == "img":
+            self.pictures[attributes["alt"]] = attributes["src"]
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append([attributes.get("data-value"), ""])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1][1] += data
+
+
+def read(html):
+    """A page that is well-formed, and needs nothing but itself."""
+    page = Page()
+    page.feed(html)
+    page.close()
+    assert page.open == []
+    assert [each for each in page.references if not each.startswith("data:")] == []
+    assert re.findall(r"https?://|@import|url\(", html) == []
+    return page
+
+
+def same_numbers(page, rows):
+    """Every number of the tables is that of its row, and what is shown begins like it."""
+    by_head = {column.head: column.name for column in comparison.COLUMNS}
+    seen = []
+    for heads, *lines in page.tables:
+        for (_, choice), *cells in lines:
+            (row,) = [each for each in rows if choice.strip() in (each.get("latent_dim"), each.get("likelihood"))]
+            seen.append(choice)
+            for (_, head), (value, text) in zip(heads[1:], cells, strict=True):
+                number = row[by_head[head]]
+                number = number["value"] if isinstance(number, dict) else number
+                assert value == ("" if number is None else str(number))
+                assert text.split(" ± ")[0] == "" or float(text.split(" ± ")[0]) == pytest.approx(number, abs=0.05)
+    assert len(seen) == len(rows)
+
+
+def made(root, *kinds):
+    """A comparison of likelihoods, each with a seed, and the measure and scores of its run."""
+    asked = Grid({"likelihoods": [name for name, *_ in kinds]}, Recipe())
+    for cell, (_, measure, scores) in zip(asked.cells(), kinds, strict=True):
+        results(root, cell.name, None, measure, scores)
+    return found(root, asked)
+
+
+def test_the_page_keeps_measures_apart_and_holds_every_number(tmp_path):
+    both = made(
+        tmp_path,
+        ("bernoulli", "mass", [-9.0, -7.0]),
+        ("normal", "density", [3.0, 5.0]),
+        ("normal(scale=0.1)", "density", [4.0, 6.5]),
+    )
+    page = read(report(both))
+    assert [[line[0][1].strip() for line in lines[1:]] for lines in page.tables] == [
+        ["bernoulli"],
+        ["normal(scale=0.1)", "normal"],
+    ]
+    both.write()
+    same_numbers(page, json.loads((tmp_path / "compare.json").read_text()))
+    assert "normal(scale=0.1) has the highest log p(x); the next, normal, is behind by 1.25 ± 0.25" in page.text
+
+
+@pytest.mark.parametrize(("lead", "clear"), [(0.5, True), (0.1, False)])
+def test_a_lead_within_its_error_has_no_winner(tmp_path, lead, clear):
+    noise = [0.5, -0.5] * 8  # of standard error 0.13
+    both = made(tmp_path, ("a", "mass", [lead + each for each in noise]), ("b", "mass", [0.0] * 16))
+    text = read(report(both)).text
+    assert f"the next, b, is behind by {lead:.2f} ± 0.13 nats per datum" in text
+    assert ("no clear winner" in text) is not clear
+
+
+def test_what_is_written_by_others_is_text_in_the_page(tmp_path):
+    asked = Grid({"guides": ["a<b>&'\"c"]}, Recipe())
+    results(tmp_path, asked.cells()[0].name, -9.0, "mass")
+    bad = replace(found(tmp_path, asked), failed={"x": "<script>alert(1)</script>"})
+    html = report(bad)
+    assert html.count("<script") == 1
+    page = read(html)
+    assert page.tables[0][1][0][1].strip() == "a<b>&'\"c"
+    assert "<script>alert(1)</script>" in page.text
+    assert page.tables[0][1][1][0] == "-9.0"
+
+
+def test_where_all_runs_failed_the_page_says_so(tmp_path):
+    page = read(report(Comparison(tmp_path, GUIDES, [], {"iaf+1+seed-0": "no space", "planar+1+seed-0": "status 3"})))
+    assert "2 runs failed" in page.text
+    assert "planar+1+seed-0: status 3" in page.text
+    assert len(page.tables) == 0
+
+
+def test_a_full_disk_leaves_the_old_report(tmp_path, monkeypatch):
+    both = made(tmp_path, ("a", "mass", [1.0, 2.0]), ("b", "mass", [0.0, 0.0]))
+    both.write()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert before.keys() == {"compare.md", "compare.json", "compare.csv", "report.html"}
+
+    def full(number):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        replace(both, failed={"c": "why"}).write()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "jobs"), [(1, 1, 1), (None, 1, 1), (8, 1, 8), (8, 3, 2), (4, 0, 4), (2, 8, 1)]
+)
+def test_as_many_runs_at_a_time_as_there_are_cores(cores, threads, jobs, monkeypatch):
+    monkeypatch.setattr(comparison.os, "cpu_count", lambda: cores)
+    assert comparison.at_a_time(Grid({"betas": ["1"]}, Recipe(threads=threads))) == jobs
+    assert comparison.at_a_time(Grid({"betas": ["1"]}, Recipe()), 5) == 5
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("print('a'); print('pyrovae: all wrong'); print(); exit(3)", "all wrong"),
+        ("exit(3)", "status 3, in silence"),
+        ("import os; print('far', flush=True); os.kill(os.getpid(), 9)", "ended by signal 9"),
+        ("raise RuntimeError('odd')", "RuntimeError: odd"),
+        ("print('done')", ""),
+    ],
+)
+def test_the_reason_is_the_last_line(tmp_path, monkeypatch, code, why):
+    (cell,) = Grid({"betas": ["1"]}, Recipe()).cells()
+
+    def run(command, **options):
+        return subprocess.run([sys.executable, "-c", code], **options)
+
+    monkeypatch.setattr(grid, "subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
+    failed = grid.carry_out(tmp_path, [cell], "test", 1)
+    assert failed == ({cell.name: why} if why else {})
+    assert len(list(tmp_path.glob("*.log"))) == 1
+
+
+def test_a_comparison_is_named_by_its_data_and_axes(monkeypatch):
+    seen = []
+    monkeypatch.setattr(grid, "asked", lambda root, options: seen.append(str(root)) or Grid({}, Recipe()))
+    for options in (["--guides", "iaf"], ["here"], ["--root", "there"], ["--data", "a/b.npy", "--latent-dims", "1"]):
+        assert asked(*options) == 2
+    assert seen == ["runs/compare/digits-guides", "here", "there", "runs/compare/b-latent-dims"]
+    assert asked("here", "--root", "there") == 2
+    assert len(seen) == 4

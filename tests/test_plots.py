@@ -33,6 +33,27 @@ def test_loss_curves_draw_the_records():
     np.testing.assert_allclose(axes[0].lines[1].get_ydata(), [11.0 / i for i in range(1, 6)])
 
 
+def test_training_curves_have_a_line_a_run_and_a_colour_a_label():
+    fall = [100.0 / i for i in range(1, 31)]
+    runs = {"a": [(range(1, 31), fall), (range(1, 31), fall)], "b": [(range(1, 21), [50.0] + [20.0] * 19)]}
+    (axes,) = plots.training_curves(runs, first=7).axes
+    assert [line.get_color() for line in axes.lines] == [plots.COLOURS[7]] * 2 + [plots.COLOURS[0]]
+    assert [line.get_linestyle() for line in axes.lines] == ["-", "-", "--"]
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), fall)
+    low, high = axes.get_ylim()  # a tenth of each is over
+    assert low == pytest.approx(100 / 30 - 0.05 * (25 - 100 / 30))
+    assert high == pytest.approx(25 + 0.05 * (25 - 100 / 30))
+
+
+def test_intervals_are_two_standard_errors_to_either_side():
+    numbers = {"a": {"value": 0.0, "standard_error": float("nan")}, "b": {"value": 3.0, "standard_error": 0.25}}
+    (axes,) = plots.intervals(numbers, "nats", first=1).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    ends = [bars.get_segments()[0][:, 0].tolist() for bars in axes.collections]
+    assert ends == [[0, 0], [2.5, 3.5]]
+    assert axes.lines[0].get_color() == plots.COLOURS[1]
+
+
 def test_losses_of_unlike_data_say_of_which():
     records = [{"epoch": i, "loss": 1.0, "valid_loss": 3.0, "beta": 1.0} for i in range(1, 3)]
     axes = plots.loss_curves(records, (", some labels missing", ", all labels known")).axes[0]

@@ -12,7 +12,7 @@ import pyrovae
 from pyrovae import files
 from pyrovae.inference import log_likelihood
 from pyrovae.likelihoods.bits import bits_per_dimension
-from pyrovae.ranking import kinds, rank
+from pyrovae.ranking import kinds, paired, rank
 
 BINARY, DENSITY, LEVELS = "mass over binary values", "density over [0, 1]", "mass over 256 levels"
 
@@ -131,6 +131,15 @@ def test_differences_are_paired():
     for bad in ({"a": rows}, {"a": rows, "b": rows[:5]}, {"a": rows[:, None], "b": rows[:, None]}):
         with pytest.raises(ValueError, match=r"scores: expected one of each datum, \(N,\), for each evaluation"):
             rank({"a": score(-1.0), "b": score(-2.0)}, scores=bad)
+
+
+def test_the_error_of_a_paired_difference_is_over_data_and_seeds():
+    """d = 1 + datum + seed: of 4 data -1, 1, -1, 1 and of 3 seeds -1, 0, 1."""
+    data, seeds = torch.tensor([-1.0, 1.0, -1.0, 1.0]), torch.tensor([-1.0, 0.0, 1.0])
+    found = paired(1 + data + seeds[:, None])
+    assert found["value"] == pytest.approx(1)
+    assert found["standard_error"] == pytest.approx(math.sqrt((4 / 3) / 4 + 1 / 3))
+    assert paired((1 + data)[None])["standard_error"] == pytest.approx(math.sqrt((4 / 3) / 4))
 
 
 def test_models_are_ranked_by_what_evaluate_gives(tmp_path):

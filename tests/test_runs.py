@@ -81,6 +81,16 @@ def test_the_evaluation_is_that_of_the_loaded_model(finished):
     assert not vae.training
 
 
+def test_the_scores_of_each_datum_are_those_that_the_evaluation_is_the_mean_of(finished):
+    written, scores = runs.evaluation(finished)
+    of_each, _ = inference.log_likelihood(pyrovae.load(finished), load_data("digits").test, 3)
+    assert torch.equal(scores["log_likelihood"], of_each.double())
+    assert scores["elbo"].tolist() == pytest.approx((scores["reconstruction"] - scores["kl"]).tolist())
+    for name in ("elbo", "reconstruction", "kl", "log_likelihood"):
+        assert scores[name].shape == (written["rows"],)
+        assert written[name]["value"] == pytest.approx(scores[name].mean().item())
+
+
 def test_metrics_and_curves_hold_every_epoch(finished):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
