@@ -307,7 +307,12 @@ def command(name: str, asked: Grid) -> str:
     }
     given = axes | counts | _changed(asked.start, asked.varied())
     flags = [word for option, value in given.items() for word in (f"--{option.replace('_', '-')}", str(value))]
-    return shlex.join(["pyrovae", "compare", "--root", name, *flags])
+    return " ".join(["pyrovae", "compare", "--root", *map(_quoted, [name, *flags])])
+
+
+def _quoted(word: str) -> str:
+    """A word for a shell; in double quotes where it holds single ones, as options of members do."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 def _changed(made: Recipe, without: Sequence[str] = ()) -> Row:
@@ -326,6 +331,7 @@ def _kind(found: Comparison, kind: Sequence[Row], before: int) -> Row:
     figure = plots.training_curves(curves, before) if any(curves.values()) else None
     return {
         "caption": caption(found.rows, kind),
+        "measure": kind[0]["measure"],
         "verdict": verdict(found.grid, kind),
         "columns": columns,
         "alike": _alike(alike) if alike else "",

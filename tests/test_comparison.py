@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import pyrovae
-from pyrovae import comparison, files, grid, names, runs
+from pyrovae import comparison, files, grid, names, recipe, runs
 from pyrovae.__main__ import main
 from pyrovae.comparison import Comparison, collect, report, tables
 from pyrovae.grid import Grid
@@ -383,6 +383,36 @@ def test_what_a_comparison_shows_is_what_its_runs_found(capsys):
     same_numbers(page, told)
 
 
+@pytest.mark.usefixtures("_in_process")
+def test_what_is_damaged_is_made_again_and_what_is_added_is_made():
+    options = {"betas": [1, 2], "epochs": 1, "particles": 3, "network": "mlp(hidden=[8])"}
+    first = pyrovae.compare("grid", jobs=1, **options)
+    paths = [Path("grid", name) for name in ("1+seed-0", "2+seed-0")]
+    weights = [(path / "best.safetensors").stat().st_mtime_ns for path in paths]
+    for path, name in zip(paths, ("evaluation.json", "scores.safetensors"), strict=True):
+        (path / name).write_bytes((path / name).read_bytes()[:99])
+    assert collect(Path("grid"), grid.read(Path("grid/compare.toml")), "test") == []
+    text = Path("grid/compare.toml").read_text()
+    assert text.count("    2.0,\n") == 1
+    Path("grid/compare.toml").write_text(text.replace("    2.0,\n", "    2.0,\n    4.0,\n"))
+    again = pyrovae.compare("grid", jobs=1)
+    assert [row["beta"] for row in again.rows] == ["1", "2", "4"]
+    for name in ("elbo", "log_likelihood"):
+        before, after = ([row[name]["value"] for row in each.rows] for each in (first, again))
+        assert after[:2] == pytest.approx(before)
+    assert [(path / "best.safetensors").stat().st_mtime_ns for path in paths] == weights
+    assert again.difference("4", "4") == {"value": 0, "standard_error": 0}
+
+
+def test_a_run_of_another_recipe_is_kept_and_no_grid_is_written():
+    cell = Grid({"betas": ["1"]}, Recipe(threads=1)).cells()[0]
+    Path("grid", cell.name).mkdir(parents=True)
+    recipe.write(replace(cell.recipe, epochs=7), Path("grid", cell.name, "run.toml"))
+    with pytest.raises(ValueError, match=r"--epochs: grid/1\+seed-0 was made with 7, found 100; --root starts another"):
+        pyrovae.compare("grid", betas=[1])
+    assert len(list(Path("grid").iterdir())) == 1
+
+
 class Page(HTMLParser):
     """What stands in a page: its tags, closed in order, its text, its tables, its pictures."""
 
@@ -463,7 +493,8 @@ def test_the_page_keeps_measures_apart_and_holds_every_number(tmp_path):
     ]
     both.write()
     same_numbers(page, json.loads((tmp_path / "compare.json").read_text()))
-    assert "normal(scale=0.1) has the highest log p(x); the next, normal, is behind by 1.25 ± 0.25" in page.text
+    told = "By the density, normal(scale=0.1) has the highest log p(x); the next, normal, is behind by 1.25 ± 0.25"
+    assert told in page.text
 
 
 @pytest.mark.parametrize(("lead", "clear"), [(0.5, True), (0.1, False)])
