@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,13 @@ def write_figures(folder: Path, figures: Mapping[str, Figure | Sequence[Figure]]
 
 
 def _gif(frames: Sequence[Figure], dpi: int = 100, milliseconds: int = 80, held: int = 1200) -> bytes:
-    """An endless animation whose last frame is held; all frames share one palette, so that nothing flickers."""
-    pictures = []
-    for frame in frames:
+    """An endless animation whose last frame is held; all frames share one palette, so that nothing flickers.
+
+    A frame that is given n times in a row stays n times as long, and is kept once.
+    """
+    pictures, durations = [], []
+    for frame, same in groupby(frames):
+        durations.append(milliseconds * len(list(same)))
         buffer = io.BytesIO()
         frame.savefig(buffer, format="png", dpi=dpi)
         pictures.append(Image.open(buffer).convert("RGB"))
@@ -65,10 +70,11 @@ def _gif(frames: Sequence[Figure], dpi: int = 100, milliseconds: int = 80, held:
     sheet = Image.new("RGB", (width, height * len(some)))
     for number, picture in enumerate(some):
         sheet.paste(picture, (0, number * height))
-    palette = sheet.quantize(128, dither=Image.Dither.NONE)
+    # Not by how often colours occur: a few dots would lose theirs to the greys of many images.
+    palette = sheet.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     first, *others = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
     buffer = io.BytesIO()
-    durations = [milliseconds] * len(others) + [held]
+    durations[-1] = held
     first.save(buffer, format="gif", save_all=True, append_images=others, duration=durations, loop=0, optimize=True)
     return buffer.getvalue()
 

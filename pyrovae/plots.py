@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.textpath import TextPath
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
 STYLE: Any = {
@@ -477,4 +478,67 @@ def posterior_plane(
         if density is not None:
             z1, z2, q = density
             axes.contour(z1, z2, q / q.max(), levels=[0.01, 0.1, 0.5], colors=COLOURS[1], linewidths=0.8)
+    return figure
+
+
+@_styled
+def rate_distortion(
+    points: dict[float, tuple[float, float]], others: dict[str, tuple[float, float]] | None = None
+) -> Figure:
+    """For each beta (rate, distortion) in nats per datum, coloured by beta; crosses are `others`, by their labels.
+
+    Along a grey line the sum of the two, which is -ELBO at beta = 1, is the same.
+    """
+    figure = Figure(figsize=(5.4, 3.8))
+    axes = figure.subplots()
+    beta, (rate, distortion) = np.array(list(points)), np.array(list(points.values())).T
+    axes.plot(rate, distortion, color="0.75", lw=0.8)
+    dots = axes.scatter(rate, distortion, c=beta, norm="log", cmap="viridis", s=26, zorder=3)
+    for label, place in (others or {}).items():
+        axes.plot(*place, "x", color=COLOURS[1], ms=8, mew=1.8, label=label, zorder=4, ls="none")
+    axes.set(xlabel="rate: KL (nats)", ylabel=r"distortion: $-E_q[\log p(x|z)]$ (nats)")
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
+    for total in MaxNLocator(6).tick_values(min(rate + distortion), axes.get_ylim()[1] + axes.get_xlim()[0]):
+        axes.axline((0, total), slope=-1, color="0.7", lw=0.8, ls=":", zorder=1)
+    axes.plot([], [], color="0.7", lw=0.8, ls=":", label=r"equal ELBO at $\beta = 1$")
+    axes.legend()
+    figure.colorbar(dots, label=r"$\beta$", format="{x:g}")
+    return figure
+
+
+@_styled
+def image_sheet(images: np.ndarray, columns: int, title: str = "") -> Figure:
+    """Images (n, C, H, W) under a title, `columns` in a row, each of their pixels one or more whole ones at dpi 100."""
+    height, width = tile(images, columns).shape[:2]
+    scale, top = max(1, round(110 / width)), 20
+    figure = Figure(figsize=(scale * width / 100, (scale * height + top) / 100))
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, scale * height / (scale * height + top)))
+    _show(axes, images, columns, title)
+    return figure
+
+
+@_styled
+def image_matrix(rows: dict[str, dict[str, np.ndarray]], columns: int, title: str = "") -> Figure:
+    """Grids of images (n, C, H, W), `columns` in each row of theirs, each under its title and beside its row's name.
+
+    Each of their pixels is one or more whole ones at dpi 100.
+    """
+    some = next(iter(rows.values()))
+    height, width = tile(next(iter(some.values())), columns).shape[:2]
+    scale, across = max(1, round(110 / width)), max(map(len, rows.values()))
+    height, width, left, top, gap, lines = scale * height, scale * width, 22, 24, 16, 30  # in pixels
+    size = left + across * (width + gap), top + len(rows) * (height + lines) + 4
+    figure = Figure(figsize=(size[0] / 100, size[1] / 100))
+    figure.set_layout_engine("none")
+    for row, (name, panels) in enumerate(rows.items()):
+        bottom = size[1] - top - (row + 1) * (height + lines)
+        middle = (bottom + height / 2) / size[1]
+        figure.text(0.35 * left / size[0], middle, name, ha="center", va="center", rotation=90, fontsize=8)
+        for column, (label, images) in enumerate(panels.items()):
+            place = (left + column * (width + gap)) / size[0], bottom / size[1], width / size[0], height / size[1]
+            axes = figure.add_axes(place)
+            _show(axes, images, columns)
+            axes.set_title(label, fontsize=7, pad=3)
+    figure.text(0.5, 1 - 4 / size[1], title, ha="center", va="top")
     return figure

@@ -273,6 +273,8 @@ def test_values_outside_the_support_are_refused(likelihood, value, message):
         (lambda: Bernoulli(()), "event_shape: expected at least 1 size"),
         (lambda: likelihoods.OneHotCategorical((1, 2)), r"event_shape: expected the shape of a vector, found \(1, 2\)"),
         (lambda: squared_error(3, 2, "total"), "unknown choice of squares 'total'"),
+        (lambda: squared_error(3, 2, averaged="none"), "unknown choice of averaged 'none'"),
+        (lambda: squared_error(3, 2, batch_size=0), "batch_size: expected an integer >= 1"),
     ],
 )
 def test_wrong_options_are_refused(make, message):
@@ -612,6 +614,40 @@ def test_a_squared_error_is_a_normal_likelihood_and_a_beta(squares, kl, scale, b
         made = Normal(784, scale=s)
         ours = [-made(h).log_prob(x) + weight * d.sum() for h, d in zip(two, divergences, strict=True)]
         torch.testing.assert_close(factor * (ours[0] - ours[1]), losses[0] - losses[1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kl", ["sum", "mean", "mean-per-value"])
+@pytest.mark.parametrize("squares", ["sum", "mean"])
+@pytest.mark.parametrize("averaged", ["both", "squares", "kl"])
+def test_the_gradient_of_a_squared_error_over_a_batch_is_that_of_its_elbo(double, squares, kl, averaged):
+    """As tutorials write it, with its sums and means over the batch: a multiple of ours, one for all parameters."""
+    n, d, values = 5, 2, 6
+    found = squared_error(values, d, squares, kl, averaged, n)
+    vae, x = VAE(values, d, likelihood=partial(Normal, scale=found.scale)), torch.rand(n, values)
+    divergences = torch.distributions.kl_divergence(vae.q_z(x), vae.p_z().expand((n,)))
+    torch.manual_seed(1)
+    errors = (x - vae.decoder(vae.q_z(x).rsample())).square()
+    theirs = errors.sum() * {"sum": 1, "mean": 1 / values}[squares] * (1 / n if averaged != "kl" else 1)
+    weight = {"sum": 1, "mean": 1 / d, "mean-per-value": 1 / values}[kl] * (1 / n if averaged != "squares" else 1)
+    theirs = theirs + divergences.sum() * weight
+    torch.manual_seed(1)
+    ours = ELBO(found.beta, "analytic").differentiable_loss(vae.model, vae.guide, x)
+    factor = weight * n / found.beta
+    for one, other in zip(*(torch.autograd.grad(each, list(vae.parameters())) for each in (theirs, ours)), strict=True):
+        torch.testing.assert_close(one, factor * other, rtol=1e-9, atol=1e-12)
+
+
+def test_reductions_of_one_scale_are_one_model():
+    image, d, n = (1, 28, 28), 20, 128
+    same = squared_error(image, d), squared_error(image, d, "mean", "mean-per-value")
+    assert [each.scale_at_beta_one**2 for each in same] == pytest.approx([0.5, 0.5], rel=1e-12)
+    apart = (
+        squared_error(image, d, averaged="squares", batch_size=n),
+        squared_error(image, d, averaged="kl", batch_size=n),
+    )
+    assert [each.scale_at_beta_one**2 for each in apart] == pytest.approx([n / 2, 1 / (2 * n)], rel=1e-12)
+    full = squared_error(image, d, "mean", averaged="squares", batch_size=n)
+    assert full.scale_at_beta_one**2 == pytest.approx(784 * n / 2, rel=1e-12)
 
 
 def test_bits_per_dimension_of_masses_and_of_densities():

@@ -16,7 +16,7 @@ import pyrovae
 from pyrovae import objectives, traces
 from pyrovae.likelihoods import Normal
 from pyrovae.models.completion_vae import Completion
-from pyrovae.objectives import ELBO, Constant, Cyclic, Objective, WarmUp
+from pyrovae.objectives import ELBO, Constant, Cyclic, Geometric, Objective, WarmUp
 from pyrovae.objectives.mmd import mmd
 
 
@@ -38,13 +38,17 @@ def x(vae):
         (WarmUp(4, final=3.0), {0: 0.0, 2: 1.5, 4: 3.0}),
         (Cyclic(10), {0: 0.0, 2: 0.4, 5: 1.0, 9: 1.0, 10: 0.0, 15: 1.0}),
         (Cyclic(8, rise=1.0, final=2.0), {0: 0.0, 4: 1.0, 7: 1.75, 8: 0.0}),
+        (Geometric(4, 0.01, 100.0, hold=3), {0: 0.01, 3: 0.01, 4: 0.1, 5: 1.0, 7: 100.0, 99: 100.0}),
+        (Geometric(2, 4.0, 1.0), {0: 4.0, 1: 2.0, 2: 1.0}),
     ],
 )
 def test_schedules(schedule, values):
     assert {step: schedule(step) for step in values} == pytest.approx(values)
 
 
-@pytest.mark.parametrize("schedule", [Constant(0.5), WarmUp(7, 0.5), Cyclic(12, 0.5, 0.5)])
+@pytest.mark.parametrize(
+    "schedule", [Constant(0.5), WarmUp(7, 0.5), Cyclic(12, 0.5, 0.5), Geometric(5, 0.1, 0.5, hold=2)]
+)
 def test_a_schedule_is_where_it_leads_once_settled(schedule):
     assert max(schedule(step) for step in range(100)) == pytest.approx(schedule.final)
     assert all(schedule(step) < schedule.final for step in range(1, min(schedule.settled, 6)))
@@ -88,6 +92,7 @@ def test_the_elbo_module_of_pyro_works(vae, x):
         (lambda: ELBO("1"), "beta: expected a finite number"),
         (lambda: WarmUp(0), "steps: expected an integer >= 1, found 0"),
         (lambda: WarmUp(5, -2.0), "beta: expected"),
+        (lambda: Geometric(5, 0.0), "beta: expected"),
         (lambda: Cyclic(0), "period: expected an integer >= 1"),
         (lambda: Cyclic(5, rise=0.0), "rise: expected a share"),
         (lambda: ELBO(2.0, RenyiELBO(alpha=0.0, num_particles=2)), "expected one with a differentiable_loss"),

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.lines import AxLine
 from PIL import Image
 
 from pyrovae import files, plots, runs
@@ -215,8 +217,67 @@ def test_frames_become_an_animation_and_its_last_a_picture(tmp_path):
     assert np.asarray(Image.open(png).convert("L")).min() > 250
 
 
+def test_a_few_coloured_dots_keep_their_colours_beside_many_greys(tmp_path):
+    colours = np.array([to_rgb(each) for each in plots.COLOURS[:6]])
+    sheet = RNG.random((1, 1, 60, 60)).repeat(3, 1)
+    sheet[0, :, 0, :6] = colours.T
+    frames = [plots.image_sheet(each, 1) for each in (sheet, np.flip(sheet, 2))]
+    _, gif = files.write_figures(tmp_path / "figures", {"dots": frames})
+    with Image.open(gif) as moving:
+        seen = np.asarray(moving.convert("RGB"))[-moving.width :][1, 1:12:2] / 255  # two by two dots, below a title
+    np.testing.assert_allclose(seen, colours, atol=0.06)
+
+
+def test_a_sheet_shows_each_pixel_as_whole_ones():
+    images = (np.arange(32).reshape(2, 1, 4, 4) % 2).astype(float)
+    figure = plots.image_sheet(images, 2, "z")
+    figure.set_dpi(100)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    shown = np.asarray(canvas.buffer_rgba())[..., 0]
+    scale = shown.shape[1] // 9
+    assert shown.shape[1] == 9 * scale
+    np.testing.assert_array_equal(shown[-4 * scale :: scale, ::scale] / 255, plots.tile(images, 2)[..., 0])
+
+
+def test_a_frame_given_again_stays_longer(tmp_path):
+    first, second, third = (plots.image_sheet(np.full((1, 1, 8, 8), shade), 1) for shade in (0.0, 0.5, 1.0))
+    _, gif = files.write_figures(tmp_path / "figures", {"slow": [first, first, first, second, third]})
+    with Image.open(gif) as moving:
+        held = []
+        for number in range(moving.n_frames):
+            moving.seek(number)
+            held.append(moving.info["duration"])
+    assert len(held) == 3
+    assert held[0] == 3 * held[1]
+
+
+def test_a_matrix_has_each_grid_beside_its_name():
+    images = RNG.random((4, 1, 5, 5))
+    rows = {"a": {"one": images, "two": 1 - images}, "b": {"three": images}}
+    figure = plots.image_matrix(rows, 2, "epoch 1")
+    assert [axes.get_title() for axes in figure.axes] == ["one", "two", "three"]
+    np.testing.assert_allclose(figure.axes[1].images[0].get_array(), plots.tile(1 - images, 2))
+    left, right, below = (axes.get_position() for axes in figure.axes)
+    assert (left.y0, left.x0) == pytest.approx((right.y0, below.x0))
+    assert left.x1 < right.x0
+    assert below.y1 < left.y0
+    assert [text.get_text() for text in figure.texts] == ["a", "b", "epoch 1"]
+
+
 def test_frames_are_of_one_size(tmp_path):
     frames = [plots.image_grids({"": np.zeros((n, 1, 8, 8))}) for n in (1, 16)]
     with pytest.raises(ValueError, match="frames of one size"):
         files.write_figures(tmp_path / "figures", {"growing": frames})
     assert not list((tmp_path / "figures").glob("*.gif"))
+
+
+def test_along_the_lines_of_equal_elbo_rate_and_distortion_have_one_sum():
+    points = {0.1: (9.0, 80.0), 1.0: (5.0, 82.0), 10.0: (1.0, 95.0)}
+    figure = plots.rate_distortion(points, {"alone": (5.5, 81.0)})
+    axes, dots = figure.axes[0], figure.axes[0].collections[0]
+    np.testing.assert_allclose(dots.get_offsets(), list(points.values()))
+    np.testing.assert_allclose(dots.get_array(), list(points))
+    sums = [line.get_xy1()[1] for line in axes.lines if isinstance(line, AxLine)]
+    assert {line.get_slope() for line in axes.lines if isinstance(line, AxLine)} == {-1}
+    assert min(sums) <= 87 < 96 <= max(sums)

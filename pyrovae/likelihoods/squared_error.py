@@ -27,7 +27,9 @@ def squared_error(
     event_shape: Sequence[int] | int,
     latent_dim: int,
     squares: Literal["sum", "half-sum", "mean"] = "sum",
-    kl: Literal["sum", "mean"] = "sum",
+    kl: Literal["sum", "mean", "mean-per-value"] = "sum",
+    averaged: Literal["both", "squares", "kl"] = "both",
+    batch_size: int = 1,
 ) -> SquaredError:
     """c sum_i r_i^2 + k KL = -log Normal(x; m, s^2) + beta KL + constant, with s^2 = 1/(2c), beta = k.
 
@@ -38,12 +40,19 @@ def squared_error(
         event_shape: event shape of x.
         latent_dim: number of latents.
         squares: how the squared errors of a datum are put together: their "sum" (c = 1), "half-sum" (1/2), or "mean"
-            over its values (1/D). Mean or sum over the batch makes no difference here, if both terms share it.
-        kl: how the KLs of the latents are: their "sum" (k = 1), or "mean" (1 / latent_dim).
+            over its values (1/D).
+        kl: how the KLs of the latents are: their "sum" (k = 1), "mean" (1 / latent_dim), or the sum divided by the
+            number of values of x, as a mean of squares is ("mean-per-value": 1/D).
+        averaged: over the batch. Mean or sum makes no difference, if "both" terms share it; where only the "squares"
+            are averaged, and the KLs summed, k is `batch_size` times as large against c; only the "kl": c is.
+        batch_size: of the loss; without meaning where both are alike.
     """
     values = math.prod(checks.shape("event_shape", event_shape))
     weights = {"sum": 1.0, "half-sum": 0.5, "mean": 1 / values}
     c = weights[checks.member("choice of squares", squares, weights)]
-    kls = {"sum": 1.0, "mean": 1 / checks.integer("latent_dim", latent_dim)}
+    kls = {"sum": 1.0, "mean": 1 / checks.integer("latent_dim", latent_dim), "mean-per-value": 1 / values}
     k = kls[checks.member("choice of kl", kl, kls)]
+    checks.member("choice of averaged", averaged, ("both", "squares", "kl"))
+    share = 1 / checks.integer("batch_size", batch_size)
+    c, k = (c * share if averaged == "squares" else c), (k * share if averaged == "kl" else k)
     return SquaredError(scale=math.sqrt(1 / (2 * c)), beta=k, scale_at_beta_one=math.sqrt(k / (2 * c)))

@@ -1,6 +1,7 @@
 """Objectives: what SVI minimises, in nats per datum; each serves as `loss=` of pyro.infer.SVI.
 
-A beta (or a capacity) is a number or a schedule of it: `Constant`, `WarmUp`, `Cyclic` in `objectives.schedules`.
+A beta (or a capacity) is a number or a schedule of it, in `objectives.schedules`: `Constant`, `WarmUp`, `Cyclic`,
+`Geometric`.
 """
 
 from pyrovae.objectives.capacity import Capacity
@@ -9,7 +10,7 @@ from pyrovae.objectives.free_bits import FreeBits
 from pyrovae.objectives.iwae import IWAE, Renyi
 from pyrovae.objectives.mmd import MMD
 from pyrovae.objectives.objective import Objective
-from pyrovae.objectives.schedules import Constant, Cyclic, WarmUp
+from pyrovae.objectives.schedules import Constant, Cyclic, Geometric, WarmUp
 from pyrovae.objectives.semi_supervised import SemiSupervised
 from pyrovae.objectives.total_correlation import TotalCorrelation
 from pyrovae.objectives.wake_sleep import ReweightedWakeSleep
@@ -23,6 +24,7 @@ __all__ = [
     "Constant",
     "Cyclic",
     "FreeBits",
+    "Geometric",
     "Objective",
     "Reconstruction",
     "Renyi",

@@ -81,3 +81,36 @@ class Cyclic:
 
     def __call__(self, step: int) -> float:
         return self.final * min((step % self.period) / (self.rise * self.period), 1.0)
+
+
+@dataclass(frozen=True)
+class Geometric:
+    """beta(t) = first (final / first)^min(max(t - hold, 0) / steps, 1): as far in each step, on a logarithmic scale.
+
+    Raised slowly, one training passes through the optima of all betas between the two.
+
+    Args:
+        steps: optimiser steps from `first` to `final`.
+        first: the value it begins at.
+        final: the value it stays at.
+        hold: optimiser steps at `first` before.
+    """
+
+    steps: int
+    first: float
+    final: float = 1.0
+    hold: int = 0
+
+    def __post_init__(self) -> None:
+        checks.integer("steps", self.steps)
+        checks.integer("hold", self.hold, 0)
+        for each in (self.first, self.final):
+            checks.positive("beta", each)
+
+    @property
+    def settled(self) -> int:
+        return self.hold + self.steps
+
+    def __call__(self, step: int) -> float:
+        share = min(max(step - self.hold, 0) / self.steps, 1.0)
+        return self.first ** (1 - share) * self.final**share
