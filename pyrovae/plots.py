@@ -527,7 +527,7 @@ def image_matrix(rows: dict[str, dict[str, np.ndarray]], columns: int, title: st
     some = next(iter(rows.values()))
     height, width = tile(next(iter(some.values())), columns).shape[:2]
     scale, across = max(1, round(110 / width)), max(map(len, rows.values()))
-    height, width, left, top, gap, lines = scale * height, scale * width, 22, 24, 16, 30  # in pixels
+    height, width, left, top, gap, lines = scale * height, scale * width, 22, 24, 16, 32  # in pixels
     size = left + across * (width + gap), top + len(rows) * (height + lines) + 4
     figure = Figure(figsize=(size[0] / 100, size[1] / 100))
     figure.set_layout_engine("none")

@@ -1,0 +1,198 @@
+"""Squared errors and KL, summed or averaged: which likelihood and beta is each loss, and what does it learn?"""
+
+import math
+from functools import partial
+from itertools import islice
+
+import torch
+
+from pyrovae import SVI, VAE, data, evaluate, plots, squared_error
+from pyrovae.experiments import Findings, spread, table
+from pyrovae.inference import reconstruct
+from pyrovae.likelihoods import Bernoulli, Normal
+from pyrovae.networks import MLP
+from pyrovae.objectives import ELBO, KL, Reconstruction
+from pyrovae.train import Training
+
+BUDGETS = {
+    "digits": {"latents": 8, "hidden": (100,), "epochs": 20, "batch_size": 32, "learning_rate": 3e-3},
+    "mnist": {"latents": 20, "hidden": (200,), "epochs": 10, "batch_size": 128, "learning_rate": 1e-3},
+}
+# How each term is put together: over the pixels or latents of a datum, and whether it is averaged over the batch.
+SQUARES = {"summed": ("sum", False), "/ batch": ("sum", True), "/ batch / pixels": ("mean", True)}
+KLS = {
+    "summed": ("sum", False),
+    "/ batch": ("sum", True),
+    "/ batch / latents": ("mean", True),
+    "/ batch / pixels": ("mean-per-value", True),
+}
+OTHERS = ("Bernoulli", "learned scale", "squares alone", "KL alone")
+ROWS, STEPS = 2000, 40  # of the test images; with the KL alone
+
+
+def experiment(name, seeds):
+    budget, greys, binary = BUDGETS[name], data.load(name, binarize="none", valid=0), data.load(name, valid=0)
+    cells = {(row, column): cell(greys.event_shape, budget, row, column) for row in SQUARES for column in KLS}
+    scales = sorted({each.scale_at_beta_one for each in cells.values()})
+    found = []
+    for seed in range(seeds):
+        found.append({scale: normal(scale, greys, budget, seed) for scale in scales})
+        found[-1] |= {other: another(other, greys, binary, budget, seed) for other in OTHERS}
+    eigenvalues = torch.linalg.eigvalsh(greys.train[:].flatten(1).T.cov()).flip(0)
+    steps = [kl_alone(binary.train, budget, seed) for seed in range(seeds)]
+    beyond = [min(budget["latents"], int((eigenvalues > scale**2).sum())) for scale in scales]
+    text = [told(cells, found, dict(zip(scales, beyond, strict=True)), eigenvalues), told_of_others(found, steps)]
+    figures = {"epochs": animation(cells, found[0]), "active-units": thresholds(found[0], scales, beyond)}
+    return Findings("\n\n".join(text), figures)
+
+
+def cell(shape, budget, row, column):
+    """The likelihood and beta of a loss."""
+    (squares, first), (kl, second) = SQUARES[row], KLS[column]
+    averaged = {(True, False): "squares", (False, True): "kl"}.get((first, second), "both")
+    return squared_error(shape, budget["latents"], squares, kl, averaged, budget["batch_size"])
+
+
+def normal(scale, greys, budget, seed):
+    return trained(partial(Normal, scale=scale), ELBO(1.0, "analytic"), greys, greys, budget, seed)
+
+
+def another(name, greys, binary, budget, seed):
+    """What is no cell: another likelihood, its scale learned, or one of the two terms left out."""
+    likelihood, objective, splits = {
+        "Bernoulli": (Bernoulli, ELBO(1.0, "analytic"), binary),
+        "learned scale": (partial(Normal, learn="one"), ELBO(1.0, "analytic"), greys),
+        "squares alone": (Normal, Reconstruction(), greys),
+        "KL alone": (Bernoulli, KL(1.0, "analytic"), binary),
+    }[name]
+    return trained(likelihood, objective, splits, greys, budget, seed)
+
+
+def built(shape, likelihood, budget, seed):
+    torch.manual_seed(seed)
+    mlp = partial(MLP, hidden=budget["hidden"])
+    return VAE(shape, budget["latents"], likelihood=likelihood, encoder=mlp, decoder=mlp)
+
+
+def trained(likelihood, objective, splits, greys, budget, seed):
+    """What is generated from the same z before and after each epoch, and numbers of the end that have no measure."""
+    vae = built(splits.event_shape, likelihood, budget, seed)
+    z = torch.randn(16, budget["latents"], generator=torch.Generator().manual_seed(0))
+    options = {key: budget[key] for key in ("batch_size", "learning_rate")} | {"objective": objective, "seed": seed}
+    pictures = [decoded(vae, z)]
+    pictures += [decoded(vae, z) for _ in Training(vae, splits, epochs=budget["epochs"], **options)]
+    test = splits.test[:ROWS]
+    score = evaluate(vae, test, 5)
+    print(f"{likelihood} by {objective}, seed {seed}: {score['active_units']['z']} active", flush=True)
+    return {
+        "pictures": pictures,
+        "KL": score["kl"]["value"],
+        "-ELBO": -score["elbo"]["value"],
+        "active": score["active_units"]["z"],
+        "MSE": (greys.test[:ROWS] - reconstruct(vae, test)).square().mean().item(),
+        "variance": float(getattr(vae.likelihood, "scale", math.nan)) ** 2,
+    }
+
+
+def decoded(vae, z):
+    with torch.no_grad():
+        return vae.p_x(z).mean.numpy()
+
+
+def kl_alone(train, budget, seed):
+    """The KL of the batch before each of the first steps that have nothing else to lower."""
+    vae = built(train.event_shape, Bernoulli, budget, seed)
+    svi = SVI(vae.model, vae.guide, partial(torch.optim.Adam, lr=1e-3), KL(1.0, "analytic"))
+    rows = torch.cat([torch.randperm(len(train)) for _ in range(4)]).split(128)
+    return [svi.step(train[each]) for each in islice(rows, STEPS + 1)]
+
+
+def animation(cells, found):
+    """Frames: 16 images of each loss after each epoch, which stays for three frames."""
+    rows = {f"squares {row}": {} for row in SQUARES}
+    for (row, column), each in cells.items():
+        rows[f"squares {row}"][f"KL {column}\n$s^2$ = {short(each.scale_at_beta_one**2)}"] = found[
+            each.scale_at_beta_one
+        ]["pictures"]
+    rows["others"] = {other: found[other]["pictures"] for other in OTHERS}
+    frames = []
+    for epoch in range(len(found["KL alone"]["pictures"])):
+        shown = {name: {title: pictures[epoch] for title, pictures in row.items()} for name, row in rows.items()}
+        frames += [plots.image_matrix(shown, 4, f"after epoch {epoch}")] * 3
+    return frames
+
+
+def thresholds(found, scales, beyond):
+    variances = [scale**2 for scale in scales]
+    lines = {
+        "VAE: active units": (variances, [found[scale]["active"] for scale in scales]),
+        "PCA: directions of more variance than $s^2$": (variances, beyond),
+    }
+    return plots.curves(lines, "variance $s^2$ of the likelihood (pixels squared)", "latents", "x")
+
+
+def told(cells, found, beyond, eigenvalues):
+    """found: for each seed, by scale, numbers of a training; beyond: by scale, how many eigenvalues are above s^2."""
+
+    def over(name, key, digits):
+        return spread([each[name][key] for each in found], digits)
+
+    alive = max((scale for scale in beyond if any(each[scale]["active"] for each in found)), default=0)
+    best = min(beyond, key=lambda scale: found[0][scale]["-ELBO"])
+    mean = cells["/ batch / pixels", "/ batch"].scale_at_beta_one
+    latents = (mean / cells["/ batch / pixels", "/ batch / latents"].scale_at_beta_one) ** 2
+    pixels, units = round(2 * mean**2), ", ".join(str(each[mean]["active"]) for each in found)
+    return (
+        f"Squared errors and KL are the ELBO of a normal density of variance s²; these {len(cells)} losses have "
+        f"{len(beyond)} different s², and of those above {alive**2:.3g} none has an active unit. The mean of squares "
+        f"with the whole KL has s² = {short(mean**2)}: active units {units}, KL {over(mean, 'KL', 4)} nats. A linear "
+        "VAE has an active unit for each eigenvalue of the pixels' covariance above s², and the largest is "
+        f"{eigenvalues[0]:.3g}. Learned, s² becomes {over('learned scale', 'variance', 4)}, beside a mean squared "
+        f"error of test images of {over('learned scale', 'MSE', 4)}, and -ELBO {over('learned scale', '-ELBO', 1)} "
+        f"nats; of the fixed ones s² = {best**2:.3g} is best, "
+        f"{over(best, '-ELBO', 1)}.\n\n{cells_table(cells, found, beyond, eigenvalues)}\n\nRows of one s² are one loss "
+        "but for a factor, and one training; beta is that beside the sum of squares, whose s² is .5. MSE is of E[x|z] "
+        "at draws of q(z|x), a pixel being from 0 to 1; -ELBO is in nats per image, a density of grey values in every "
+        "row. The KL is that to the prior p(z): KL(q(z|x) || p(z|x)) is what the ELBO lacks of log p(x), and stands "
+        f"in no loss.\n\nBy the linear rule the mean of squares with the mean of the latents' KLs, s² = {pixels} / (2 "
+        f"latents), comes to life with more than {pixels / 2 / eigenvalues[0]:.0f} latents; here it has {latents:.0f}. "
+        "With the KL divided by the pixels, too, it is the sum again."
+    )
+
+
+def cells_table(cells, found, beyond, eigenvalues):
+    heads = ["squares", "KL", "s²", "beta", "eigenvalues > s²", "active units", "KL, nats", "MSE", "-ELBO, nats"]
+    rows = []
+    for (row, column), each in cells.items():
+        s = each.scale_at_beta_one
+        rows.append([row, column, short(s**2), short(2 * s**2), beyond[s], *numbers([one[s] for one in found])])
+    learned = [each["learned scale"] for each in found]
+    variances = [each["variance"] for each in learned]
+    more = int((eigenvalues > variances[0]).sum())
+    twice = spread([2 * each for each in variances], 4)
+    rows.append(["learned scale", "summed", spread(variances, 4), twice, more, *numbers(learned)])
+    return table(heads, rows)
+
+
+def short(number):
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
+
+
+def numbers(ours):
+    return [
+        ", ".join(str(each["active"]) for each in ours),
+        spread([each["KL"] for each in ours]),
+        spread([each["MSE"] for each in ours], 4),
+        spread([each["-ELBO"] for each in ours], 1),
+    ]
+
+
+def told_of_others(found, steps):
+    """What has another measure, or none: the numbers that need none."""
+    rows = [[name, *numbers([each[name] for each in found])[:3]] for name in OTHERS if name != "learned scale"]
+    before, after = (spread([each[step] for each in steps], 4) for step in (0, STEPS))
+    return (
+        f"The KL alone falls from {before} to {after} nats in {STEPS} steps of 128 images: every q(z|x) becomes the "
+        "prior, and the decoder is never trained. MSE is to the same grey images.\n\n"
+        + table(["", "active units", "KL, nats", "MSE"], rows)
+    )
