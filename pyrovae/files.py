@@ -70,13 +70,23 @@ def _gif(frames: Sequence[Figure], dpi: int = 100, milliseconds: int = 80, held:
     sheet = Image.new("RGB", (width, height * len(some)))
     for number, picture in enumerate(some):
         sheet.paste(picture, (0, number * height))
-    # Not by how often colours occur: a few dots would lose theirs to the greys of many images.
-    palette = sheet.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette = _palette(sheet)
     first, *others = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
     buffer = io.BytesIO()
     durations[-1] = held
     first.save(buffer, format="gif", save_all=True, append_images=others, duration=durations, loop=0, optimize=True)
     return buffer.getvalue()
+
+
+def _palette(picture: Image.Image) -> Image.Image:
+    """64 greys, and 64 colours that lie nearest to all that occur: not to the frequent ones, or a few dots lost theirs.
+
+    Greys of their own, because images of grey values would be tinted by colours near them.
+    """
+    chosen = picture.quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([level * 255 // 63 for level in range(64) for _ in range(3)] + chosen[: 3 * 64])
+    return palette
 
 
 def write_json(path: Path, value: Any) -> None:

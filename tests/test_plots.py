@@ -217,15 +217,17 @@ def test_frames_become_an_animation_and_its_last_a_picture(tmp_path):
     assert np.asarray(Image.open(png).convert("L")).min() > 250
 
 
-def test_a_few_coloured_dots_keep_their_colours_beside_many_greys(tmp_path):
+def test_a_few_coloured_dots_keep_their_colours_and_many_greys_have_none(tmp_path):
     colours = np.array([to_rgb(each) for each in plots.COLOURS[:6]])
     sheet = RNG.random((1, 1, 60, 60)).repeat(3, 1)
     sheet[0, :, 0, :6] = colours.T
     frames = [plots.image_sheet(each, 1) for each in (sheet, np.flip(sheet, 2))]
     _, gif = files.write_figures(tmp_path / "figures", {"dots": frames})
     with Image.open(gif) as moving:
-        seen = np.asarray(moving.convert("RGB"))[-moving.width :][1, 1:12:2] / 255  # two by two dots, below a title
-    np.testing.assert_allclose(seen, colours, atol=0.06)
+        seen = np.asarray(moving.convert("RGB"))[-moving.width :] / 255  # two by two dots for each value
+    np.testing.assert_allclose(seen[1, 1:12:2], colours, atol=0.06)
+    np.testing.assert_allclose(seen[3::2, 1::2], sheet[0, :, 1:].transpose(1, 2, 0), atol=0.03)
+    assert np.ptp(seen[3:], axis=-1).max() == 0
 
 
 def test_a_sheet_shows_each_pixel_as_whole_ones():
