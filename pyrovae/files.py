@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
@@ -71,22 +72,32 @@ def _gif(frames: Sequence[Figure], dpi: int = 100, milliseconds: int = 80, held:
     for number, picture in enumerate(some):
         sheet.paste(picture, (0, number * height))
     palette = _palette(sheet)
-    first, *others = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
+    first, *others = (_indexed(picture, palette) for picture in pictures)
     buffer = io.BytesIO()
     durations[-1] = held
     first.save(buffer, format="gif", save_all=True, append_images=others, duration=durations, loop=0, optimize=True)
     return buffer.getvalue()
 
 
-def _palette(picture: Image.Image) -> Image.Image:
-    """64 greys, and 64 colours that lie nearest to all that occur: not to the frequent ones, or a few dots lost theirs.
+def _palette(picture: Image.Image) -> np.ndarray:
+    """64 greys, and 64 colours near to all that occur: not to the frequent ones, or a few dots would lose theirs.
 
-    Greys of their own, because images of grey values would be tinted by colours near them.
+    Greys of their own, because images of grey values would be tinted by the colours near them.
     """
-    chosen = picture.quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).getpalette() or []
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([level * 255 // 63 for level in range(64) for _ in range(3)] + chosen[: 3 * 64])
-    return palette
+    found = picture.quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).getpalette() or []
+    greys = np.arange(64).repeat(3) * 255 // 63
+    return np.concatenate([greys, found[: 3 * 64]]).reshape(-1, 3)
+
+
+def _indexed(picture: Image.Image, palette: np.ndarray) -> Image.Image:
+    """The nearest colour of a palette for each pixel. Pillow's own search is approximate: white may become grey."""
+    pixels = np.asarray(picture, dtype=int)
+    packed, places = np.unique(pixels @ [1 << 16, 1 << 8, 1], return_inverse=True)
+    colours = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], 1)
+    nearest = np.square(colours[:, None] - palette).sum(-1).argmin(1).astype(np.uint8)
+    indexed = Image.fromarray(nearest[places].reshape(pixels.shape[:2]), "P")
+    indexed.putpalette(palette.astype(np.uint8).tobytes())
+    return indexed
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -224,9 +224,10 @@ def test_a_few_coloured_dots_keep_their_colours_and_many_greys_have_none(tmp_pat
     frames = [plots.image_sheet(each, 1) for each in (sheet, np.flip(sheet, 2))]
     _, gif = files.write_figures(tmp_path / "figures", {"dots": frames})
     with Image.open(gif) as moving:
+        assert moving.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
         seen = np.asarray(moving.convert("RGB"))[-moving.width :] / 255  # two by two dots for each value
     np.testing.assert_allclose(seen[1, 1:12:2], colours, atol=0.06)
-    np.testing.assert_allclose(seen[3::2, 1::2], sheet[0, :, 1:].transpose(1, 2, 0), atol=0.03)
+    np.testing.assert_allclose(seen[3::2, 1::2], sheet[0, :, 1:].transpose(1, 2, 0), atol=0.013)
     assert np.ptp(seen[3:], axis=-1).max() == 0
 
 
