@@ -171,9 +171,9 @@ def told(found, alone, rows):
     none = min((beta for beta, each in found[0].items() if each["active"] == 0), default=math.inf)
     return (
         f"As beta rises from {first:.2g} to {last:.2g} the KL goes from {over(found, first, 'rate')} to "
-        f"{over(found, last, 'rate')} nats, and the distortion -E_q[log p(x|z)] from "
-        f"{over(found, first, 'distortion')} to {over(found, last, 'distortion')}. Both latents are active up to beta "
-        f"= {both:.2g}, none from {none:.2g} on. The sum of KL and distortion, -ELBO, is least at beta = {least:.2g}: "
+        f"{over(found, last, 'rate')} nats and the distortion from {over(found, first, 'distortion')} to "
+        f"{over(found, last, 'distortion')}; both latents are active up to beta = {both:.2g}, none from {none:.2g} on. "
+        f"The distortion is -E_q[log p(x|z)]; its sum with the KL, -ELBO, is least at beta = {least:.2g}: "
         f"{spread([bound(each[least]) for each in found])} nats per image.\n\nThis is a continuation: one training, in "
         "which each model starts from the one before (warm start). At beta = 1 it has a KL of "
         f"{over(found, 1, 'rate')} and a -ELBO of {spread([bound(each[1]) for each in found])}; trained there from "

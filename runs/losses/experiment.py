@@ -54,7 +54,9 @@ def cell(shape, budget, row, column):
 
 
 def normal(scale, greys, budget, seed):
-    return trained(partial(Normal, scale=scale), ELBO(1.0, "analytic"), greys, greys, budget, seed)
+    return trained(
+        f"s² = {short(scale**2)}", partial(Normal, scale=scale), ELBO(1.0, "analytic"), greys, greys, budget, seed
+    )
 
 
 def another(name, greys, binary, budget, seed):
@@ -65,7 +67,7 @@ def another(name, greys, binary, budget, seed):
         "squares alone": (Normal, Reconstruction(), greys),
         "KL alone": (Bernoulli, KL(1.0, "analytic"), binary),
     }[name]
-    return trained(likelihood, objective, splits, greys, budget, seed)
+    return trained(name, likelihood, objective, splits, greys, budget, seed)
 
 
 def built(shape, likelihood, budget, seed):
@@ -74,7 +76,7 @@ def built(shape, likelihood, budget, seed):
     return VAE(shape, budget["latents"], likelihood=likelihood, encoder=mlp, decoder=mlp)
 
 
-def trained(likelihood, objective, splits, greys, budget, seed):
+def trained(name, likelihood, objective, splits, greys, budget, seed):
     """What is generated from the same z before and after each epoch, and numbers of the end that have no measure."""
     vae = built(splits.event_shape, likelihood, budget, seed)
     z = torch.randn(16, budget["latents"], generator=torch.Generator().manual_seed(0))
@@ -83,7 +85,7 @@ def trained(likelihood, objective, splits, greys, budget, seed):
     pictures += [decoded(vae, z) for _ in Training(vae, splits, epochs=budget["epochs"], **options)]
     test = splits.test[:ROWS]
     score = evaluate(vae, test, 5)
-    print(f"{likelihood} by {objective}, seed {seed}: {score['active_units']['z']} active", flush=True)
+    print(f"{name}, seed {seed}: {score['active_units']['z']} active, KL {score['kl']['value']:.2f}", flush=True)
     return {
         "pictures": pictures,
         "KL": score["kl"]["value"],
@@ -143,13 +145,13 @@ def told(cells, found, beyond, eigenvalues):
     latents = (mean / cells["/ batch / pixels", "/ batch / latents"].scale_at_beta_one) ** 2
     pixels, units = round(2 * mean**2), ", ".join(str(each[mean]["active"]) for each in found)
     return (
-        f"Squared errors and KL are the ELBO of a normal density of variance s²; these {len(cells)} losses have "
-        f"{len(beyond)} different s², and of those above {alive**2:.3g} none has an active unit. The mean of squares "
-        f"with the whole KL has s² = {short(mean**2)}: active units {units}, KL {over(mean, 'KL', 4)} nats. A linear "
-        "VAE has an active unit for each eigenvalue of the pixels' covariance above s², and the largest is "
-        f"{eigenvalues[0]:.3g}. Learned, s² becomes {over('learned scale', 'variance', 4)}, beside a mean squared "
-        f"error of test images of {over('learned scale', 'MSE', 4)}, and -ELBO {over('learned scale', '-ELBO', 1)} "
-        f"nats; of the fixed ones s² = {best**2:.3g} is best, "
+        f"Of these {len(cells)} losses of squared errors and KL, each the ELBO of a normal density with a variance s² "
+        f"of its own, those with s² above {alive**2:.3g} have no active unit; learned, s² becomes "
+        f"{over('learned scale', 'variance', 4)}. The mean of squares with the whole KL has s² = {short(mean**2)}: "
+        f"active units {units}, KL {over(mean, 'KL', 4)} nats. A linear VAE has an active unit for each eigenvalue of "
+        f"the pixels' covariance above s², and the largest is {eigenvalues[0]:.3g}. The learned s² stands beside a "
+        f"mean squared error of test images of {over('learned scale', 'MSE', 4)}, its optimum, and has -ELBO "
+        f"{over('learned scale', '-ELBO', 1)} nats; of the fixed ones s² = {best**2:.3g} is best, "
         f"{over(best, '-ELBO', 1)}.\n\n{cells_table(cells, found, beyond, eigenvalues)}\n\nRows of one s² are one loss "
         "but for a factor, and one training; beta is that beside the sum of squares, whose s² is .5. MSE is of E[x|z] "
         "at draws of q(z|x), a pixel being from 0 to 1; -ELBO is in nats per image, a density of grey values in every "
