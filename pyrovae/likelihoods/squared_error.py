@@ -43,9 +43,9 @@ def squared_error(
             over its values (1/D).
         kl: how the KLs of the latents are: their "sum" (k = 1), "mean" (1 / latent_dim), or the sum divided by the
             number of values of x, as a mean of squares is ("mean-per-value": 1/D).
-        averaged: over the batch. Mean or sum makes no difference, if "both" terms share it; where only the "squares"
-            are averaged, and the KLs summed, k is `batch_size` times as large against c; only the "kl": c is.
-        batch_size: of the loss; without meaning where both are alike.
+        averaged: what is a mean over the batch, and no sum. "both", or neither, makes no difference; where only the
+            "squares" are, c is divided by `batch_size`, and where only the "kl" is, k.
+        batch_size: of the loss.
     """
     values = math.prod(checks.shape("event_shape", event_shape))
     weights = {"sum": 1.0, "half-sum": 0.5, "mean": 1 / values}

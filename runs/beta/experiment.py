@@ -83,8 +83,8 @@ def turning(codes, before):
 
 def square(side, extent):
     """Places of a plane, (side, side, 2), the first row on top."""
-    steps = torch.linspace(-extent, extent, side)
-    return torch.stack(torch.meshgrid(steps.flip(0), steps, indexing="ij")[::-1], -1)
+    axis = torch.linspace(-extent, extent, side)
+    return torch.stack(torch.meshgrid(axis, axis.flip(0), indexing="xy"), -1)
 
 
 def numbers(vae, test):
