@@ -9,6 +9,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
+from matplotlib.patheffects import Normal, Stroke
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
@@ -190,12 +191,37 @@ def latent_plane(
     x, y = _parts(site)
     _scatter(axes[-1], codes, labels, x, y, rf"codes $E_q[{_symbol(site)}|x]$")
     if decoded is not None:
-        side = len(decoded)
-        sheet = tile(decoded.reshape(-1, *decoded.shape[2:]), side)
-        axes[0].imshow(sheet, extent=(-extent, extent, -extent, extent), interpolation="nearest")
-        axes[0].grid(False)
-        axes[0].set(xlabel=x, ylabel=y, title=f"decoded mean $E[x|{_symbol(site)}]$")
+        _decoded(axes[0], decoded, extent, x, y, f"decoded mean $E[x|{_symbol(site)}]$")
     return figure
+
+
+def _decoded(axes: Axes, decoded: np.ndarray, extent: float, x: str, y: str, title: str) -> None:
+    sheet = tile(decoded.reshape(-1, *decoded.shape[2:]), len(decoded))
+    axes.imshow(sheet, extent=(-extent, extent, -extent, extent), interpolation="nearest")
+    axes.grid(False)
+    axes.set(xlabel=x, ylabel=y, title=title)
+
+
+@_styled
+def latent_planes(
+    of: dict[str, tuple[np.ndarray, np.ndarray]], labels: np.ndarray, extent: float = 3, x: str = "", y: str = ""
+) -> Figure:
+    """Side by side for each title (codes, decoded), as in `latent_plane`: the plane decoded, the codes below it."""
+    figure = Figure(figsize=(3.4 * len(of) + 0.4, 6.6))
+    for (above, below), (title, (codes, decoded)) in zip(figure.subplots(2, len(of)).T, of.items(), strict=True):
+        _decoded(above, decoded, extent, x, y, title)
+        _scatter(below, codes, labels, x, y, "")
+        below.set_aspect("equal", adjustable="box")
+        below.set(xlim=(-extent, extent), ylim=(-extent, extent))
+    _one_legend(figure)
+    return figure
+
+
+def _one_legend(figure: Figure) -> None:
+    """Panels of the same classes need but the last one's legend."""
+    for axes in figure.axes[:-1]:
+        if legend := axes.get_legend():
+            legend.remove()
 
 
 def _symbol(site: str) -> str:
@@ -378,6 +404,20 @@ def colourings(points: np.ndarray, by: dict[str, np.ndarray], x: str = "", y: st
         _scatter(axes, points, classes, x, y, title)
         if not x and not y:
             axes.set(xticks=[], yticks=[])
+    return figure
+
+
+@_styled
+def maps(points: dict[str, np.ndarray], classes: np.ndarray) -> Figure:
+    """Maps of the same data side by side, points (N, 2) under each title, coloured by classes (N,); no scales."""
+    figure = Figure(figsize=(3.3 * len(points) + 0.4, 3.4))
+    for axes, (title, each) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):
+        _scatter(axes, each, classes, "", "", title)
+        axes.set(xticks=[], yticks=[])
+        for label in np.unique(classes):  # beside its colour, which not all readers can tell from the others
+            name = axes.text(*np.median(each[classes == label], 0), str(label), ha="center", va="center", weight="bold")
+            name.set_path_effects([Stroke(linewidth=2.5, foreground="white"), Normal()])
+    _one_legend(figure)
     return figure
 
 

@@ -284,3 +284,25 @@ def test_along_the_lines_of_equal_elbo_rate_and_distortion_have_one_sum():
     sums = [line.get_xy1()[1] for line in axes.lines if isinstance(line, AxLine)]
     assert {line.get_slope() for line in axes.lines if isinstance(line, AxLine)} == {-1}
     assert min(sums) <= 87 < 96 <= max(sums)
+
+
+def test_maps_have_each_their_points_and_one_legend():
+    points, classes = {"a": RNG.normal(size=(60, 2)), "b": RNG.normal(size=(60, 2))}, np.repeat([3, 5], 30)
+    left, right = plots.maps(points, classes).axes
+    for axes, each in zip((left, right), points.values(), strict=True):
+        for number, label in enumerate((3, 5)):
+            np.testing.assert_allclose(axes.collections[number].get_offsets(), each[classes == label])
+            np.testing.assert_allclose(axes.texts[number].get_position(), np.median(each[classes == label], 0))
+    assert left.get_legend() is None
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["3", "5"]
+
+
+def test_planes_show_codes_where_they_are_decoded():
+    codes, decoded = {"a": RNG.normal(size=(20, 2)), "b": RNG.normal(size=(20, 2))}, RNG.random((4, 4, 1, 3, 3))
+    of = {title: (each, decoded) for title, each in codes.items()}
+    sheets, dots = np.split(np.array(plots.latent_planes(of, np.zeros(20, int), 2, "u", "v").axes), 2)
+    for sheet, below, each in zip(sheets, dots, codes.values(), strict=True):
+        assert sheet.images[0].get_extent() == [-2, 2, -2, 2]
+        assert (*below.get_xlim(), *below.get_ylim()) == (-2, 2, -2, 2)
+        np.testing.assert_allclose(below.collections[0].get_offsets(), each)
+    assert [sheet.get_title() for sheet in sheets] == ["a", "b"]
