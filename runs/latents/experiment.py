@@ -14,6 +14,7 @@ from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.experiments import Findings, spread, table
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import MLP
+from pyrovae.objectives import ELBO, WarmUp
 from pyrovae.train import cosine
 
 LEARNED = partial(Normal, scale=0.3, learn="one")
@@ -47,8 +48,10 @@ def trained(splits, budget, seed):
     torch.manual_seed(seed)
     network = partial(MLP, hidden=budget["hidden"])
     vae = VAE(splits.event_shape, budget["latents"], likelihood=budget["likelihood"], encoder=network, decoder=network)
-    length = {"epochs": budget["epochs"], "batch_size": budget["batch_size"]}
-    fit(vae, splits, learning_rate=2e-3, lr_schedule=cosine, seed=seed, **length)
+    steps = budget["epochs"] * -(-len(splits.train) // budget["batch_size"])
+    length = {"epochs": budget["epochs"], "batch_size": budget["batch_size"], "seed": seed}
+    objective = ELBO(WarmUp(steps // 5), "analytic")  # without it latents fade that would be of use later
+    fit(vae, splits, objective=objective, learning_rate=2e-3, lr_schedule=cosine, **length)
     return vae
 
 
