@@ -193,23 +193,25 @@ def told(found, real):
 
 
 def answer(found):
-    """In words, of the models with more latents."""
-    plain, vae = (each for (_, latents), each in found.items() if latents == max(count for _, count in found))
+    """In words, of the models with more latents; and where the ways of those with fewer jump."""
+    (few, more), kinds = sorted({latents for _, latents in found}), ("autoencoder", "VAE")
+    plain, vae = (found[kind, more] for kind in kinds)
 
     def share(each, source, key="sure"):
         return spread([one["drawn"][source][key] for one in each])
 
-    def of(each, key, digits=2):
-        return spread([one[key] for one in each], digits)
+    def both(key, digits=2, latents=more):
+        return " and ".join(spread([one[key] for one in found[kind, latents]], digits) for kind in kinds)
 
     return (
-        f"Completeness: of draws z ~ N(0, I) the autoencoder decodes a share of {share(plain, PRIOR)} to images of "
-        f"which a classifier is sure, of draws from a normal with its codes' mean and covariance "
-        f"{share(plain, FITTED)}; the VAE {share(vae, PRIOR)} of its prior (.95 of test images are). Continuity: on "
-        f"the straight line between the codes of two test images the classifier is sure of "
-        f"{of(plain, 'sure between')} of what the autoencoder decodes, and of {of(vae, 'sure between')} with the VAE; "
-        f"the way is {of(plain, 'detour')} and {of(vae, 'detour')} times as long as its ends are apart. The price is "
-        f"the reconstruction: log p(x|z) is {of(plain, 'reconstruction', 1)} against {of(vae, 'reconstruction', 1)}."
+        f"Completeness: of draws z ~ N(0, I) the autoencoder with {more} latents decodes a share of "
+        f"{share(plain, PRIOR)} to images of which a classifier is sure, of draws from a normal with its codes' mean "
+        f"and covariance {share(plain, FITTED)}; the VAE {share(vae, PRIOR)} of its prior (.95 of test images are). "
+        f"These draws cover {share(plain, PRIOR, 'coverage')}, {share(plain, FITTED, 'coverage')} and "
+        f"{share(vae, PRIOR, 'coverage')} of the test images. Continuity, for autoencoder and VAE: on the line "
+        f"between the codes of two test images the classifier is sure of {both('sure between')} of what is decoded, and "
+        f"the way is {both('detour')} times as long as its ends are apart; with {few} latents its largest step is "
+        f"{both('jump', latents=few)} times the mean one. Reconstruction: log p(x|z) is {both('reconstruction', 1)}."
     )
 
 
