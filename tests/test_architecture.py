@@ -16,7 +16,7 @@ FLOORS = [
     ["batches", "inference", "objectives", "refine"],
     ["calibration", "clusters", "information", "latents", "models", "svi"],
     ["evaluate", "figures", "posterior", "train"],
-    ["annealing", "anomaly", "diagnostics", "ranking"],
+    ["annealing", "anomaly", "diagnostics", "gradients", "ranking"],
     ["quality"],
     ["examination", "recipe"],
     ["runs"],

@@ -209,8 +209,8 @@ def answer(found):
         f"and covariance {share(plain, FITTED)}; the VAE {share(vae, PRIOR)} of its prior (.95 of test images are). "
         f"These draws cover {share(plain, PRIOR, 'coverage')}, {share(plain, FITTED, 'coverage')} and "
         f"{share(vae, PRIOR, 'coverage')} of the test images. Continuity, for autoencoder and VAE: on the line "
-        f"between the codes of two test images the classifier is sure of {both('sure between')} of what is decoded, and "
-        f"the way is {both('detour')} times as long as its ends are apart; with {few} latents its largest step is "
+        f"between the codes of two test images the classifier is sure of {both('sure between')} of what is decoded, "
+        f"and the way is {both('detour')} times as long as its ends are apart; with {few} latents its largest step is "
         f"{both('jump', latents=few)} times the mean one. Reconstruction: log p(x|z) is {both('reconstruction', 1)}."
     )
 
