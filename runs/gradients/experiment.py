@@ -124,7 +124,8 @@ def measured(vae, x, draws, seed):
         found, reference = {}, drawn(vae, REFERENCE, x, draws)
         for kind in estimators(vae):
             g = reference if kind == REFERENCE else drawn(vae, kind, x, draws)
-            found[kind] = gradients.variance(g) | gradients.difference(g, reference, towards)
+            signal = (towards @ g.mean(0)).item()  # of two independent means: that of the squared gradient
+            found[kind] = gradients.variance(g) | gradients.difference(g, reference, towards) | {"signal": signal}
     return found
 
 
@@ -223,6 +224,10 @@ def pictures(noise, losses, scales):
     variances = {
         kind: (stages, *zip(*(variance(noise, kind, step) for step in stages), strict=True)) for kind in losses[0]
     }
+    variances["the gradient itself, squared"] = (
+        stages,
+        [mean(one[step][REFERENCE]["signal"] for one in noise) for step in stages],
+    )
     training = {
         kind: (list(first), [mean(one[kind][step] for one in losses) for step in first])
         for kind, first in losses[0].items()
