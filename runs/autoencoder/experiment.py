@@ -49,7 +49,7 @@ def experiment(name, seeds):
                 first.setdefault((kind, latents), vae)
                 print(f"{kind}, {latents} latents, seed {seed}: {found[kind, latents][-1]}", flush=True)
     two, more = ({kind: first[kind, latents] for kind in KINDS} for latents in budget["latents"])
-    figures = {"plane": plane(two, splits), "interpolation": interpolation(more, splits), "walk": walk(more, splits)}
+    figures = {"walk": walk(more, splits), "plane": plane(two, splits), "interpolation": interpolation(more, splits)}
     return Findings(told(found, judge.measured(splits.test[1 : 2 * ROWS : 2])), figures)
 
 

@@ -183,7 +183,7 @@ def told(noise, losses):
             f"After {last} steps the encoder's gradient by the score function has {ratio(noise, SCORE, last)} times "
             f"the variance of that by the path, with a decaying average as its baseline {ratio(noise, BASELINE, last)} "
             f"times; with the KL in closed form it is {ratio(noise, REFERENCE, last)} times, by the path derivative "
-            f"{ratio(noise, PATH, last)} times. {last} steps of training lead to a test -ELBO of {end[PATHWISE]} nats "
+            f"{ratio(noise, PATH, last)} times. As many steps of training lead to a test -ELBO of {end[PATHWISE]} nats "
             f"by the path, {end[SCORE]} by the score function, {end[BASELINE]} with its baseline. All estimate one "
             f"gradient: of {len(z)} differences from that with the KL in closed form, along the gradient, "
             f"{sum(each > 2 for each in z)} are above 2 standard errors, and the largest is {max(z):.1f}; the rms of z "
