@@ -581,4 +581,31 @@ def image_matrix(rows: dict[str, dict[str, np.ndarray]], columns: int, title: st
             _show(axes, images, columns)
             axes.set_title(label, fontsize=7, pad=3)
     figure.text(0.5, 1 - 4 / size[1], title, ha="center", va="top")
+
+
+def posteriors(
+    images: np.ndarray,
+    draws: np.ndarray,
+    guides: dict[str, Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, str]]],
+) -> Figure:
+    """A row for each datum: its image (C, H, W), then for each guide the same draws of p(z|x) under its density.
+
+    Args:
+        images: (n, C, H, W).
+        draws: of the true posterior. (n, m, 2)
+        guides: for each of them n of (z1, z2, q, note): q on the grid of z1 (a,) and z2 (b,), of shape (b, a), drawn
+            as the lines where it is 1/2, 1/10 and 1/100 of its highest value.
+    """
+    figure = Figure(figsize=(1.75 * len(guides) + 1.4, 1.75 * len(images) + 0.35))
+    grid = figure.subplots(len(images), 1 + len(guides), squeeze=False, width_ratios=[0.6] + [1] * len(guides))
+    for row, image in enumerate(images):
+        _show(grid[row, 0], image[None], 1)
+        for axes, (title, panels) in zip(grid[row, 1:], guides.items(), strict=True):
+            z1, z2, q, note = panels[row]
+            axes.scatter(*draws[row].T, s=1.5, alpha=0.25, linewidths=0, color=COLOURS[0], rasterized=True)
+            axes.contour(z1, z2, q / q.max(), levels=[0.01, 0.1, 0.5], colors=COLOURS[1], linewidths=1.1)
+            axes.set_title(f"{title}\n{note}" if row == 0 else note)
+            axes.set(xlim=(z1[0], z1[-1]), ylim=(z2[0], z2[-1]), xticks=[], yticks=[])
+            axes.spines[["top", "right"]].set_visible(True)
+    grid[0, 0].set_title("x")
     return figure

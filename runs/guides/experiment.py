@@ -1,0 +1,209 @@
+"""What is lost between the ELBO and log p(x): by the encoder or by the guide's family, on one and the same model?"""
+
+import math
+import time
+from functools import partial
+from statistics import mean
+
+import torch
+from pyro import poutine
+
+from pyrovae import VAE, data, fit, gaps, plots, posterior, refine
+from pyrovae.diagnostics import by_datum
+from pyrovae.evaluate import mean as with_error
+from pyrovae.experiments import Findings, spread, table
+from pyrovae.guides import IAF, DiagonalNormal, FullRankNormal, Planar
+from pyrovae.networks import MLP
+from pyrovae.programs import pair
+from pyrovae.train import cosine
+
+BUDGETS = {
+    "digits": {"latents": 8, "hidden": 100, "epochs": 60, "batch_size": 128, "rows": 256, "nuts": (200, 100, 2)},
+    "mnist": {"latents": 20, "hidden": 200, "epochs": 10, "batch_size": 200, "rows": 384, "nuts": (250, 150, 3)},
+}
+FAMILIES = {
+    "diagonal": DiagonalNormal,
+    "full-rank": FullRankNormal,
+    "planar flow": partial(Planar, transforms=4),
+    "IAF": IAF,
+}
+SEEN = {kind: family for kind, family in FAMILIES.items() if kind != "planar flow"}  # which scores its own draws alone
+REFINED, STEPS, RATE = "diagonal, refined", 60, 0.05  # steps of Adam for each datum
+PARTICLES, FEW = 500, 40  # of z for each image; for the gaps, whose every chunk of particles refines anew
+SHOWN = (0.5, 0.9, 0.98)  # quantiles of the diagonal guide's KL, at which the pictures have their data
+
+ON_ONE_MODEL = (
+    "The model was trained with a diagonal guide. Then its decoder stands still, and each family learns a guide of it "
+    "from the beginning, in {epochs} epochs. Nats per datum of {rows} test images: log p(x) of the model from the "
+    f"{PARTICLES} importance samples of each guide, all together; gap, what lies between it and the ELBO; gain, beside "
+    "the diagonal guide, ± the standard error of the differences datum by datum; encoder, what refining each datum's "
+    f"proposal by {STEPS} steps of Adam wins back of the gap (a lower bound), and family, the rest. `{REFINED}` is a "
+    "guide which does that. Seconds are those of its training, milliseconds those of a proposal.\n\n"
+)
+TOGETHER = (
+    "\n\nGuide and model trained together: each model learns posteriors that its guide can follow, and log p(x), by "
+    "the guide's own samples, is another number for each.\n\n"
+)
+
+
+def experiment(name, seeds):
+    budget, splits = BUDGETS[name], data.load(name, valid=0)
+    frozen, joint = [], []
+    for seed in range(seeds):
+        base, *joined = (trained(splits, budget, seed, budget["latents"], family) for family in FAMILIES.values())
+        joint.append(measured(dict(zip(FAMILIES, (base, *joined), strict=True)), splits.test[: budget["rows"]]))
+        guides = with_refined(on_one_model(base, splits, budget, seed))
+        frozen.append(measured(guides, splits.test[: budget["rows"]], lost=True))
+        print(*(f"{kind}: {each['elbo'].mean():.2f}" for kind, each in frozen[-1].items()), sep=", ", flush=True)
+    return Findings(told(frozen, joint, budget), {"posteriors": pictures(splits, budget)})
+
+
+def trained(splits, budget, seed, latents, family, decoder=None):
+    """A VAE with this guide family, and the seconds of its training; of a decoder that is given the guide alone."""
+    torch.manual_seed(seed)
+    network = partial(MLP, hidden=(budget["hidden"], budget["hidden"]))
+    vae = VAE(splits.event_shape, latents, guide=family, encoder=network, decoder=decoder or network)
+    options = {"epochs": budget["epochs"], "batch_size": budget["batch_size"], "lr_schedule": cosine, "seed": seed}
+    records = fit(vae, splits, learning_rate=2e-3, **options)
+    return vae, sum(each["seconds"] for each in records)
+
+
+def on_one_model(base, splits, budget, seed, families=FAMILIES):
+    """The generative program stands still; each family learns its guide of it from the beginning."""
+    decoder = base[0].decoder.requires_grad_(False)
+    (latents,) = base[0].latent_shape
+    return {kind: trained(splits, budget, seed, latents, family, decoder) for kind, family in families.items()}
+
+
+def with_refined(guides):
+    vae, seconds = guides["diagonal"]
+    return guides | {REFINED: ((vae.model, refine(vae.model, vae.guide, STEPS, RATE)), seconds)}
+
+
+def measured(guides, x, lost=False):
+    """For each guide what its weights say of each datum; milliseconds for a proposal; what the encoder costs."""
+    found = {}
+    for kind, (programs, seconds) in guides.items():
+        found[kind] = by_datum(programs, x, PARTICLES) | {"seconds": seconds, "ms": milliseconds(programs, x)}
+        if lost and kind != REFINED:  # of the refined one it is 0
+            found[kind]["encoder"] = gaps(programs, x, STEPS, RATE, FEW)["amortisation_gap"]
+    return found
+
+
+def milliseconds(programs, x):
+    """Of a proposal, for each datum."""
+    begun = time.perf_counter()
+    with torch.no_grad():
+        pair(programs)[1](x)
+    return 1e3 * (time.perf_counter() - begun) / len(x)
+
+
+def log_likelihood(found):
+    """log p(x) of one model from several guides: of unbiased estimates of p(x) the mean is one, too."""
+    each = torch.stack([one["log_likelihood"] for one in found.values()])
+    return each.logsumexp(0) - math.log(len(each))
+
+
+def pictures(splits, budget):
+    """With two latents the posterior can be seen: draws of p(z|x) by NUTS, and each guide's density over them."""
+    base = trained(splits, budget, 0, 2, DiagonalNormal)
+    x = splits.test[: budget["rows"]]
+    x = x[by_datum(base[0], x, PARTICLES)["kl"].argsort()[[int(share * len(x)) for share in SHOWN]]]
+    guides = with_refined(on_one_model(base, splits, budget, 0, SEEN))
+    found = {kind: by_datum(programs, x, 2 * PARTICLES) for kind, (programs, _) in guides.items()}
+    draws = posterior(base[0], x, *budget["nuts"]).draws["z"].flatten(1, 2)
+    panels = {
+        kind: contours(programs, x, draws, log_likelihood(found) - found[kind]["elbo"])
+        for kind, (programs, _) in guides.items()
+    }
+    return plots.posteriors(x.numpy(), draws.numpy(), panels)
+
+
+@torch.no_grad()
+def contours(programs, x, draws, kl):
+    """For each datum the density q(z|x) on a grid around draws of its posterior, and how far it is from that."""
+    torch.manual_seed(0)
+    q = poutine.trace(pair(programs)[1]).get_trace(x).nodes["z"]["fn"]
+    found = []
+    for row, each in enumerate(draws):
+        z1, z2 = around(each)
+        points = torch.stack(torch.meshgrid(z1, z2, indexing="xy"), -1).unsqueeze(-2)
+        log_q = q.log_prob(points.expand(-1, -1, len(x), -1))[..., row]
+        found.append((z1.numpy(), z2.numpy(), log_q.exp().numpy(), f"KL {kl[row]:.2f} nats"))
+    return found
+
+
+def around(draws, side=100):
+    """Points along both axes, over the draws and a quarter of their range to either side."""
+    low, high = draws.amin(0), draws.amax(0)
+    return [torch.linspace(a - w, b + w, side) for a, b, w in zip(low, high, (high - low) / 4, strict=True)]
+
+
+def told(frozen, joint, budget):
+    log_p = [log_likelihood(each) for each in frozen]
+    gap = {kind: [of - one[kind]["elbo"] for of, one in zip(log_p, frozen, strict=True)] for kind in frozen[0]}
+    lost = {kind: mean(each.mean().item() for each in of) for kind, of in gap.items()}
+    encoder = mean(one["diagonal"]["encoder"]["value"] for one in frozen)
+    best = min(lost, key=lost.get)
+    heads = [
+        "guide",
+        "ELBO",
+        "gap",
+        "gain",
+        "encoder",
+        "family",
+        "log p(x), own",
+        "k-hat > .7",
+        "seconds",
+        "ms a datum",
+    ]
+    rows = [row_of(kind, [one[kind] for one in frozen], gap[kind], frozen) for kind in frozen[0]]
+    return (
+        f"On one model, whose log p(x) is {spread([each.mean().item() for each in log_p])} nats, the diagonal guide "
+        f"loses {lost['diagonal']:.2f} nats: {encoder:.2f} by the encoder that all data share, "
+        f"{lost['diagonal'] - encoder:.2f} by its family. Least is lost by {best}, {lost[best]:.2f}.\n\n"
+        + ON_ONE_MODEL.format(rows=len(log_p[0]), **budget)
+        + table(heads, rows)
+        + TOGETHER
+        + table(
+            ["guide", "ELBO", "gain", "log p(x)", "gain", "seconds"], [row_of_joint(kind, joint) for kind in joint[0]]
+        )
+        + "\n\nThe picture is of a model with two latents, frozen too: draws of p(z|x) by NUTS, and over them the lines "
+        "where each guide's density is 1/2, 1/10 and 1/100 of its highest, for the test images at which the KL of the "
+        "diagonal guide with which the model was trained is at its quantiles "
+        f"{', '.join(f'{share:g}' for share in SHOWN)}. Each guide that stands over them is trained anew."
+    )
+
+
+def row_of(kind, found, gap, frozen):
+    """Of several seeds the means; errors are those of the data of the first."""
+    gain = [one["elbo"] - other["diagonal"]["elbo"] for one, other in zip(found, frozen, strict=True)]
+    encoder = [one["encoder"]["value"] for one in found] if kind != REFINED else []
+    return [
+        kind,
+        spread([one["elbo"].mean().item() for one in found]),
+        paired(gap),
+        "" if kind == "diagonal" else paired(gain),
+        spread(encoder) if encoder else "",
+        spread([each.mean().item() - one for each, one in zip(gap, encoder, strict=True)]) if encoder else "",
+        spread([one["log_likelihood"].mean().item() for one in found]),
+        f"{mean((one['k'] > 0.7).double().mean().item() for one in found):.0%}",
+        f"{mean(one['seconds'] for one in found):.0f}",
+        f"{mean(one['ms'] for one in found):.2f}",
+    ]
+
+
+def row_of_joint(kind, joint):
+    found = [one[kind] for one in joint]
+    gains = [
+        [one[name] - other["diagonal"][name] for one, other in zip(found, joint, strict=True)]
+        for name in ("elbo", "log_likelihood")
+    ]
+    elbo, log_p = ("" if kind == "diagonal" else paired(gain) for gain in gains)
+    bound, own = (spread([one[name].mean().item() for one in found]) for name in ("elbo", "log_likelihood"))
+    return [kind, bound, elbo, own, log_p, f"{mean(one['seconds'] for one in found):.0f}"]
+
+
+def paired(rows):
+    """Mean over seeds, ± the standard error over the data of the first."""
+    return f"{mean(each.mean().item() for each in rows):.2f} ± {with_error(rows[0])['standard_error']:.2f}"
