@@ -609,3 +609,16 @@ def posteriors(
             axes.spines[["top", "right"]].set_visible(True)
     grid[0, 0].set_title("x")
     return figure
+
+
+@_styled
+def dots(values: dict[str, Sequence[float]], y: str = "") -> Figure:
+    """For each label a column of dots, its repetitions, and a line at their mean."""
+    figure = Figure(figsize=(max(3.0, 0.75 * len(values) + 0.8), 2.8))
+    axes = figure.subplots()
+    for place, each in enumerate(values.values()):
+        axes.scatter([place] * len(each), each, s=18, lw=0, alpha=0.8, color=COLOURS[0])
+        axes.hlines(np.mean(each), place - 0.25, place + 0.25, color=COLOURS[1], lw=1.8)
+    axes.set(ylabel=y, xticks=range(len(values)), xticklabels=list(values), xlim=(-0.5, len(values) - 0.5))
+    axes.grid(False, axis="x")
+    return figure

@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from functools import partial
 from statistics import mean
 
@@ -14,8 +15,8 @@ from pyrovae.evaluate import mean as with_error
 from pyrovae.experiments import Findings, spread, table
 from pyrovae.guides import IAF, DiagonalNormal, FullRankNormal, Planar
 from pyrovae.networks import MLP
-from pyrovae.programs import pair
 from pyrovae.objectives import ELBO, WarmUp
+from pyrovae.programs import pair
 from pyrovae.train import cosine
 
 BUDGETS = {
@@ -64,11 +65,12 @@ def trained(splits, budget, seed, latents, family, decoder=None):
     torch.manual_seed(seed)
     network = partial(MLP, hidden=(budget["hidden"], budget["hidden"]))
     vae = VAE(splits.event_shape, latents, guide=family, encoder=network, decoder=decoder or network)
-    if decoder is None:
+    steps, beta = budget["epochs"] * -(-len(splits.train) // budget["batch_size"]), 1.0
+    if decoder is None:  # else latents fade; what stands still cannot lose them
         vae.begin_at_the_mean(splits.train[:])
-    steps = budget["epochs"] * -(-len(splits.train) // budget["batch_size"])
+        beta = WarmUp(steps // 5)
     options = {"epochs": budget["epochs"], "batch_size": budget["batch_size"], "lr_schedule": cosine, "seed": seed}
-    records = fit(vae, splits, learning_rate=2e-3, objective=ELBO(WarmUp(steps // 3)), **options)
+    records = fit(vae, splits, learning_rate=2e-3, objective=ELBO(beta), **options)
     return vae, sum(each["seconds"] for each in records)
 
 
@@ -76,7 +78,9 @@ def on_one_model(base, splits, budget, seed, families=FAMILIES):
     """The generative program stands still; each family learns its guide of it from the beginning."""
     decoder = base[0].decoder.requires_grad_(False)
     (latents,) = base[0].latent_shape
-    return {kind: trained(splits, budget, seed, latents, family, decoder) for kind, family in families.items()}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*was not registered")  # Pyro's, of what stands still
+        return {kind: trained(splits, budget, seed, latents, family, decoder) for kind, family in families.items()}
 
 
 def with_refined(guides):
@@ -173,8 +177,8 @@ def told(frozen, joint, budget):
             ["guide", "ELBO", "gain", "log p(x)", "gain", "seconds"], [row_of_joint(kind, joint) for kind in joint[0]]
         )
         + "\n\nThe picture is of a model with two latents, frozen too: draws of p(z|x) by NUTS, and over them the "
-        "lines where each guide's density is 1/2, 1/10 and 1/100 of its highest, for the test images at which the KL of the "
-        "diagonal guide with which the model was trained is at its quantiles "
+        "lines where each guide's density is 1/2, 1/10 and 1/100 of its highest, for the test images at which the KL "
+        "of the diagonal guide with which the model was trained is at its quantiles "
         f"{', '.join(f'{share:g}' for share in SHOWN)}. Each guide that stands over them is trained anew."
     )
 

@@ -22,7 +22,7 @@ BUDGETS = {
     "digits": {
         "latents": 8,
         "hidden": 200,
-        "conv": {"channels": (16, 32), "hidden": 50},
+        "conv": {"channels": (16,), "hidden": 55},
         "epochs": 50,
         "batch_size": 64,
         "deep": (100, 100),
@@ -32,10 +32,10 @@ BUDGETS = {
         "latents": 20,
         "hidden": 400,
         "conv": {"channels": (16, 32), "hidden": 185},
-        "epochs": 12,
-        "batch_size": 128,
+        "epochs": 10,
+        "batch_size": 200,
         "deep": (200, 200),
-        "epochs_each": 5,
+        "epochs_each": 4,
     },
 }
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Tanh, nn.Softplus)
