@@ -622,3 +622,20 @@ def dots(values: dict[str, Sequence[float]], y: str = "") -> Figure:
     axes.set(ylabel=y, xticks=range(len(values)), xticklabels=list(values), xlim=(-0.5, len(values) - 0.5))
     axes.grid(False, axis="x")
     return figure
+
+
+@_styled
+def curves_apart(lines: dict[str, tuple[Any, Any]], x: str = "", y: str = "", columns: int = 4) -> Figure:
+    """For each title (x, y) a line in a panel of its own, with its own scale: numbers of unlike units."""
+    rows = -(-len(lines) // columns)
+    figure = Figure(figsize=(1.9 * columns, 1.7 * rows + 0.3))
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
+    for axes, (title, (at, values)) in zip(grid, lines.items(), strict=False):
+        axes.plot(at, values, color=COLOURS[0], lw=1.5)
+        axes.set_title(title)
+        axes.tick_params(labelsize=8)
+    for axes in grid[len(lines) :]:
+        axes.set_axis_off()
+    figure.supxlabel(x, fontsize=9)
+    figure.supylabel(y, fontsize=9)
+    return figure

@@ -1,0 +1,160 @@
+"""Black and white, or grey: what does each model of a pixel draw, and of what is its score a measure?"""
+
+import math
+from functools import partial
+from statistics import mean
+
+import numpy as np
+import torch
+from torch.nn.functional import softplus
+
+from pyrovae import VAE, data, evaluate, fit, plots
+from pyrovae.data import Split
+from pyrovae.experiments import Findings, spread, table
+from pyrovae.inference import reconstruct
+from pyrovae.likelihoods import Bernoulli, ContinuousBernoulli, DiscretizedLogistic, DiscretizedLogisticMixture, Normal
+from pyrovae.likelihoods.bits import bits_per_dimension
+from pyrovae.networks import MLP
+from pyrovae.objectives import ELBO, WarmUp
+from pyrovae.train import cosine
+
+BUDGETS = {
+    "digits": {"latents": 8, "hidden": 200, "epochs": 40, "batch_size": 64},
+    "mnist": {"latents": 20, "hidden": 400, "epochs": 10, "batch_size": 200},
+}
+PIXELS = {  # what is made of the grey images, and the model of what is made
+    "Bernoulli": ("dynamic", Bernoulli),
+    "cross-entropy of greys": ("none", partial(Bernoulli, soft_targets=True)),
+    "continuous Bernoulli": ("dequantize", ContinuousBernoulli),
+    "normal, $s = 1$": ("dequantize", Normal),
+    "normal, one $s$": ("dequantize", partial(Normal, scale=0.3, learn="one")),
+    "normal, $s$ by pixel": ("dequantize", partial(Normal, scale=0.3, learn="per-input", min_scale=1e-2)),
+    "discretised logistic": ("none", DiscretizedLogistic),
+    "mixture of 3 logistics": ("none", partial(DiscretizedLogisticMixture, components=3)),
+}
+SOFT = "cross-entropy of greys"
+ROWS, PARTICLES, SHOWN = 1000, 50, 8  # test images, z for each; images in a picture
+
+
+def experiment(name, seeds):
+    budget, greys, found, made = BUDGETS[name], data.load(name, binarize="none"), {}, {}
+    for seed in range(seeds):
+        for kind, (binarize, likelihood) in PIXELS.items():
+            splits = data.load(name, binarize=binarize)
+            vae, records = trained(splits, likelihood, budget, seed)
+            found.setdefault(kind, []).append(measured(vae, splits.test, greys.test[:ROWS]))
+            made.setdefault(kind, (vae, records))
+            print(f"{kind}, seed {seed}: {found[kind][-1]['-ELBO']:.2f}", flush=True)
+    losses = {
+        kind: ([each["epoch"] for each in records], [each["valid_loss"] for each in records])
+        for kind, (_, records) in made.items()
+    }
+    models = {kind: vae for kind, (vae, _) in made.items()}
+    figures = {
+        "pixels": drawn(models, data.load(name).test, greys.test),
+        "losses": plots.curves_apart(losses, "epoch", "-ELBO, validation (nats)"),
+    }
+    return Findings(told(found) + "\n\n" + told_of_greys(models[SOFT], found, greys.test[:ROWS]), figures)
+
+
+def trained(splits, likelihood, budget, seed):
+    torch.manual_seed(seed)
+    network = partial(MLP, hidden=budget["hidden"])
+    vae = VAE(splits.event_shape, budget["latents"], likelihood=likelihood, encoder=network, decoder=network)
+    steps = budget["epochs"] * -(-len(splits.train) // budget["batch_size"])
+    options = {"epochs": budget["epochs"], "batch_size": budget["batch_size"], "lr_schedule": cosine, "seed": seed}
+    return vae, fit(vae, splits, objective=ELBO(WarmUp(steps // 5)), **options)
+
+
+def measured(vae, test, greys):
+    """The bound and log p(x) in the measure of the model; bits where it has such; what its means miss of the greys."""
+    x = test[: len(greys)]
+    numbers = evaluate(vae, Split(x), PARTICLES)
+    torch.manual_seed(0)
+    log_p, measure = numbers["log_likelihood"]["value"], numbers["measure"]
+    scale = getattr(vae.likelihood, "scale", None)
+    return {
+        "measure": measure,
+        "-ELBO": -numbers["elbo"]["value"],
+        "-log p": -log_p,
+        "bits": bits(log_p, greys[0].numel(), measure, test.binarize == "dequantize"),
+        "squares": (reconstruct(vae, x) - greys).square().mean().item(),
+        "scale": "" if scale is None else f"{scale.item():.3f}",
+    }
+
+
+def bits(log_p, dimensions, measure, dequantized):
+    """Bits per dimension, where the measure has such a unit."""
+    try:
+        return bits_per_dimension(log_p, dimensions, measure, dequantized)
+    except ValueError:
+        return None
+
+
+@torch.no_grad()
+def drawn(models, binary, greys):
+    """For each model draws of p(x|z), and its means, at the same z ~ p(z); test images, binary and grey, above."""
+    draws, means = [binary[:SHOWN].numpy()], [greys[:SHOWN].numpy()]
+    for vae in models.values():
+        torch.manual_seed(0)
+        p_x = vae.p_x(vae.p_z().sample((SHOWN,)))
+        draws.append(p_x.sample().numpy())
+        means.append(p_x.mean.numpy())
+    panels = {"draws $x \\sim p(x|z)$": np.stack(draws), "means $E[x|z]$": np.stack(means)}
+    return plots.named_table(["test images", *models], panels)
+
+
+def told(found):
+    squares = {kind: mean(one["squares"] for one in of) for kind, of in found.items()}
+    coded = {kind: mean(one["bits"] for one in of) for kind, of in found.items() if of[0]["bits"] is not None}
+    nearest, shortest = min(squares, key=squares.get), min(coded, key=coded.get)
+    rows = [
+        [
+            kind,
+            of[0]["measure"],
+            spread([one["-ELBO"] for one in of]),
+            spread([one["-log p"] for one in of]),
+            spread([one["bits"] for one in of], 3) if kind in coded else "none",
+            f"{squares[kind]:.4f}",
+            of[0]["scale"],
+        ]
+        for kind, of in found.items()
+    ]
+    heads = ["pixels", "the score is a", "-ELBO", "-log p", "bits per dimension", "squared error", "s"]
+    return (
+        f"Shortest is the code of {shortest}, {coded[shortest]:.2f} bits per dimension; the means of {nearest} are "
+        f"nearest to the greys, with a mean squared error of {squares[nearest]:.4f}.\n\n"
+        f"Nats per datum of at most {ROWS} test images, {PARTICLES} importance samples. Numbers of two measures have "
+        "no order: a mass over binary values is of other data than one over 256 levels. Bits per dimension are of the "
+        "bytes, by a mass over them or (an upper bound) a density of bytes with uniform noise. The squared error is "
+        "that of E[x|z], z ~ q(z|x), to the same grey images, whatever the encoder sees of them: a draw of black and "
+        "white, greys, or greys with noise.\n\n" + table(heads, rows)
+    )
+
+
+def told_of_greys(vae, found, greys):
+    score, floor = mean(one["-ELBO"] for one in found[SOFT]), entropy(greys)
+    read = score / (greys[0].numel() * math.log(2))
+    return (
+        f"Cross-entropy of greys is no likelihood. Its {score:.2f} nats look like {read:.3f} bits per dimension; but "
+        "over the 256 levels of a pixel its terms sum to more than one. Divided by their sum, at the same z, they code "
+        f"the greys in at most {normalised(vae, score, greys):.2f} bits per dimension. And it is never below "
+        f"{floor:.2f} nats, the entropy of the pixels as probabilities, sum_i h(x_i): so much is left where a "
+        "reconstruction is perfect, as it is the least that any model of their black-and-white draws can have."
+    )
+
+
+def entropy(greys):
+    """The mean of sum_i -x_i log x_i - (1 - x_i) log(1 - x_i)."""
+    return torch.distributions.Bernoulli(greys).entropy().flatten(1).sum(1).mean().item()
+
+
+@torch.no_grad()
+def normalised(vae, score, greys, some=200):
+    """Bits per dimension of p(k|z) = e^(h k/255) / sum_j e^(h j/255), whose cross-entropy has the sum left out."""
+    torch.manual_seed(0)
+    h = vae.decoder(vae.q_z(greys[:some]).sample()).double()
+    levels = torch.arange(256, dtype=h.dtype) / 255
+    log_sum = torch.logsumexp(h[..., None] * levels, -1) - softplus(h)
+    nats = score + log_sum.flatten(1).sum(1).mean().item()
+    return nats / (greys[0].numel() * math.log(2))
