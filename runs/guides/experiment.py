@@ -21,7 +21,7 @@ from pyrovae.train import cosine
 
 BUDGETS = {
     "digits": {
-        "warm_up": True,
+        "learning_rate": 2e-3,
         "latents": 8,
         "hidden": 100,
         "epochs": 60,
@@ -30,11 +30,11 @@ BUDGETS = {
         "nuts": (200, 100, 2),
     },
     "mnist": {
-        "warm_up": False,
+        "learning_rate": 1e-3,
         "latents": 20,
         "hidden": 300,
         "epochs": 8,
-        "batch_size": 200,
+        "batch_size": 128,
         "rows": 384,
         "nuts": (250, 150, 3),
     },
@@ -82,11 +82,11 @@ def trained(splits, budget, seed, latents, family, decoder=None):
     network = partial(MLP, hidden=budget["hidden"])
     vae = VAE(splits.event_shape, latents, guide=family, encoder=network, decoder=decoder or network)
     steps = budget["epochs"] * -(-len(splits.train) // budget["batch_size"])
-    rising = decoder is None and budget["warm_up"]  # a decoder that stands still cannot lose its latents
+    beta = 1.0 if decoder else WarmUp(steps // 5)  # a decoder that stands still cannot lose its latents
     if decoder is None:
         vae.begin_at_the_mean(splits.train[:])
     options = {"epochs": budget["epochs"], "batch_size": budget["batch_size"], "lr_schedule": cosine, "seed": seed}
-    records = fit(vae, splits, learning_rate=2e-3, objective=ELBO(WarmUp(steps // 5) if rising else 1.0), **options)
+    records = fit(vae, splits, learning_rate=budget["learning_rate"], objective=ELBO(beta), **options)
     print(f"{type(vae.family).__name__}: {records[-1]['loss']:.2f}", flush=True)
     return vae, sum(each["seconds"] for each in records)
 
