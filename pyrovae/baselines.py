@@ -24,6 +24,10 @@ class BernoulliMixture:
         """log p(x), in nats. (N,)"""
         return torch.cat([self._joint(rows).logsumexp(1) for rows in x.split(ROWS)])
 
+    def marginal(self, seen: Tensor) -> "BernoulliMixture":
+        """p(s) of the values s = x[seen], where a mask of the event shape is true: log p(u|s) = log p(x) - log p(s)."""
+        return BernoulliMixture(self.weights, self.means[:, seen])
+
     def responsibilities(self, x: Tensor) -> Tensor:
         """p(k|x). (N, K)"""
         return torch.cat([self._joint(rows).softmax(1) for rows in x.split(ROWS)])
@@ -76,5 +80,9 @@ def windows(
         rates: to choose from.
     """
     weights = x.new_full((len(x),), 1 / len(x))
-    found = [BernoulliMixture(weights, x.clamp(rate, 1 - rate)) for rate in rates]
-    return max(found, key=lambda each: each.log_prob(valid).mean().item())
+    best = max(rates, key=lambda rate: _turned(x, weights, rate).log_prob(valid).mean().item())
+    return _turned(x, weights, best)
+
+
+def _turned(x: Tensor, weights: Tensor, rate: float) -> BernoulliMixture:
+    return BernoulliMixture(weights, x.clamp(rate, 1 - rate))

@@ -64,3 +64,11 @@ def test_windows_turn_over_as_much_as_held_out_data_do():
     differ = turned.sum(1).double()
     nearest = differ * math.log(rate) + (200 - differ) * math.log(1 - rate) - math.log(40)
     torch.testing.assert_close(found.log_prob(torch.where(turned, 1 - x, x)), nearest, atol=1e-6, rtol=0)
+
+
+def test_the_marginal_is_the_sum_over_what_is_not_seen():
+    truth, _ = planted()
+    seen = torch.tensor([[True, False, True], [False, False, True]])
+    first = ALL[:, seen] == ALL[11][seen]
+    summed = truth.log_prob(ALL)[first.all(1)].logsumexp(0)
+    torch.testing.assert_close(truth.marginal(seen).log_prob(ALL[11:12, seen])[0], summed)

@@ -30,12 +30,12 @@ BUDGETS = {
         "nuts": (200, 100, 2),
     },
     "mnist": {
-        "learning_rate": 1e-3,
+        "learning_rate": 2e-3,
         "latents": 20,
         "hidden": 300,
-        "epochs": 8,
-        "batch_size": 128,
-        "rows": 384,
+        "epochs": 5,
+        "batch_size": 200,
+        "rows": 256,
         "nuts": (250, 150, 3),
     },
 }
@@ -83,8 +83,6 @@ def trained(splits, budget, seed, latents, family, decoder=None):
     vae = VAE(splits.event_shape, latents, guide=family, encoder=network, decoder=decoder or network)
     steps = budget["epochs"] * -(-len(splits.train) // budget["batch_size"])
     beta = 1.0 if decoder else WarmUp(steps // 5)  # a decoder that stands still cannot lose its latents
-    if decoder is None:
-        vae.begin_at_the_mean(splits.train[:])
     options = {"epochs": budget["epochs"], "batch_size": budget["batch_size"], "lr_schedule": cosine, "seed": seed}
     records = fit(vae, splits, learning_rate=budget["learning_rate"], objective=ELBO(beta), **options)
     print(f"{type(vae.family).__name__}: {records[-1]['loss']:.2f}", flush=True)

@@ -1,0 +1,187 @@
+"""What a VAE is good for, in a number each: densities, anomalies, classes from few labels, completion."""
+
+import math
+from functools import partial
+from statistics import mean
+
+import numpy as np
+import torch
+from sklearn.neural_network import MLPClassifier
+
+from pyrovae import VAE, anomaly, baselines, data, fit, plots
+from pyrovae.data import Split
+from pyrovae.evaluate import accuracy
+from pyrovae.evaluate import mean as with_error
+from pyrovae.experiments import Findings, spread, table
+from pyrovae.inference import classify
+from pyrovae.likelihoods import Normal
+from pyrovae.models import CompletionVAE, SemiSupervisedVAE
+from pyrovae.models.completion_vae import quadrants
+from pyrovae.networks import MLP
+from pyrovae.objectives import ELBO, WarmUp
+from pyrovae.train import cosine
+
+BUDGETS = {
+    "digits": {"latents": 8, "hidden": 200, "epochs": 80, "batch_size": 64, "components": 30, "labels": 50},
+    "mnist": {"latents": 20, "hidden": 400, "epochs": 6, "batch_size": 200, "components": 100, "labels": 100},
+}
+ROWS, PARTICLES, FEW = 1000, 200, 300  # test images, z for each; images at which the windows' width is chosen
+HALF = partial(quadrants, seen=2)
+NOTES = (
+    "\n\nBlack-and-white images. Of the three simple densities log p is exact: a mixture of {components} products of "
+    "Bernoullis by expectation maximisation, one around each training image (`pyrovae.baselines`), and each pixel by "
+    f"itself; of the VAE it is estimated with {PARTICLES} importance samples, a lower bound in the mean. ± is the "
+    "standard error over the images.\n\n"
+    "- Density: [`VAE`](../../../pyrovae/models/vae.py); priors and guides are compared in "
+    "[`runs/compare`](../../compare/README.md).\n"
+    "- Anomalies: the same VAE, by -log p(x); anomalies are test images upside down. Where raw likelihood "
+    "fails, [`runs/anomaly`](../../anomaly/experiment.py).\n"
+    "- Labels: a [`SemiSupervisedVAE`](../../../pyrovae/models/semi_supervised_vae.py) of the codes of the same VAE, "
+    "{labels} labels; [`runs/labels`](../../labels/experiment.py).\n"
+    "- Completion: a [`CompletionVAE`](../../../pyrovae/models/completion_vae.py) of the right half u given the left "
+    "half s; of the simple densities p(u|s) = p(x) / p(s). [`runs/completion`](../../completion/experiment.py)."
+)
+
+
+def experiment(name, seeds):
+    budget, splits = BUDGETS[name], data.load(name)
+    torch.manual_seed(0)
+    x, test = splits.train[:], Split(splits.test[:ROWS], splits.test.y[:ROWS])  # one draw of black and white for all
+    simple = {
+        "mixture of Bernoullis": baselines.mixture(x, budget["components"]),
+        "Parzen windows": baselines.windows(x, splits.valid[:FEW]),
+        "pixels alone": baselines.pixels(x),
+    }
+    found = []
+    for seed in range(seeds):
+        vae = trained(partial(VAE, splits.event_shape, budget["latents"]), splits.train, budget, seed)
+        half = trained(partial(CompletionVAE, splits.event_shape, budget["latents"], HALF), splits.train, budget, seed)
+        surprise = surprises(vae, simple, test.x)
+        semi, classes = labelled(vae, splits, test, budget, seed)
+        completed = completions(half, simple, test.x)
+        found.append({"surprise": surprise, "classes": classes, "completed": completed})
+        print(
+            f"seed {seed}: { ({kind: each.mean().item() for kind, each in completed.items()}) } {classes}", flush=True
+        )
+    figures = {
+        "density": plots.image_table(drawn(vae, simple, test.x)),
+        "anomalies": plots.image_rows(extremes(test.x, *surprise["VAE"])),
+        "labels": plots.image_table(by_class(semi, codes(vae, test.x), test)),
+        "completion": plots.image_table(halves(half, test)),
+    }
+    return Findings(told(found, budget, splits.event_shape), figures)
+
+
+def trained(build, train, budget, seed):
+    torch.manual_seed(seed)
+    network = partial(MLP, hidden=budget["hidden"])
+    vae = build(encoder=network, decoder=network)
+    steps = budget["epochs"] * -(-len(train) // budget["batch_size"])
+    options = {"epochs": budget["epochs"], "batch_size": budget["batch_size"], "lr_schedule": cosine, "seed": seed}
+    fit(vae, train, learning_rate=2e-3, objective=ELBO(WarmUp(steps // 5)), **options)
+    return vae
+
+
+def surprises(vae, simple, x):
+    """-log p of test images, and of the same upside down: by importance samples of the VAE, else exact."""
+    both = x, x.flip(-1, -2)
+    exact = {kind: tuple(-each.log_prob(images) for images in both) for kind, each in simple.items()}
+    return {"VAE": tuple(anomaly.surprisal(vae, images, PARTICLES) for images in both)} | exact
+
+
+def completions(vae, simple, x):
+    """-log p(u|s) of the right half u of each image, given the left one."""
+    seen = HALF(x.shape[1:])
+    exact = {kind: each.marginal(seen).log_prob(x[:, seen]) - each.log_prob(x) for kind, each in simple.items()}
+    return {"VAE": anomaly.surprisal(vae, x, PARTICLES)} | exact
+
+
+@torch.no_grad()
+def codes(vae, x):
+    return vae.q_z(x).mean
+
+
+def labelled(vae, splits, test, budget, seed):
+    """With few labels: a semi-supervised VAE of all images' codes, and a network that has seen the labelled alone."""
+    few, net = data.with_labels(splits, budget["labels"], seed).train, partial(MLP, hidden=(300,))
+    with torch.no_grad():
+        drawn = vae.q_z(few[:]).sample()
+    torch.manual_seed(seed)
+    likelihood = partial(Normal, learn="one")
+    semi = SemiSupervisedVAE(drawn.shape[1:], 3, 10, likelihood=likelihood, encoder=net, decoder=net, classifier=net)
+    options = {"batch_size": budget["batch_size"], "labelled": budget["batch_size"] // 20, "seed": seed}
+    fit(semi, Split(drawn, few.y), epochs=budget["epochs"], learning_rate=2e-3, lr_schedule=cosine, **options)
+    there = few.y >= 0
+    alone = MLPClassifier((300,), max_iter=1000, random_state=seed)
+    alone.fit(few[there.nonzero()[:, 0]].flatten(1).numpy(), few.y[there].numpy())
+    rate = accuracy(semi, Split(codes(vae, test.x), test.y))["accuracy"]["value"]
+    return semi, {"VAE": rate, "network": float(alone.score(test.x.flatten(1).numpy(), test.y.numpy()))}
+
+
+def drawn(vae, simple, x):
+    """Draws x ~ p(x), black and white as the data are."""
+    torch.manual_seed(0)
+    grids = {"test images": x[:24], "VAE": vae.sample(24)} | {kind: each.sample(24) for kind, each in simple.items()}
+    return {kind: each.unflatten(0, (6, 4)).numpy() for kind, each in grids.items()}
+
+
+def extremes(x, upright, turned, n=10):
+    """Test images as they are and upside down, by their -log p: the first and the last of each."""
+    rows = {}
+    for name, images, costs in (("", x, upright), ("upside down: ", x.flip(-1, -2), turned)):
+        order = costs.argsort()
+        rows |= {f"{name}least strange": images[order[:n]].numpy(), f"{name}strangest": images[order[-n:]].numpy()}
+    return rows
+
+
+def by_class(semi, z, test, right=12, wrong=6):
+    """A row for each class: test images that are rightly told to be of it, and wrongly; white where none are left."""
+    told = classify(semi, z).argmax(1)
+    chosen = [(told == each) & ((test.y == each) == good) for good in (True, False) for each in range(10)]
+    rows = [test.x[rows.nonzero()[:, 0]] for rows in chosen]
+    panels = [[filled(each, n) for each in part] for part, n in ((rows[:10], right), (rows[10:], wrong))]
+    return {"told rightly": np.stack(panels[0]), "told wrongly": np.stack(panels[1])}
+
+
+def filled(x, n):
+    return np.concatenate([x[:n].numpy(), np.ones((max(0, n - len(x)), *x.shape[1:]), dtype=np.float32)])
+
+
+@torch.no_grad()
+def halves(vae, test, draws=9):
+    """What is seen of a digit of each class, what the rest may be, E[x|z, s] for draws z ~ p(z|s), and what it is."""
+    torch.manual_seed(0)
+    x = test.x[[test.y.tolist().index(digit) for digit in range(10)]]
+    s = vae.seen(x)
+    means = torch.stack([vae.p_x(vae.p_z(s).sample(), s).mean for _ in range(draws)], 1)
+    grey = torch.where(vae.likelihood.mask, x, 0.5)
+    return {"seen": grey[:, None].numpy(), "completed": means.numpy(), "truth": x[:, None].numpy()}
+
+
+def told(found, budget, shape):
+    kinds, size = list(found[0]["surprise"]), math.prod(shape)
+    costs = {kind: [one["surprise"][kind][0] for one in found] for kind in kinds}
+    apart = {kind: [anomaly.auroc(*one["surprise"][kind])["value"] for one in found] for kind in kinds}
+    rest = {kind: [one["completed"][kind] for one in found] for kind in kinds}
+    rates = {kind: spread([one["classes"][kind] for one in found], 3) for kind in ("VAE", "network")}
+    nats = {kind: mean(each.mean().item() for each in costs[kind]) for kind in kinds}
+    best = min(kinds[1:], key=nats.get)
+    rows = [
+        ["density: -log p(x), nats", *(with_errors(costs[kind]) for kind in kinds)],
+        ["the same, bits for each pixel", *(f"{nats[kind] / size / math.log(2):.3f}" for kind in kinds)],
+        ["anomalies: AUROC of images upside down", *(spread(apart[kind], 3) for kind in kinds)],
+        ["completion: -log p(u|s), nats", *(with_errors(rest[kind]) for kind in kinds)],
+    ]
+    return (
+        f"A test image costs the VAE {nats['VAE']:.2f} nats, and {nats[best]:.2f} the best of the simple densities, "
+        f"{best}. Upside down they are told apart with an AUROC of {spread(apart['VAE'], 3)}; the right half costs "
+        f"{rest['VAE'][0].mean():.2f} nats where the left one is seen; and with {budget['labels']} labels "
+        f"{rates['VAE']} of them are told right, by a network of the labelled images alone {rates['network']}.\n\n"
+        + table(["", *kinds], rows)
+        + NOTES.format(**budget)
+    )
+
+
+def with_errors(rows):
+    """Mean over seeds, ± the standard error over the data of the first."""
+    return f"{mean(each.mean().item() for each in rows):.2f} ± {with_error(rows[0])['standard_error']:.2f}"
