@@ -306,3 +306,28 @@ def test_planes_show_codes_where_they_are_decoded():
         assert (*below.get_xlim(), *below.get_ylim()) == (-2, 2, -2, 2)
         np.testing.assert_allclose(below.collections[0].get_offsets(), each)
     assert [sheet.get_title() for sheet in sheets] == ["a", "b"]
+
+
+def test_dots_stand_at_their_values_and_the_line_at_their_mean():
+    axes = plots.dots({"one": [1.0, 2.0, 6.0], "other": [4.0]}, "nats").axes[0]
+    np.testing.assert_allclose(axes.collections[0].get_offsets(), [[0, 1], [0, 2], [0, 6]])
+    assert axes.collections[1].get_segments()[0][:, 1].tolist() == [3, 3]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["one", "other"]
+
+
+def test_curves_apart_have_a_scale_each():
+    figure = plots.curves_apart({"small": ([1, 2], [0.1, 0.2]), "large": ([1, 2], [300.0, 500.0])}, "epoch", "nats", 3)
+    small, large, empty = figure.axes
+    np.testing.assert_allclose(large.lines[0].get_ydata(), [300, 500])
+    assert small.get_ylim()[1] < 1 < 100 < large.get_ylim()[0]
+    assert not empty.axison
+
+
+def test_posteriors_put_each_density_over_the_draws_of_its_datum():
+    images, draws, grid = RNG.random((2, 1, 4, 4)), RNG.normal(size=(2, 30, 2)), np.linspace(-3, 3, 50)
+    q = np.exp(-(grid[None] ** 2 + grid[:, None] ** 2) / 2)
+    axes = plots.posteriors(images, draws, {"normal": [(grid, grid, q, "KL 0"), (grid, 2 * grid, q, "KL 1")]}).axes
+    assert len(axes) == 4
+    np.testing.assert_allclose(axes[3].collections[0].get_offsets(), draws[1])
+    half = axes[1].collections[1].get_paths()[-1].vertices
+    np.testing.assert_allclose(np.hypot(*half.T), np.sqrt(2 * np.log(2)), atol=0.01)
