@@ -32,7 +32,7 @@ BUDGETS = {
         "latents": 20,
         "hidden": 400,
         "conv": {"channels": (16, 32), "hidden": 185},
-        "epochs": 6,
+        "epochs": 4,
         "batch_size": 200,
         "deep": (200, 200),
         "epochs_each": 2,
