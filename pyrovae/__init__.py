@@ -2,6 +2,7 @@
 
 from pyrovae import (
     anomaly,
+    baselines,
     calibration,
     clusters,
     data,
@@ -38,6 +39,7 @@ __all__ = [
     "TrainingError",
     "anneal",
     "anomaly",
+    "baselines",
     "calibration",
     "clusters",
     "compare",
