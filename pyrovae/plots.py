@@ -581,8 +581,10 @@ def image_matrix(rows: dict[str, dict[str, np.ndarray]], columns: int, title: st
             _show(axes, images, columns)
             axes.set_title(label, fontsize=7, pad=3)
     figure.text(0.5, 1 - 4 / size[1], title, ha="center", va="top")
+    return figure
 
 
+@_styled
 def posteriors(
     images: np.ndarray,
     draws: np.ndarray,

@@ -11,8 +11,6 @@ import pyrovae
 PACKAGE = Path(pyrovae.__file__).parent
 FLOORS = [
     ["checks", "randomness", "files", "handlers", "modes", "pages", "plots", "report"],
-    ["programs", "tracing", "data", "distributions", "names", "networks"],
-    ["checks", "randomness", "files", "handlers", "modes", "plots", "report"],
     ["baselines", "programs", "tracing", "data", "distributions", "names", "networks"],
     ["faults", "priors", "likelihoods", "guides", "psis", "traces"],
     ["batches", "inference", "objectives", "refine"],
