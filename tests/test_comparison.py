@@ -25,6 +25,7 @@ from pyrovae.comparison import Comparison, collect, report, tables
 from pyrovae.grid import Grid
 from pyrovae.recipe import Recipe
 
+ROOTS = Path(__file__).parents[1] / "runs" / "compare"
 QUICK = ["--epochs", "1", "--particles", "2", "--latent-dim", "2"]
 
 
@@ -341,7 +342,12 @@ def _in_process(monkeypatch):
     monkeypatch.setattr(grid, "subprocess", SimpleNamespace(run=run, STDOUT=None))
 
 
-@pytest.mark.usefixtures("_in_process")
+@pytest.fixture
+def _without_pictures(monkeypatch):
+    monkeypatch.setattr(runs, "draw", lambda *args: {})
+
+
+@pytest.mark.usefixtures("_in_process", "_without_pictures")
 def test_a_run_that_fails_says_why_and_stops_no_other(capsys):
     options = {"learning_rates": [1e-3, 1e30], "seeds": 2, "epochs": 2, "particles": 2, "network": "mlp(hidden=[8])"}
     found = pyrovae.compare("rates", jobs=1, **options)
@@ -383,7 +389,7 @@ def test_what_a_comparison_shows_is_what_its_runs_found(capsys):
     same_numbers(page, told)
 
 
-@pytest.mark.usefixtures("_in_process")
+@pytest.mark.usefixtures("_in_process", "_without_pictures")
 def test_what_is_damaged_is_made_again_and_what_is_added_is_made():
     options = {"betas": [1, 2], "epochs": 1, "particles": 3, "network": "mlp(hidden=[8])"}
     first = pyrovae.compare("grid", jobs=1, **options)
@@ -579,3 +585,10 @@ def test_a_comparison_is_named_by_its_data_and_axes(monkeypatch):
     assert seen == ["runs/compare/digits-guides", "here", "there", "runs/compare/b-latent-dims"]
     assert asked("here", "--root", "there") == 2
     assert len(seen) == 4
+
+
+@pytest.mark.parametrize("path", sorted(ROOTS.glob("*/compare.toml")), ids=lambda path: path.parent.name)
+def test_the_grids_that_are_kept_can_be_carried_out(path):
+    cells = grid.read(path).cells()
+    assert grid.check(cells) == "test"
+    assert len({cell.recipe.seed for cell in cells}) == 2
