@@ -84,7 +84,7 @@ def test_the_evaluation_is_that_of_the_loaded_model(finished):
 def test_the_scores_of_each_datum_are_those_that_the_evaluation_is_the_mean_of(finished):
     written, scores = runs.evaluation(finished)
     of_each, _ = inference.log_likelihood(pyrovae.load(finished), load_data("digits").test, 3)
-    assert torch.equal(scores["log_likelihood"], of_each.double())
+    assert scores["log_likelihood"].tolist() == pytest.approx(of_each.tolist(), abs=1e-4)
     assert scores["elbo"].tolist() == pytest.approx((scores["reconstruction"] - scores["kl"]).tolist())
     for name in ("elbo", "reconstruction", "kl", "log_likelihood"):
         assert scores[name].shape == (written["rows"],)
