@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from functools import partial
 from statistics import mean
 
@@ -32,7 +31,7 @@ BUDGETS = {
     "mnist": {
         "learning_rate": 2e-3,
         "latents": 20,
-        "hidden": 300,
+        "hidden": 200,
         "epochs": 4,
         "batch_size": 200,
         "rows": 256,
@@ -94,9 +93,7 @@ def on_one_model(base, splits, budget, seed, families=FAMILIES):
     """The generative program stands still; each family learns its guide of it from the beginning."""
     decoder = base[0].decoder.requires_grad_(False)
     (latents,) = base[0].latent_shape
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*was not registered")  # Pyro's, of what stands still
-        return {kind: trained(splits, budget, seed, latents, family, decoder) for kind, family in families.items()}
+    return {kind: trained(splits, budget, seed, latents, family, decoder) for kind, family in families.items()}
 
 
 def with_refined(guides):
@@ -186,7 +183,7 @@ def told(frozen, joint, budget):
         f"On one model, whose log p(x) is {spread([each.mean().item() for each in log_p])} nats, the diagonal guide "
         f"loses {lost['diagonal']:.2f} nats: {encoder:.2f} by the encoder that all data share, "
         f"{lost['diagonal'] - encoder:.2f} by its family. Least is lost by {best}, {lost[best]:.2f}.\n\n"
-        + ON_ONE_MODEL.format(rows=len(log_p[0]), **budget)
+        + ON_ONE_MODEL.format(**budget)
         + table(heads, rows)
         + TOGETHER
         + table(
