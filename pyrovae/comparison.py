@@ -192,13 +192,15 @@ def _gaps(diagnoses: Sequence[Mapping[str, Any]]) -> Row:
     for name in ("amortisation_gap", "approximation_gap"):
         found = [each["gaps"][name] for each in diagnoses if "gaps" in each]
         row[name] = _over_seeds([each["value"] for each in found])
-        if found:
-            errors = [mean(each["standard_error"] for each in found), row[name]["standard_error"]]
-            row[name]["standard_error"] = math.hypot(*(error for error in errors if not math.isnan(error)))
+        if over_rows := _over_seeds([each["standard_error"] for each in found]):
+            errors = [over_rows["value"], row[name]["standard_error"]]
+            known = [error for error in errors if not math.isnan(error)]
+            row[name]["standard_error"] = math.hypot(*known) if known else math.nan
     return row
 
 
 def _over_seeds(values: Sequence[float | None]) -> dict[str, float] | None:
+    """Mean and standard error; what JSON has no number for is no number."""
     numbers = [math.nan if value is None else value for value in values]
     if not numbers:
         return None

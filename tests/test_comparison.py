@@ -86,7 +86,8 @@ def test_a_model_with_uncertain_weights_is_ranked_among_the_others(capsys):
     assert printed.count("nats per datum") == 1
     for name in ("vae", "bayesian-vae"):
         (row,) = (row for row in json.loads(Path("weights/compare.json").read_text()) if row["model"] == name)
-        assert f"| `{name}` | {row['elbo']['value']:.2f} | {row['log_likelihood']['value']:.2f} |" in printed
+        shown = numbers_of(printed)[f"`{name}`"]
+        assert shown[:2] == [f"{row[score]['value']:.2f}" for score in ("elbo", "log_likelihood")]
 
 
 def results(root, name, log_p, measure, scores=None, **other):
@@ -408,6 +409,23 @@ def test_what_is_damaged_is_made_again_and_what_is_added_is_made():
         assert after[:2] == pytest.approx(before)
     assert [(path / "best.safetensors").stat().st_mtime_ns for path in paths] == weights
     assert again.difference("4", "4") == {"value": 0, "standard_error": 0}
+
+
+def test_gaps_have_the_errors_of_rows_and_seeds(tmp_path):
+    asked = Grid({"guides": ["a", "b", "c", "d"]}, Recipe(), 2, 50)
+    told = {"a+seed-0": (1.0, 0.3), "a+seed-1": (3.0, 0.5), "b+seed-0": (2.0, None), "c+seed-0": "refused"}
+    for name, gap in told.items():
+        number = dict(zip(("value", "standard_error"), gap, strict=False))
+        gaps = {"amortisation_gap": number, "approximation_gap": number}
+        diagnosis = {"refused": "why"} if gap == "refused" else {"rows": 1, "gaps": gaps}
+        results(tmp_path, name, -9.0, "mass", examination={"diagnosis": diagnosis})
+    results(tmp_path, "d+seed-0", -9.0, "mass")  # whose gaps nobody has asked for yet
+    a, b, c = collect(tmp_path, asked, "test")
+    assert a["amortisation_gap"] == {"value": 2.0, "standard_error": pytest.approx(math.hypot(0.4, 1.0))}
+    assert b["approximation_gap"]["value"] == 2.0
+    assert math.isnan(b["approximation_gap"]["standard_error"])
+    assert c["amortisation_gap"] is None
+    assert [row["gap_rows"] for row in (a, b, c)] == [1, 1, 0]
 
 
 def test_a_run_of_another_recipe_is_kept_and_no_grid_is_written():
