@@ -368,8 +368,12 @@ def test_a_run_that_fails_says_why_and_stops_no_other(capsys):
     assert found.failed["1e_30+seed-1"] in page.text
 
 
+def full(number):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 @pytest.mark.usefixtures("_in_process")
-def test_what_a_comparison_shows_is_what_its_runs_found(capsys):
+def test_what_a_comparison_shows_is_what_its_runs_found(capsys, monkeypatch):
     options = {"latent_dims": [1, 2], "epochs": 1, "particles": 3, "network": "mlp(hidden=[8])", "gaps": 50}
     found = pyrovae.compare("dims", jobs=1, **options)
     assert str(found).count("nats per datum: mass over binary values; gaps of the first 50 rows") == 1
@@ -388,6 +392,11 @@ def test_what_a_comparison_shows_is_what_its_runs_found(capsys):
     assert page.pictures.keys() >= {"samples of 1", "reconstructions of 2", "samples of 2"}
     assert "pyrovae compare --root dims --latent-dims 1,2 --gaps 50 --network 'mlp(hidden=[8])' --epochs 1" in page.text
     same_numbers(page, told)
+    monkeypatch.setattr(files.os, "fsync", full)  # the numbers are printed, whatever can be written
+    assert asked("dims") == 2
+    printed = capsys.readouterr()
+    assert str(found) in printed.out
+    assert "No space left on device" in printed.err
 
 
 @pytest.mark.usefixtures("_in_process", "_without_pictures")
@@ -554,10 +563,6 @@ def test_a_full_disk_leaves_the_old_report(tmp_path, monkeypatch):
     both.write()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     assert before.keys() == {"compare.md", "compare.json", "compare.csv", "report.html"}
-
-    def full(number):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="No space left on device"):
         replace(both, failed={"c": "why"}).write()
