@@ -422,12 +422,13 @@ def maps(points: dict[str, np.ndarray], classes: np.ndarray) -> Figure:
 
 
 @_styled
-def curves(lines: dict[str, tuple[Any, ...]], x: str = "", y: str = "", log: str = "") -> Figure:
+def curves(lines: dict[str, tuple[Any, ...]], x: str = "", y: str = "", log: str = "", beside: bool = False) -> Figure:
     """For each label (x, y) or (x, y, errors): a line through the points, each with its error to either side.
 
-    Errors may be None. x and y name the axes; log says which of them are logarithmic: "x", "y" or "xy".
+    Errors may be None. x and y name the axes; log says which of them are logarithmic: "x", "y" or "xy"; `beside` puts
+    the labels on the right, where lines leave them no room.
     """
-    figure = Figure(figsize=(5.4, 3.4))
+    figure = Figure(figsize=(7.4 if beside else 5.4, 3.4))
     axes = figure.subplots()
     for number, (label, (at, values, *errors)) in enumerate(lines.items()):
         colour = COLOURS[number % len(COLOURS)]
@@ -436,7 +437,10 @@ def curves(lines: dict[str, tuple[Any, ...]], x: str = "", y: str = "", log: str
     for name in log:
         axes.set(**{f"{name}scale": "log"})
         getattr(axes, f"{name}axis").set_major_formatter("{x:g}")
-    axes.legend(fontsize=8)
+    if beside:
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    else:
+        axes.legend(fontsize=8)
     return figure
 
 

@@ -331,3 +331,11 @@ def test_posteriors_put_each_density_over_the_draws_of_its_datum():
     np.testing.assert_allclose(axes[3].collections[0].get_offsets(), draws[1])
     half = axes[1].collections[1].get_paths()[-1].vertices
     np.testing.assert_allclose(np.hypot(*half.T), np.sqrt(2 * np.log(2)), atol=0.01)
+
+
+def test_labels_beside_the_axes_cover_no_line():
+    lines = {f"line {i}": ([1, 2, 3], [i, i + 1, i]) for i in range(8)}
+    figure = plots.curves(lines, beside=True)
+    figure.draw(renderer := FigureCanvasAgg(figure).get_renderer())
+    box, axes = figure.axes[0].get_legend().get_window_extent(renderer), figure.axes[0].get_window_extent(renderer)
+    assert axes.x1 <= box.x0 < box.x1 <= figure.bbox.width

@@ -143,9 +143,10 @@ def scaled(greys, way, beta, rate, budget, seed):
     vae = built(greys, budget, seed, partial(Normal, scale=0.3, learn="one"), FAMILIES[way])
     options = {"epochs": budget["epochs"], "batch_size": BATCH, "learning_rate": rate, "seed": seed}
     training, test = Training(vae, greys.train, objective=ELBO(beta, "analytic"), **options), greys.test[:ROWS]
-    found = {"losses": [], "smallest": math.inf, "failed": False}
+    found = {"steps": [], "losses": [], "smallest": math.inf, "failed": False}
     try:
         for _ in training:
+            found["steps"].append(training.step)
             found["losses"].append(loss(vae, test))
             with torch.no_grad():
                 found["smallest"] = min(found["smallest"], vae.q_z(test).base_dist.scale.min().item())
@@ -205,7 +206,8 @@ def of_scales(scales):
         whole = [one["losses"][-1] for one in each if not one["failed"]]
         smallest = min(one["smallest"] for one in each)
         failed = f"{sum(one['failed'] for one in each)} of {len(each)}"
-        rows.append([f"{beta:g}", f"{rate:g}", way, failed, f"{smallest:.2g}", spread(whole) if whole and beta else ""])
+        reached = f"{smallest:.2g}" if smallest < math.inf else ""  # it failed in its first epoch
+        rows.append([f"{beta:g}", f"{rate:g}", way, failed, reached, spread(whole) if whole and beta else ""])
     by_way = {way: [one[key] for one in scales for key in one if key[-1] == way] for way in FAMILIES}
     found = [
         f"{sum(one['failed'] for one in each)} of {len(each)} trainings by {way} failed, the smallest scale of any is "
@@ -228,17 +230,26 @@ def pictures(noise, losses, scales):
         stages,
         [mean(one[step][REFERENCE]["signal"] for one in noise) for step in stages],
     )
-    training = {
-        kind: (list(first), [mean(one[kind][step] for one in losses) for step in first])
-        for kind, first in losses[0].items()
-    }
-    by_epoch = {
-        f"{way}, rate {rate:g}": (range(1, len(first["losses"]) + 1), first["losses"])
+    by_way = {
+        f"{way}, rate {rate:g}": (first["steps"], first["losses"])
         for (beta, rate, way), first in scales[0].items()
         if beta and first["losses"]
     }
     return {
-        "variance": plots.curves(variances, "steps of training", "variance of the encoder's gradient", "xy"),
-        "training": plots.curves(training, "steps of training", loss, "x"),
-        "scale": plots.curves(by_epoch, "epoch", loss),
+        "variance": plots.curves(
+            variances, "steps of training", "variance of the encoder's gradient", "xy", beside=True
+        ),
+        "training": of_training(losses, loss),
+        "scale": plots.curves(by_way, "steps of training", loss, beside=True),
     }
+
+
+def of_training(losses, name):
+    """Losses by estimator, of which some may diverge: then on a logarithmic axis."""
+    lines = {
+        kind: (list(first), [mean(one[kind][step] for one in losses) for step in first])
+        for kind, first in losses[0].items()
+    }
+    values = [value for _, each in lines.values() for value in each]
+    log = "xy" if max(values) > 10 * min(values) > 0 else "x"
+    return plots.curves(lines, "steps of training", name, log, beside=True)
