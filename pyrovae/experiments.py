@@ -2,7 +2,7 @@
 
 runs/NAME/experiment.py      begins with the question, in one sentence; `experiment(data, seeds)` answers it
 runs/NAME/DATA/findings.md   what was found, the command, and what it ran on
-runs/NAME/DATA/figures/      pictures; of an animation, NAME.gif, its last frame too
+runs/NAME/DATA/figures/      pictures; of an animation, NAME.gif, a frame of it too
 """
 
 import html
@@ -16,7 +16,7 @@ from types import ModuleType
 
 from matplotlib.figure import Figure
 
-from pyrovae import checks, files
+from pyrovae import checks, files, plots
 from pyrovae.report import spread, table
 from pyrovae.runs import surroundings
 
@@ -71,8 +71,8 @@ def run(root: Path, name: str, data: str = "digits", seeds: int = 1) -> Path:
     minutes, made = (time.perf_counter() - begun) / 60, surroundings()
     target = root / name / data
     target.mkdir(exist_ok=True)
-    drawn = files.write_figures(target / "figures", findings.figures)
-    shown = {path.stem: path.name for path in drawn}  # an animation before its last frame
+    drawn = plots.write_figures(target / "figures", findings.figures)
+    shown = {path.stem: path.name for path in drawn}  # an animation before its frame
     pictures = [f"![{each.replace('-', ' ')}](figures/{shown[each]})" for each in findings.figures]
     footer = (
         f"`nox -s experiment -- {name} --data {data} --seeds {seeds}`, {minutes:.1f} minutes with "

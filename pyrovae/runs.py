@@ -295,7 +295,7 @@ def evaluate(
         results["command"] += f" --examine {','.join(parts)} --rows {rows}"
         results["examination"] = results.get("examination", {}) | found.numbers
         files.write_json(path / "evaluation.json", results)
-        files.write_figures(path / "figures", found.figures)
+        plots.write_figures(path / "figures", found.figures)
     return results
 
 
@@ -375,4 +375,4 @@ def plot(path: Path) -> list[Path]:
         some = made.labels and takes_labels(model) and not needs_labels(model)
         of = (", some labels missing", ", all labels known") if some else ("", "")
         figures["loss"] = plots.loss_curves(records, of)
-    return files.write_figures(path / "figures", figures)
+    return plots.write_figures(path / "figures", figures)
