@@ -92,7 +92,7 @@ def trained(name, likelihood, objective, splits, greys, budget, seed):
         "-ELBO": -score["elbo"]["value"],
         "active": score["active_units"]["z"],
         "MSE": (greys.test[:ROWS] - reconstruct(vae, test)).square().mean().item(),
-        "variance": float(getattr(vae.likelihood, "scale", math.nan)) ** 2,
+        "variance": torch.as_tensor(getattr(vae.likelihood, "scale", math.nan)).item() ** 2,
     }
 
 
