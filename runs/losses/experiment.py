@@ -38,9 +38,9 @@ def experiment(name, seeds):
     for seed in range(seeds):
         found.append({scale: normal(scale, greys, budget, seed) for scale in scales})
         found[-1] |= {other: another(other, greys, binary, budget, seed) for other in OTHERS}
-    eigenvalues = torch.linalg.eigvalsh(greys.train[:].flatten(1).T.cov()).flip(0)
+    eigenvalues = torch.linalg.eigvalsh(greys.train[:].flatten(1).T.cov()).flip(0)[: budget["latents"]]
     steps = [kl_alone(binary.train, budget, seed) for seed in range(seeds)]
-    beyond = [min(budget["latents"], int((eigenvalues > scale**2).sum())) for scale in scales]
+    beyond = [int((eigenvalues > scale**2).sum()) for scale in scales]
     text = [told(cells, found, dict(zip(scales, beyond, strict=True)), eigenvalues), told_of_others(found, steps)]
     figures = {"epochs": animation(cells, found[0]), "active-units": thresholds(found[0], scales, beyond)}
     return Findings("\n\n".join(text), figures)
@@ -130,7 +130,9 @@ def thresholds(found, scales, beyond):
         "VAE: active units": (variances, [found[scale]["active"] for scale in scales]),
         "PCA: directions of more variance than $s^2$": (variances, beyond),
     }
-    return plots.curves(lines, "variance $s^2$ of the likelihood (pixels squared)", "latents", "x")
+    figure = plots.curves(lines, "variance $s^2$ of the likelihood, pixels being from 0 to 1", "latents", "x")
+    figure.axes[0].yaxis.get_major_locator().set_params(integer=True)
+    return figure
 
 
 def told(cells, found, beyond, eigenvalues):
