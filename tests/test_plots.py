@@ -324,14 +324,16 @@ def test_curves_apart_have_a_scale_each():
     assert not empty.axison
 
 
-def test_posteriors_put_each_density_over_the_draws_of_its_datum():
-    images, draws, grid = RNG.random((2, 1, 4, 4)), RNG.normal(size=(2, 30, 2)), np.linspace(-3, 3, 50)
-    q = np.exp(-(grid[None] ** 2 + grid[:, None] ** 2) / 2)
-    axes = plots.posteriors(images, draws, {"normal": [(grid, grid, q, "KL 0"), (grid, 2 * grid, q, "KL 1")]}).axes
+def test_posteriors_draw_each_density_over_that_of_its_datum():
+    images, z = RNG.random((2, 1, 4, 4)), np.linspace(-6, 6, 121)
+    q = np.stack([np.exp(-((z[None] - m) ** 2 + z[:, None] ** 2) / 2) for m in (0, 1)])
+    axes = plots.posteriors(images, z, q**4, {"normal": (q, ["KL 0", "KL 1"])}).axes
     assert len(axes) == 4
-    np.testing.assert_allclose(axes[3].collections[0].get_offsets(), draws[1])
-    half = axes[1].collections[1].get_paths()[-1].vertices
-    np.testing.assert_allclose(np.hypot(*half.T), np.sqrt(2 * np.log(2)), atol=0.01)
+    for m, panel in ((0, axes[1]), (1, axes[3])):
+        half = panel.collections[1].get_paths()[-1].vertices
+        np.testing.assert_allclose(np.hypot(half[:, 0] - m, half[:, 1]), np.sqrt(2 * np.log(2)), atol=0.02)
+        wide = np.sqrt(2 * np.log(200))
+        np.testing.assert_allclose([*panel.get_xlim()], [m - wide, m + wide], atol=0.11)
 
 
 def test_labels_beside_the_axes_cover_no_line():

@@ -115,30 +115,30 @@ def posterior_plane(
 
 @styled
 def posteriors(
-    images: np.ndarray,
-    draws: np.ndarray,
-    guides: dict[str, Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, str]]],
+    images: np.ndarray, z: np.ndarray, p: np.ndarray, guides: dict[str, tuple[np.ndarray, Sequence[str]]]
 ) -> Figure:
-    """A row for each datum: its image (C, H, W), then for each guide the same draws of p(z|x) under its density.
+    """A row for each datum: its image, then for each guide the density p(z|x) in blue, and over it the guide's lines.
 
     Args:
         images: (n, C, H, W).
-        draws: of the true posterior. (n, m, 2)
-        guides: for each of them n of (z1, z2, q, note): q on the grid of z1 (a,) and z2 (b,), of shape (b, a), drawn
-            as the lines where it is 1/2, 1/10 and 1/100 of its highest value.
+        z: the grid along both axes. (a,)
+        p: the true posterior on it, up to a factor; the first axis is z2. (n, a, a)
+        guides: of each q on the same grid (n, a, a), drawn where it is 1/2, 1/10 and 1/100 of its highest value, and a
+            note for each datum.
     """
     figure = Figure(figsize=(1.75 * len(guides) + 1.4, 1.75 * len(images) + 0.35))
     grid = figure.subplots(len(images), 1 + len(guides), squeeze=False, width_ratios=[0.6] + [1] * len(guides))
     for row, image in enumerate(images):
-        show(grid[row, 0], image[None], 1)
-        for axes, (title, panels) in zip(grid[row, 1:], guides.items(), strict=True):
-            z1, z2, q, note = panels[row]
-            axes.scatter(*draws[row].T, s=1.5, alpha=0.25, linewidths=0, color=COLOURS[0], rasterized=True)
-            axes.contour(z1, z2, q / q.max(), levels=[0.01, 0.1, 0.5], colors=COLOURS[1], linewidths=1.1)
-            axes.set_title(f"{title}\n{note}" if row == 0 else note)
-            axes.set(xlim=(z1[0], z1[-1]), ylim=(z2[0], z2[-1]), xticks=[], yticks=[])
+        show(grid[row, 0], image[None], 1, "" if row else "x")
+        lines = np.stack([q[row] / q[row].max() for q, _ in guides.values()])
+        there = np.maximum(p[row] / p[row].max(), lines.max(0)) > 0.005
+        limits = [z[np.flatnonzero(there.any(axis))[[0, -1]]] for axis in (0, 1)]
+        for axes, line, (title, (_, notes)) in zip(grid[row, 1:], lines, guides.items(), strict=True):
+            axes.pcolormesh(z, z, p[row], cmap="Blues", shading="nearest", rasterized=True)
+            axes.contour(z, z, line, levels=[0.01, 0.1, 0.5], colors=COLOURS[1], linewidths=1.1)
+            axes.set_title(notes[row] if row else f"{title}\n{notes[row]}")
+            axes.set(xlim=limits[0], ylim=limits[1], xticks=[], yticks=[])
             axes.spines[["top", "right"]].set_visible(True)
-    grid[0, 0].set_title("x")
     return figure
 
 
