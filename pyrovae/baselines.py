@@ -22,6 +22,7 @@ class BernoulliMixture:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), in nats. (N,)"""
+        _check(x)
         return torch.cat([self._joint(rows).logsumexp(1) for rows in x.split(ROWS)])
 
     def marginal(self, seen: Tensor) -> "BernoulliMixture":
@@ -44,6 +45,7 @@ class BernoulliMixture:
 
 def pixels(x: Tensor) -> BernoulliMixture:
     """Every value on its own: m_i = (sum_n x_ni + 1) / (N + 2), the posterior mean under a uniform prior of m_i."""
+    _check(x)
     return BernoulliMixture(x.new_ones(1), (x.sum(0, keepdim=True) + 1) / (len(x) + 2))
 
 
@@ -56,7 +58,9 @@ def mixture(x: Tensor, components: int, steps: int = 30, seed: int = 0) -> Berno
         steps: of EM.
         seed: of the rows at which the means begin.
     """
-    checks.integer("components", components)
+    _check(x)
+    if checks.integer("components", components) > len(x):
+        raise ValueError(f"components: expected at most one a datum, {len(x)}, found {components}")
     with seeded(seed):
         begin = x[torch.randperm(len(x))[:components]]
     found = BernoulliMixture(x.new_full((components,), 1 / components), 0.25 + begin / 2)
@@ -79,6 +83,7 @@ def windows(
         valid: the same, held out.
         rates: to choose from.
     """
+    _check(x)
     weights = x.new_full((len(x),), 1 / len(x))
     best = max(rates, key=lambda rate: _turned(x, weights, rate).log_prob(valid).mean().item())
     return _turned(x, weights, best)
@@ -86,3 +91,9 @@ def windows(
 
 def _turned(x: Tensor, weights: Tensor, rate: float) -> BernoulliMixture:
     return BernoulliMixture(weights, x.clamp(rate, 1 - rate))
+
+
+def _check(x: Tensor) -> None:
+    if not len(x) or not ((x == 0) | (x == 1)).all():
+        found = f"values such as {x[(x != 0) & (x != 1)][0].item():.3g}" if len(x) else "none"
+        raise ValueError(f"expected data of zeros and ones, found {found}")

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -72,3 +73,17 @@ def test_the_marginal_is_the_sum_over_what_is_not_seen():
     first = ALL[:, seen] == ALL[11][seen]
     summed = truth.log_prob(ALL)[first.all(1)].logsumexp(0)
     torch.testing.assert_close(truth.marginal(seen).log_prob(ALL[11:12, seen])[0], summed)
+
+
+@pytest.mark.parametrize("build", [baselines.pixels, partial(baselines.mixture, components=2)])
+def test_what_is_not_binary_is_refused(build):
+    x = (torch.rand(6, 4) < 0.5).float()
+    assert build(x).log_prob(x).sum().item() < 0
+    for wrong, found in ((x * 0.5, "0.5"), (x.fill_diagonal_(torch.nan), "nan"), (x[:0], "none")):
+        with pytest.raises(ValueError, match=f"zeros and ones, found .*{found}"):
+            build(wrong)
+
+
+def test_more_components_than_data_are_refused():
+    with pytest.raises(ValueError, match="at most one a datum, 3, found 4"):
+        baselines.mixture(torch.ones(3, 2), 4)
