@@ -18,6 +18,20 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
+def placed(text: str, name: str, content: str) -> str:
+    """The text with this content between its marks <!-- NAME --> and <!-- end of NAME -->.
+
+    Raises:
+        ValueError: the text does not hold both, once and in this order.
+    """
+    begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"expected a text with {begin.strip()} and {end.strip()}, found none")
+    return f"{before}{begin}{content}{end}{after}"
+
+
 class Line(NamedTuple):
     """A number of an examination: where it stands ("gaps.elbo"), what it is called, and what follows it.
 

@@ -323,11 +323,11 @@ def evaluation(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def effort(path: Path) -> dict[str, float]:
-    """What a training took, as far as its files say: its seconds and steps, and the parameters of both programs."""
+    """What a training took, as far as its files say: its seconds, threads and steps, and the programs' parameters."""
     made: dict[str, Any] = {}
     with suppress(OSError, ValueError):
         made = json.loads((path / "environment.json").read_text())
-    said = {"seconds": made.get("training_seconds"), "parameters": made.get("parameters")}
+    said = {"seconds": made.get("training_seconds")} | {name: made.get(name) for name in ("threads", "parameters")}
     said["steps"] = next((record["step"] for record in reversed(files.read_lines(path / "metrics.jsonl"))), None)
     return {name: value for name, value in said.items() if value is not None}
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from pyrovae import checks, experiments, files
 from pyrovae.__main__ import main
+from pyrovae.report import placed
 
 RUNS = Path(__file__).parent
 README = RUNS.parent / "README.md"
-BEGIN, END = "<!-- gallery: written by nox -s gallery -->\n", "\n<!-- end of the gallery -->"
 
 
 def make() -> None:
@@ -27,7 +27,7 @@ def make() -> None:
         checks.member("name", name, known)
     for name in [] if asked.text else asked.names or known:
         repeat(name) if is_experiment(RUNS / name) else retrain(RUNS / name)
-    files.write_bytes(README, written(README.read_text()).encode())
+    files.write_bytes(README, placed(README.read_text(), "gallery", experiments.gallery(RUNS)).encode())
 
 
 def is_experiment(path: Path) -> bool:
@@ -47,13 +47,6 @@ def retrain(path: Path) -> None:
         for made in ("evaluation.json", "environment.json"):
             shutil.copyfile(Path(folder, path.name, made), path / made)
         shutil.copytree(Path(folder, path.name, "figures"), path / "figures", dirs_exist_ok=True)
-
-
-def written(readme: str) -> str:
-    """The README with the gallery of what is there."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{experiments.gallery(RUNS)}{END}{after}"
 
 
 if __name__ == "__main__":

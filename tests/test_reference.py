@@ -40,7 +40,23 @@ def test_a_row_ends_in_the_table(reference, tmp_path, monkeypatch, capsys):
     assert cells[1] == "cpu"
     assert 20 < float(cells[2].split(" ± ")[0]) < 60
     assert cells[3] == "12.50"
-    assert cells[5:9] == ["3", "2", "20", "2"]  # K, epochs, steps (10 batches of 1258 rows), seeds
+    assert cells[5].endswith(" of 2")
+    assert cells[6:9] == ["3", "2", "2"]  # K, epochs, seeds
+    assert cells[10] == "1"
+
+
+def test_rows_of_other_machines_stay(reference, tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "HERE", tmp_path)
+    rows = {name: [f"`{name}`", "cpu", number] for name, number in (("iaf", 1.5), ("planar", 2.5))}
+    reference.note({"iaf cpu": rows["iaf"]})
+    reference.note({"planar cpu": rows["planar"], "iaf cpu": []})
+    assert reference.rows() == [rows["planar"], rows["iaf"]]
+
+
+def test_the_tables_are_those_of_the_results(reference):
+    assert (FILE.parent / "README.md").read_text() == reference.told()
+    table = reference.told().split("\n\n")[2]
+    assert f"<!-- reference -->\n{table}\n<!-- end of reference -->" in (FILE.parents[2] / "README.md").read_text()
 
 
 def test_unknown_rows_are_refused(reference, monkeypatch, capsys):

@@ -43,3 +43,12 @@ def test_numbers_have_their_units_and_stand_in_a_column(found):
 
 def test_a_refusal_is_its_reason():
     assert report.examination({"quality": {"refused": "no data"}}) == "\nquality: refused: no data"
+
+
+def test_what_is_placed_takes_the_place_of_what_was():
+    text = "a\n<!-- it -->\nold\n<!-- end of it -->\nb"
+    once = report.placed(text, "it", "new | 1.5")
+    assert once == "a\n<!-- it -->\nnew | 1.5\n<!-- end of it -->\nb"
+    assert report.placed(once, "it", "old") == text
+    with pytest.raises(ValueError, match="<!-- other -->"):
+        report.placed(text, "other", "new")

@@ -1,6 +1,6 @@
 """Published rows, trained again: python runs/reference/reference.py NAME --budget cpu|full; without NAME, the table.
 
-Each is an ordinary run, resumable, in runs/reference/; README.md beside it is the table of all that are finished.
+Each is an ordinary run, resumable, in runs/reference/; results.json and README.md beside it hold the table.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 from pyrovae import files, grid, recipe
-from pyrovae.report import spread, table
+from pyrovae.report import placed, spread, table
 from pyrovae.runs import effort
 
 HERE = Path(__file__).parent
@@ -28,12 +28,33 @@ def main() -> None:
     if unknown := set(asked.names) - set(ROWS):
         parser.error(f"expected names of {', '.join(ROWS)}, found {', '.join(sorted(unknown))}")
     made = [cell for name in asked.names for cell in cells(name, asked.budget, asked.seeds, asked.threads)]
-    grid.check_runs(HERE, made)
+    try:
+        grid.check_runs(HERE, made)
+    except ValueError as error:
+        parser.error(str(error))
     failed = grid.carry_out(HERE, made, "test", jobs=1)
-    files.write_bytes(HERE / "README.md", told().encode())
+    note({f"{name} {asked.budget}": finished(name, asked.budget) for name in asked.names})
+    write(HERE.parents[1] / "README.md")
     print((HERE / "README.md").read_text())
     if failed:
         parser.exit(1, f"failed: look at {', '.join(f'{HERE / name}.log' for name in failed)}\n")
+
+
+def note(found: dict[str, list[object]]) -> None:
+    """Rows that are finished take their places in results.json, where those of other machines stand."""
+    files.write_json(HERE / "results.json", known() | {name: row for name, row in found.items() if row})
+
+
+def known() -> dict[str, list[object]]:
+    path = HERE / "results.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write(readme: Path) -> None:
+    """The table, into the README of this folder and that of the project."""
+    files.write_bytes(HERE / "README.md", told().encode())
+    if readme.exists():
+        files.write_bytes(readme, placed(readme.read_text(), "reference", table(HEADS, rows())).encode())
 
 
 def cells(name: str, budget: str, seeds: int, threads: int = 0) -> list[grid.Cell]:
@@ -44,25 +65,32 @@ def cells(name: str, budget: str, seeds: int, threads: int = 0) -> list[grid.Cel
     return [grid.Cell(f"{name}-{budget}-{s}", (name,), recipe.from_options({"seed": s}, start)) for s in range(seeds)]
 
 
+HEADS = ["row", "budget", "-log p(x)", "published", "-ELBO", "active", "K", "epochs", "seeds", "minutes", "threads"]
+
+
 def told() -> str:
-    """The table, with what each number was made by; a row that is not reached stays as it is."""
-    rows = [row for name in ROWS for budget in ("cpu", "full") if (row := finished(name, budget))]
-    heads = ["row", "budget", "-log p(x)", "published", "-ELBO", "K", "epochs", "steps", "seeds", "minutes"]
+    """The table, with what each row is; one that is not reached stays as it is."""
     sources = [f"- `{name}`: {row['source']}" for name, row in ROWS.items()]
     return "\n".join(
         [
             "# Published rows, trained again",
             "",
             "Nats per image of all 10 000 test images, dynamically binarised MNIST; ± the standard deviation over",
-            "seeds, or of one the standard error over the images. Minutes of training, on the machine of the row's",
-            "`environment.json`. `nox -s reference -- NAME --budget cpu` makes a row; the options are in rows.toml.",
+            "seeds, or of one the standard error over the images. Active latents, of how many. Minutes of training on",
+            "the threads and the machine of the row's `environment.json`, which had other work, too.",
+            "`nox -s reference -- NAME --budget cpu` makes a row; the options are in rows.toml.",
             "",
-            table(heads, rows),
+            table(HEADS, rows()),
             "",
             *sources,
             "",
         ]
     )
+
+
+def rows() -> list[list[object]]:
+    """Those that are known, in the order of rows.toml."""
+    return [row for name in ROWS for budget in ("cpu", "full") if (row := known().get(f"{name} {budget}"))]
 
 
 def finished(name: str, budget: str) -> list[object]:
@@ -80,8 +108,9 @@ def finished(name: str, budget: str) -> list[object]:
     ]
     paper = ROWS[name]["paper"]
     published = "" if math.isnan(paper) else f"{paper:.2f}"
+    active, latents = (sum(found[0][count].values()) for count in ("active_units", "latents"))
     minutes = f"{sum(each['seconds'] for each in took) / len(took) / 60:.1f}"
-    counts = [made.particles, made.epochs, took[0]["steps"], len(paths), minutes]
+    counts = [f"{active} of {latents}", found[0]["particles"], made.epochs, len(paths), minutes, took[0]["threads"]]
     return [f"`{name}`", budget, scores[0], published, scores[1], *counts]
 
 
