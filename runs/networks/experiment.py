@@ -32,10 +32,10 @@ BUDGETS = {
         "latents": 20,
         "hidden": 400,
         "conv": {"channels": (16, 32), "hidden": 185},
-        "epochs": 4,
+        "epochs": 12,
         "batch_size": 200,
         "deep": (200, 200),
-        "epochs_each": 2,
+        "epochs_each": 4,
     },
 }
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Tanh, nn.Softplus)

@@ -20,7 +20,7 @@ from pyrovae.train import cosine
 
 BUDGETS = {
     "digits": {"latents": 8, "hidden": 200, "epochs": 40, "batch_size": 64},
-    "mnist": {"latents": 20, "hidden": 400, "epochs": 4, "batch_size": 200},
+    "mnist": {"latents": 20, "hidden": 400, "epochs": 8, "batch_size": 200},
 }
 PIXELS = {  # what is made of the grey images, and the model of what is made
     "Bernoulli": ("dynamic", Bernoulli),

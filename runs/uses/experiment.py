@@ -23,7 +23,7 @@ from pyrovae.train import cosine
 
 BUDGETS = {
     "digits": {"latents": 8, "hidden": 200, "epochs": 80, "batch_size": 64, "components": 30, "labels": 50},
-    "mnist": {"latents": 20, "hidden": 400, "epochs": 4, "batch_size": 200, "components": 100, "labels": 100},
+    "mnist": {"latents": 20, "hidden": 400, "epochs": 12, "batch_size": 200, "components": 100, "labels": 100},
 }
 ROWS, PARTICLES, FEW = 1000, 200, 300  # test images, z for each; images at which the windows' width is chosen
 HALF = partial(quadrants, seen=2)
