@@ -62,7 +62,7 @@ def summary(
     """The dictionary of `evaluate`, of what `scores` found."""
     table, estimator = dict(scored[0]), scored[1]
     error, shared = table.pop("monte_carlo_error"), hasattr(programs, "at_draws")
-    kls, means = _by_site(table, "kl_per_latent."), _by_site(table, "mean.")
+    kls, means, noise = (_by_site(table, prefix) for prefix in ("kl_per_latent.", "mean.", "noise."))
     by_site = {kind: _by_site(table, f"{kind}.") for kind in ("observed", "kl")}
     return {
         "rows": len(error),
@@ -77,9 +77,14 @@ def summary(
         **{f"{kind}_by_site": {site: mean(v) for site, v in values.items()} for kind, values in by_site.items()},
         "kl_per_latent": {site: values.mean(0).flatten().tolist() for site, values in kls.items()},
         "latents": {site: values[0].numel() for site, values in means.items()},
-        "active_units": {site: int((values.var(0, correction=0) > ACTIVE).sum()) for site, values in means.items()},
+        "active_units": {site: _active(values, noise[site]) for site, values in means.items()},
         **(_classes(programs, data, seed) if _has_classes(programs, data) else {}),
     }
+
+
+def _active(means: Tensor, noise: Tensor) -> int:
+    """How many latents' means vary over the data by more than ACTIVE, beyond what their Monte Carlo noise explains."""
+    return int((means.var(0, correction=0) - noise.mean(0) > ACTIVE).sum())
 
 
 def _classes(programs: Programs, data: Data, seed: int) -> dict[str, Any]:
@@ -160,8 +165,9 @@ def _measure(programs: Programs, estimator: str, observed: Iterable[str]) -> str
 def scores(
     programs: Programs, data: Data, particles: int, seed: int, draws: int = 10, keep: Path | None = None
 ) -> tuple[dict[str, Tensor], str]:
-    """Per datum: elbo, reconstruction, kl, log_likelihood, monte_carlo_error, all (N,); kl_per_latent.SITE and
-    mean.SITE, (N, *latent_shape). And how the KL was had: "closed form", "sampled", or POINT where there is none."""
+    """Per datum: elbo, reconstruction, kl, log_likelihood, monte_carlo_error, all (N,); kl_per_latent.SITE, mean.SITE
+    and noise.SITE, the variance of that mean where draws make it, (N, *latent_shape). And how the KL was had: "closed
+    form", "sampled", or POINT where there is none."""
     if hasattr(programs, "at_draws"):
         return _posterior_scores(programs, data, particles, seed, draws, keep)
 
@@ -176,6 +182,7 @@ def scores(
         joined = {name: values.double() for name, values in found.items()}
         log_w = joined.pop("log_weight")
         row = {name: values.mean(0) for name, values in joined.items()}
+        row |= {f"noise.{site}": _noise(values) for site, values in _by_site(joined, "mean.").items()}
         row = {"elbo": row["reconstruction"] - row["kl"]} | row
         row["log_likelihood"], row["monte_carlo_error"] = log_mean_exp(log_w)
         if HOW[max(ways)] == POINT:
@@ -218,6 +225,11 @@ def _posterior_scores(
     row["log_likelihood"], of_draws = log_mean_exp(each["log_likelihood"])
     row["monte_carlo_error"] = torch.hypot(of_draws, row["monte_carlo_error"])  # one noise of z for all w
     return row, ways[0]
+
+
+def _noise(draws: Tensor) -> Tensor:
+    """The variance of the mean of draws (K, N, ...): 0 of closed means, which are alike, and where K is 1. (N, ...)"""
+    return draws.var(0) / len(draws) if len(draws) > 1 else torch.zeros_like(draws[0])
 
 
 def _mean_or_draw(q: Trace, site: Any) -> Tensor:

@@ -152,6 +152,29 @@ def test_active_units_are_counted_by_the_variance_of_the_codes(linear):
     assert result["active_units"] == {"z": 1}
 
 
+def test_noise_of_means_without_a_closed_form_is_no_activity():
+    """Beside the prior, a latent that follows x by .2: their means over K draws vary by 1/K and .04 + 1/K."""
+    follows = torch.tensor([0.0, 0.2, 0.0])
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            z = dist.TransformedDistribution(
+                dist.Normal(x[:, None] * follows, 1.0), dist.transforms.AffineTransform(0, 1)
+            )
+            pyro.sample("z", z.to_event(1))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    torch.manual_seed(0)
+    x = torch.randn(1000)
+    for particles in (10, 100):
+        assert pyrovae.evaluate((model, guide), x, particles)["active_units"] == {"z": 1}
+    assert pyrovae.evaluate((model, guide), x, 1)["active_units"] == {"z": 3}  # of one draw nothing tells what is noise
+
+
 @pytest.mark.parametrize("rows", [1, 7, 128, 129, 300])
 def test_scores_do_not_change_with_how_many_rows_come_along(rows):
     vae = pyrovae.VAE((1, 8, 8), 2)
