@@ -70,16 +70,16 @@ def run(root: Path, name: str, data: str = "digits", seeds: int = 1) -> Path:
     findings: Findings = module.experiment(data, seeds)
     minutes, made = (time.perf_counter() - begun) / 60, surroundings()
     target = root / name / data
-    target.mkdir(exist_ok=True)
-    drawn = plots.write_figures(target / "figures", findings.figures)
-    shown = {path.stem: path.name for path in drawn}  # an animation before its frame
-    pictures = [f"![{each.replace('-', ' ')}](figures/{shown[each]})" for each in findings.figures]
     footer = (
         f"`nox -s experiment -- {name} --data {data} --seeds {seeds}`, {minutes:.1f} minutes with "
         f"{made['threads']} of {made['processors']} processors, torch {made['torch']}, commit {made['commit']}."
     )
-    sections = [f"# {(module.__doc__ or name).strip()}", findings.text.strip(), *pictures, footer]
-    files.write_bytes(target / "findings.md", ("\n\n".join(sections) + "\n").encode())
+    with files.replacing_folder(target) as new:
+        drawn = plots.write_figures(new / "figures", findings.figures)
+        shown = {path.stem: path.name for path in drawn}  # an animation before its frame
+        pictures = [f"![{each.replace('-', ' ')}](figures/{shown[each]})" for each in findings.figures]
+        sections = [f"# {(module.__doc__ or name).strip()}", findings.text.strip(), *pictures, footer]
+        files.write_bytes(new / "findings.md", ("\n\n".join(sections) + "\n").encode())
     return target
 
 

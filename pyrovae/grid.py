@@ -129,7 +129,10 @@ def from_options(values: Mapping[str, Any], start: Grid | None = None) -> Grid:
 def _values(axis: str, given: Any) -> list[str]:
     """The values as text, numbers in one way of writing: 1 and 1.0 are the same."""
     if isinstance(given, str):
-        given = names.split(given)
+        try:
+            given = names.split(given)
+        except ValueError as error:
+            raise ValueError(f"{axis}: {error}") from None
     if not isinstance(given, Sequence):
         raise ValueError(f"{axis}: expected a list of values, found {given!r}")
     option = AXES[axis]

@@ -319,7 +319,8 @@ def check_same(path: Path, recorded: Mapping[str, Any], asked: Mapping[str, Any]
         was, now = recorded.get(name), asked.get(name)
         if was != now:
             flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag}: {path} was made with {was!r}, found {now!r}; {advice}")
+            made = "without" if was is None else f"with {was!r}"
+            raise ValueError(f"{flag}: {path} was made {made}, found {'none' if now is None else repr(now)}; {advice}")
 
 
 def from_options(values: dict[str, Any], start: Recipe | None = None) -> Recipe:

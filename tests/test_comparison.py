@@ -294,7 +294,7 @@ def test_the_paths_of_a_grid_are_relative_to_its_file(tmp_path, monkeypatch):
         ),
         ({"latent_dim": 4}, "--latent-dim: here was made with 3, found 4"),
         ({"gaps": 0}, "--gaps: here was made with 50, found 0"),
-        ({"priors": "laplace,vamp-prior"}, r"--priors: here was made with None, found \['laplace', 'vamp-prior'\]"),
+        ({"priors": "laplace,vamp-prior"}, r"--priors: here was made without, found \['laplace', 'vamp-prior'\]"),
         ({"guide": "iaf"}, "guide: expected one of guide and guides, found both"),
     ],
 )

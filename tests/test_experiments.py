@@ -67,6 +67,31 @@ def test_one_that_fails_leaves_the_last_findings(toy):
     assert len(list((toy / "toy" / "digits").iterdir())) == 2
 
 
+def test_a_full_disk_leaves_the_last_findings_whole(toy, monkeypatch):
+    target = experiments.run(toy, "toy")
+    (target / "figures" / "empty.png").write_bytes(b"old")
+    before = (target / "findings.md").read_bytes()
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(experiments.files, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        experiments.run(toy, "toy", seeds=2)
+    assert (target / "findings.md").read_bytes() == before
+    assert (target / "figures" / "empty.png").read_bytes() == b"old"
+    assert sorted(path.name for path in (toy / "toy").iterdir() if path.name != "__pycache__") == [
+        "digits",
+        "experiment.py",
+    ]
+
+
+def test_pictures_that_are_no_more_go(toy):
+    target = experiments.run(toy, "toy")
+    (target / "figures" / "gone.png").write_bytes(b"old")
+    assert [path.name for path in (experiments.run(toy, "toy") / "figures").iterdir()] == ["empty.png"]
+
+
 @pytest.mark.parametrize(
     ("name", "data", "seeds", "message"),
     [

@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from statistics import mean
 
 import torch
 from sklearn.decomposition import PCA
@@ -116,11 +115,11 @@ def told(found):
         [space, spread(values, 3), spread(kept[space], 3) if space in kept else ""]
         for space, values in accuracy.items()
     ]
-    less = {space: mean(accuracy[space]) - mean(accuracy[FULL]) for space in kept}
     return (
         f"By their {NEIGHBOURS} nearest codes in all {len(found[0]['kl_per_latent'])} latents, "
         f"{spread(accuracy[FULL], 3)} of the test images are told right, by their nearest pixels "
-        f"{spread(accuracy[PIXELS], 3)}; in a plane by PCA {less['PCA']:+.3f}, in one by t-SNE {less['t-SNE']:+.3f}. "
+        f"(black and white) {spread(accuracy[PIXELS], 3)}; in a plane by PCA {spread(accuracy['PCA'], 3)}, in one by "
+        f"t-SNE {spread(accuracy['t-SNE'], 3)}. "
         f"Active (KL above {INACTIVE} nats) are {spread(active, int(len(found) > 1))} latents; log p(x) is "
         f"{spread([each['log p(x)'] for each in found])} nats per datum. Accuracy is that of a {NEIGHBOURS}-nearest-"
         f"neighbour classifier of at most {ROWS} test images in tenfold cross-validation; trustworthiness is of the "

@@ -142,19 +142,22 @@ def told(cells, found, beyond, eigenvalues):
         return spread([each[name][key] for each in found], digits)
 
     alive = max((scale for scale in beyond if any(each[scale]["active"] for each in found)), default=0)
+    dead = min((scale for scale in beyond if scale > alive), default=math.inf)
     best = min(beyond, key=lambda scale: found[0][scale]["-ELBO"])
     mean = cells["/ batch / pixels", "/ batch"].scale_at_beta_one
     latents = (mean / cells["/ batch / pixels", "/ batch / latents"].scale_at_beta_one) ** 2
     pixels, units = round(2 * mean**2), ", ".join(str(each[mean]["active"]) for each in found)
     return (
         f"Of these {len(cells)} losses of squared errors and KL, each the ELBO of a normal density with a variance s² "
-        f"of its own, those with s² above {alive**2:.3g} have no active unit; learned, s² becomes "
+        f"of its own, those with s² up to {alive**2:.3g} have active units, those from {dead**2:.3g} on have none; "
+        f"learned, s² becomes "
         f"{over('learned scale', 'variance', 4)}. The mean of squares with the whole KL has s² = {short(mean**2)}: "
         f"active units {units}, KL {over(mean, 'KL', 4)} nats. A linear VAE has an active unit for each eigenvalue of "
         f"the pixels' covariance above s², and the largest is {eigenvalues[0]:.3g}. The learned s² stands beside a "
         f"mean squared error of test images of {over('learned scale', 'MSE', 4)}, its optimum, and has -ELBO "
         f"{over('learned scale', '-ELBO', 1)} nats; of the fixed ones s² = {best**2:.3g} is best, "
-        f"{over(best, '-ELBO', 1)}.\n\n{cells_table(cells, found, beyond, eigenvalues)}\n\nRows of one s² are one loss "
+        f"{over(best, '-ELBO', 1)}.\n\n{cells_table(cells, found, beyond, eigenvalues)}\n\nOf eigenvalues "
+        "as many are counted as there are latents. Rows of one s² are one loss "
         "but for a factor, and one training; beta is that beside the sum of squares, whose s² is .5. MSE is of E[x|z] "
         "at draws of q(z|x), a pixel being from 0 to 1; -ELBO is in nats per image, a density of grey values in every "
         "row. The KL is that to the prior p(z): KL(q(z|x) || p(z|x)) is what the ELBO lacks of log p(x), and stands "
