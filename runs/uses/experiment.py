@@ -165,7 +165,7 @@ def told(found, budget, shape):
     rest = {kind: [one["completed"][kind] for one in found] for kind in kinds}
     rates = {kind: spread([one["classes"][kind] for one in found], 3) for kind in ("VAE", "network")}
     nats = {kind: mean(each.mean().item() for each in costs[kind]) for kind in kinds}
-    best = min(kinds[1:], key=nats.get)
+    best, keenest = min(kinds[1:], key=nats.get), max(kinds, key=lambda kind: mean(apart[kind]))
     rows = [
         ["density: -log p(x), nats", *(with_errors(costs[kind]) for kind in kinds)],
         ["the same, bits for each pixel", *(f"{nats[kind] / size / math.log(2):.3f}" for kind in kinds)],
@@ -174,7 +174,8 @@ def told(found, budget, shape):
     ]
     return (
         f"A test image costs the VAE {nats['VAE']:.2f} nats, and {nats[best]:.2f} the best of the simple densities, "
-        f"{best}. Upside down they are told apart with an AUROC of {spread(apart['VAE'], 3)}; the right half costs "
+        f"{best}. Upside down they are told apart with an AUROC of {spread(apart['VAE'], 3)}, best by {keenest}, "
+        f"{spread(apart[keenest], 3)}; the right half costs "
         f"{rest['VAE'][0].mean():.2f} nats where the left one is seen; and with {budget['labels']} labels "
         f"{rates['VAE']} of them are told right, by a network of the labelled images alone {rates['network']}.\n\n"
         + table(["", *kinds], rows)
