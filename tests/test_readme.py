@@ -45,6 +45,13 @@ def test_the_gallery_is_that_of_the_findings():
     assert experiments.gallery(ROOT / "runs") in TEXT
 
 
+def test_the_comparisons_quoted_are_those_of_their_tables():
+    whole = (ROOT / "runs" / "compare" / "README.md").read_text()
+    rows = re.findall(r"^\| `[^`]+` \| -\d+\.\d\d ± .* ± \d\.\d\d(?= \|$)", TEXT, re.MULTILINE)
+    assert len(rows) == 7
+    assert [row for row in rows if f"\n{row} |" not in whole] == []
+
+
 def test_numbers_quoted_are_those_of_the_runs():
     """Each 'ELBO -x, log p(x) -y' in the README stands in the evaluation.json of the run it names."""
     import json
