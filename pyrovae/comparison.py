@@ -278,7 +278,7 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield name, " ".join(value)
     elif isinstance(value, dict):
         yield name, value["value"]
-        yield f"{name}_error", value["standard_error"]
+        yield f"{name}_error", None if math.isnan(value["standard_error"]) else value["standard_error"]
     else:
         yield name, value
 
@@ -357,7 +357,9 @@ def verdict(asked: Grid, kind: Sequence[Mapping[str, Any]]) -> str:
         return f"{best} has the highest log p(x)."
     clear = abs(behind["value"]) > 2 * behind["standard_error"]
     told = f"the next, {second}, is behind by {shown(behind, 2)} nats per datum"
-    return f"{best} has the highest log p(x); {told}{'' if clear else ': within two standard errors, no clear winner'}."
+    told += "" if clear else ": within two standard errors, no clear winner"
+    alone = ", of one training each: another seed may order them otherwise" if ranked[1]["seeds"] == 1 else ""
+    return f"{best} has the highest log p(x); {told}{alone}."
 
 
 def _cell(number: Mapping[str, float] | float | None, digits: int) -> tuple[str, str, float | None]:

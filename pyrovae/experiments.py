@@ -76,18 +76,24 @@ def run(root: Path, name: str, data: str = "digits", seeds: int = 1) -> Path:
     )
     with files.replacing_folder(target) as new:
         drawn = plots.write_figures(new / "figures", findings.figures)
-        shown = {path.stem: path.name for path in drawn}  # an animation before its frame
-        pictures = [f"![{each.replace('-', ' ')}](figures/{shown[each]})" for each in findings.figures]
+        moving = {path.stem for path in drawn if path.suffix == ".gif"}
+        pictures = [_picture(each, each in moving) for each in findings.figures]
         sections = [f"# {(module.__doc__ or name).strip()}", findings.text.strip(), *pictures, footer]
         files.write_bytes(new / "findings.md", ("\n\n".join(sections) + "\n").encode())
     return target
+
+
+def _picture(name: str, moves: bool) -> str:
+    """In Markdown; one that moves leads to one that stands still."""
+    words = name.replace("-", " ")
+    return f"[![{words}](figures/{name}.gif)](figures/{name}.png)" if moves else f"![{words}](figures/{name}.png)"
 
 
 def told(root: Path, name: str, data: str) -> dict[str, str]:
     """Of what an experiment has found: the first `sentence` and `picture`, the `command`, its `seeds` and `minutes`."""
     path = root / name / data / "findings.md"
     _, paragraph, *_, footer = path.read_text().strip().split("\n\n")
-    picture = re.search(r"\]\((figures/.+)\)", path.read_text())
+    picture = re.search(r"\]\((figures/[^)]+)\)", path.read_text())
     made = re.match(r"`(.+ --seeds (\d+))`, ([\d.]+) minutes", footer)
     if not picture or not made:
         raise ValueError(f"{path}: expected findings with a picture and the command that made them, found other text")
@@ -112,9 +118,12 @@ def gallery(root: Path, data: str = "mnist", columns: int = 3) -> str:
 
 def _cell(root: Path, name: str, data: str, width: int) -> str:
     of = told(root, name, data)
-    picture = (
-        f'<a href="{root.name}/{name}/{data}/findings.md"><img src="{root.name}/{of["picture"]}" alt="{name}"></a>'
-    )
+    still = of["picture"].replace(".gif", ".png")
+    image = f'<img src="{root.name}/{of["picture"]}" alt="{name}">'
+    if still != of["picture"]:  # for readers who have asked for less motion
+        source = f'<source media="(prefers-reduced-motion: reduce)" srcset="{root.name}/{still}">'
+        image = f"<picture>{source}{image}</picture>"
+    picture = f'<a href="{root.name}/{name}/{data}/findings.md">{image}</a>'
     made = f"<code>{of['command']}</code>, {of['minutes']} minutes"
     return f'<td width="{width}%" valign="top">{picture}<br>{html.escape(of["sentence"], quote=False)}<br>{made}</td>'
 

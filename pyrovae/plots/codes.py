@@ -70,9 +70,6 @@ def maps(points: dict[str, np.ndarray], classes: np.ndarray) -> Figure:
     for axes, (title, each) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):
         _scatter(axes, each, classes, "", "", title)
         axes.set(xticks=[], yticks=[])
-        for label in np.unique(classes):  # beside its colour, which not all readers can tell from the others
-            name = axes.text(*np.median(each[classes == label], 0), str(label), ha="center", va="center", weight="bold")
-            name.set_path_effects([Stroke(linewidth=2.5, foreground="white"), Normal()])
     _one_legend(figure)
     return figure
 
@@ -159,6 +156,10 @@ def _scatter(axes: Axes, codes: np.ndarray, labels: np.ndarray | None, x: str, y
     axes.set_aspect("equal", adjustable="datalim")
     if 1 < len(classes) <= 20:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=3, handletextpad=0.1)
+        for label in classes:  # beside its colour, which not all readers can tell from the others
+            place = np.median(codes[labels == label], 0)
+            name = axes.text(place[0], place[1], str(label), ha="center", va="center", weight="bold")
+            name.set_path_effects([Stroke(linewidth=2.5, foreground="white"), Normal()])
 
 
 def _one_legend(figure: Figure) -> None:
