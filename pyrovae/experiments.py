@@ -17,10 +17,10 @@ from types import ModuleType
 from matplotlib.figure import Figure
 
 from pyrovae import checks, files, plots
-from pyrovae.report import spread, table
+from pyrovae.report import over_data, spread, table
 from pyrovae.runs import surroundings
 
-__all__ = ["FILE", "Findings", "check", "found", "gallery", "run", "spread", "table", "told"]
+__all__ = ["FILE", "Findings", "check", "found", "gallery", "over_data", "run", "spread", "table", "told"]
 
 FILE = "experiment.py"
 

@@ -9,8 +9,7 @@ from pyro import poutine
 
 from pyrovae import VAE, data, fit, gaps, plots, refine
 from pyrovae.diagnostics import by_datum
-from pyrovae.evaluate import mean as with_error
-from pyrovae.experiments import Findings, spread, table
+from pyrovae.experiments import Findings, over_data, spread, table
 from pyrovae.guides import IAF, DiagonalNormal, FullRankNormal, Planar
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
@@ -196,8 +195,8 @@ def row_of(kind, found, gap, frozen):
     return [
         kind,
         spread([one["elbo"].mean().item() for one in found]),
-        paired(gap),
-        "" if kind == "diagonal" else paired(gain),
+        over_data(gap),
+        "" if kind == "diagonal" else over_data(gain),
         spread(encoder) if encoder else "",
         spread([each.mean().item() - one for each, one in zip(gap, encoder, strict=True)]) if encoder else "",
         spread([one["log_likelihood"].mean().item() for one in found]),
@@ -213,11 +212,6 @@ def row_of_joint(kind, joint):
         [one[name] - other["diagonal"][name] for one, other in zip(found, joint, strict=True)]
         for name in ("elbo", "log_likelihood")
     ]
-    elbo, log_p = ("" if kind == "diagonal" else paired(gain) for gain in gains)
+    elbo, log_p = ("" if kind == "diagonal" else over_data(gain) for gain in gains)
     bound, own = (spread([one[name].mean().item() for one in found]) for name in ("elbo", "log_likelihood"))
     return [kind, bound, elbo, own, log_p, f"{mean(one['seconds'] for one in found):.0f}"]
-
-
-def paired(rows):
-    """Mean over seeds, ± the standard error over the data of the first."""
-    return f"{mean(each.mean().item() for each in rows):.2f} ± {with_error(rows[0])['standard_error']:.2f}"

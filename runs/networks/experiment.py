@@ -9,9 +9,8 @@ from torch import nn
 
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.data import Split
-from pyrovae.evaluate import mean as with_error
 from pyrovae.evaluate import scores
-from pyrovae.experiments import Findings, spread, table
+from pyrovae.experiments import Findings, over_data, spread, table
 from pyrovae.inference import reconstruct
 from pyrovae.models import ConditionalVAE
 from pyrovae.networks import MLP, Conv
@@ -158,13 +157,8 @@ def row_of(kind, of, base):
         f"{of[0]['weights']:,}",
         f"{mean(one['seconds'] for one in of):.0f}",
         *(spread([abs(one[name].mean().item()) for one in of]) for name in numbers.values()),
-        "" if of is base else paired(gains),
+        "" if of is base else over_data(gains),
     ]
-
-
-def paired(rows):
-    """Mean over seeds, ± the standard error over the data of the first."""
-    return f"{mean(each.mean().item() for each in rows):.2f} ± {with_error(rows[0])['standard_error']:.2f}"
 
 
 def told_of_activations(found, budget):

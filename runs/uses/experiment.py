@@ -11,8 +11,7 @@ from sklearn.neural_network import MLPClassifier
 from pyrovae import VAE, anomaly, baselines, data, fit, plots
 from pyrovae.data import Split
 from pyrovae.evaluate import accuracy
-from pyrovae.evaluate import mean as with_error
-from pyrovae.experiments import Findings, spread, table
+from pyrovae.experiments import Findings, over_data, spread, table
 from pyrovae.inference import classify
 from pyrovae.likelihoods import Normal
 from pyrovae.models import CompletionVAE, SemiSupervisedVAE
@@ -167,10 +166,10 @@ def told(found, budget, shape):
     nats = {kind: mean(each.mean().item() for each in costs[kind]) for kind in kinds}
     best, keenest = min(kinds[1:], key=nats.get), max(kinds, key=lambda kind: mean(apart[kind]))
     rows = [
-        ["density: -log p(x), nats", *(with_errors(costs[kind]) for kind in kinds)],
+        ["density: -log p(x), nats", *(over_data(costs[kind]) for kind in kinds)],
         ["the same, bits for each pixel", *(f"{nats[kind] / size / math.log(2):.3f}" for kind in kinds)],
         ["anomalies: AUROC of images upside down", *(spread(apart[kind], 3) for kind in kinds)],
-        ["completion: -log p(u|s), nats", *(with_errors(rest[kind]) for kind in kinds)],
+        ["completion: -log p(u|s), nats", *(over_data(rest[kind]) for kind in kinds)],
     ]
     return (
         f"A test image costs the VAE {nats['VAE']:.2f} nats, and {nats[best]:.2f} the best of the simple densities, "
@@ -181,8 +180,3 @@ def told(found, budget, shape):
         + table(["", *kinds], rows)
         + NOTES.format(**budget)
     )
-
-
-def with_errors(rows):
-    """Mean over seeds, ± the standard error over the data of the first."""
-    return f"{mean(each.mean().item() for each in rows):.2f} ± {with_error(rows[0])['standard_error']:.2f}"
