@@ -272,6 +272,7 @@ def test_saved_and_loaded_it_is_the_same_and_a_copy_is_its_own(tmp_path):
         assert torch.equal(inference.log_likelihood(twin, x, 3)[0], inference.log_likelihood(vae, x, 3)[0])
 
 
+@pytest.mark.slow
 def test_latents_are_worth_half_a_nat_on_digits(digits):
     """Where one quadrant is seen."""
     small = partial(MLP, hidden=(200,))

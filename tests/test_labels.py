@@ -466,7 +466,7 @@ def test_every_path_trains_to_the_same_numbers(source, dtype):
 
 @pytest.mark.parametrize(
     ("model", "source", "compile"),
-    [(ConditionalVAE, "labels", False), (SemiSupervisedVAE, "some missing", "auto")]
+    [(ConditionalVAE, "labels", False), pytest.param(SemiSupervisedVAE, "some missing", "auto", marks=pytest.mark.slow)]
     + [(SemiSupervisedVAE, source, False) for source in DATA],
 )
 def test_a_resumed_training_is_bitwise_the_uninterrupted_one(model, source, compile):
@@ -834,6 +834,7 @@ def test_codes_of_rows_with_and_without_labels_are_drawn_in_their_places(monkeyp
 # ---- a hundred labels
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(DRAWN)
 def test_a_hundred_labels_and_all_images_make_a_classifier():
     """M2 on 8 x 8 digits: right for most. The control: by bounds of drawn labels alone it learns no class."""

@@ -154,7 +154,9 @@ def interrupt_after(monkeypatch, epochs, error=KeyboardInterrupt):
     monkeypatch.setattr(pyrovae.Training, "_launch", failing)
 
 
-@pytest.mark.parametrize("epochs", [0, 1, 3])
+@pytest.mark.parametrize(
+    "epochs", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_bits(finished, monkeypatch, capsys, epochs):
     with monkeypatch.context() as patched:
         interrupt_after(patched, epochs)
@@ -267,7 +269,9 @@ def test_ctrl_c_in_a_real_process(tmp_path):
     assert files.read_tensors(state)[1]["epoch"] >= 1
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied"])
+@pytest.mark.parametrize(
+    "damage", [pytest.param("cut", marks=pytest.mark.slow), "flipped", pytest.param("emptied", marks=pytest.mark.slow)]
+)
 def test_a_damaged_state_is_named_and_the_previous_one_used(finished, monkeypatch, damage):
     with monkeypatch.context() as patched:
         interrupt_after(patched, 3)

@@ -222,6 +222,7 @@ def test_evaluate_averages_over_the_weights(small):
     )
 
 
+@pytest.mark.slow
 def test_evaluate_gives_the_posterior_predictive_and_bounds_its_error(small):
     x = binary(30)
     small.w_log_variance.data += 2
