@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -240,30 +241,30 @@ class _Chunk:
 
     def __init__(self, programs: Programs, of_each: Callable[[Trace, Trace], Numbers]) -> None:
         self.programs, self.of_each = programs, of_each
-        self.names: list[str] = []
-        self.graphs: dict[Any, Graph | None] = {}
+        # By size and kind of arguments: rows with and without a label have not the same numbers.
+        self.recorded: dict[Any, Callable[[list[Tensor]], Numbers]] = {}
 
     def run(self, size: int, args: list[Tensor]) -> Numbers:
         return self.of_each(*traces(*pair(self.programs), size, *args, enumerated=True))
 
     def run_fast(self, size: int, args: list[Tensor]) -> Numbers:
         kind = size, signature(args)
-        if kind not in self.graphs:
-            self.graphs[kind] = self._recorded(size, args)
-        graph = self.graphs[kind]
-        if graph is None:
-            return self.run(size, args)
-        return {name: value.clone() for name, value in zip(self.names, graph(args), strict=True)}  # type: ignore
+        if kind not in self.recorded:
+            self.recorded[kind] = self._record(size, args)
+        return self.recorded[kind](args)
 
-    def _recorded(self, size: int, args: list[Tensor]) -> Graph | None:
+    def _record(self, size: int, args: list[Tensor]) -> Callable[[list[Tensor]], Numbers]:
+        names: list[str] = []
+
         def function(_: list[Tensor], args: list[Tensor]) -> list[Tensor]:
             found = self.run(size, args)
-            self.names = list(found)
+            names[:] = found
             return list(found.values())
 
         try:
             graph = Graph(function, [], args)
         except UntraceableError:  # it runs eagerly, to the same numbers
-            return None
+            return partial(self.run, size)
         graph.compile()
-        return graph
+        # Cloned, because a CUDA graph writes its next results over these.
+        return lambda args: {name: x.clone() for name, x in zip(names, graph(args), strict=True)}  # type: ignore

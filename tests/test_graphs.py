@@ -23,10 +23,12 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 import pyrovae
-from pyrovae import guides, inference
+from pyrovae import guides, inference, traces
+from pyrovae.data import Split
 from pyrovae.evaluate import scores
+from pyrovae.inference import by_row
 from pyrovae.likelihoods import Normal
-from pyrovae.models import HierarchicalVAE, MixtureVAE
+from pyrovae.models import HierarchicalVAE, MixtureVAE, SemiSupervisedVAE
 from pyrovae.networks import Conv
 from pyrovae.objectives import ELBO, WarmUp
 from pyrovae.tracing import Graph
@@ -431,6 +433,27 @@ def test_scores_from_a_graph_are_those_of_the_programs(name, pays, monkeypatch):
     assert table.keys() == eager.keys()
     for key, values in eager.items():
         torch.testing.assert_close(table[key], values, rtol=1e-9, atol=1e-9)
+
+
+def test_rows_with_and_without_a_label_have_graphs_of_their_own(monkeypatch):
+    torch.manual_seed(0)
+    made = SemiSupervisedVAE(D, K, 4).double()
+    data = Split(x(280).double(), torch.arange(280) % 6 % 5 - 1)
+
+    def ran(pays):
+        monkeypatch.setattr(inference, "FLOATS", 7 * inference.ROWS * D)
+        monkeypatch.setattr(inference, "PAYS", pays)
+        return by_row(made, data, 30, 5, numbers, lambda found: {name: each.mean(0) for name, each in found.items()})
+
+    def numbers(q, p):
+        """Of a row without a label one more, and before the others."""
+        drawn = {"y": traces.log_weight(q, p) * 0} if "y" in traces.sites(q, False) else {}
+        return drawn | {"log_weight": traces.log_weight(q, p), "x": traces.averaged(q, p.nodes["x"]["log_prob"])}
+
+    monkeypatch.setattr(Graph, "compile", lambda graph: None)
+    eager, recorded = ran(10**9), ran(0)
+    for name in ("log_weight", "x"):
+        torch.testing.assert_close(recorded[name], eager[name], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.slow
