@@ -12,12 +12,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from types import ModuleType
 
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from pyrovae import checks, files, plots
-from pyrovae.report import over_data, spread, table
+from pyrovae.evaluate import mean
+from pyrovae.report import spread, table
 from pyrovae.runs import surroundings
 
 __all__ = ["FILE", "Findings", "check", "found", "gallery", "over_data", "run", "spread", "table", "told"]
@@ -126,6 +129,13 @@ def _cell(root: Path, name: str, data: str, width: int) -> str:
     picture = f'<a href="{root.name}/{name}/{data}/findings.md">{image}</a>'
     made = f"<code>{of['command']}</code>, {of['minutes']} minutes"
     return f'<td width="{width}%" valign="top">{picture}<br>{html.escape(of["sentence"], quote=False)}<br>{made}</td>'
+
+
+def over_data(scores: Sequence[Tensor], digits: int = 2) -> str:
+    """The mean of scores (N,) over repetitions, ± the standard error over the data of the first: all have the same."""
+    first, *others = map(mean, scores)
+    value = fmean(each["value"] for each in (first, *others))
+    return f"{value:.{digits}f} ± {first['standard_error']:.{digits}f}"
 
 
 def _load(path: Path) -> ModuleType:

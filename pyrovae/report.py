@@ -1,12 +1,10 @@
 """Results in text: tables in Markdown; an examination in words, a line for each number, with its unit and its error."""
 
-import math
 from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from tabulate import tabulate
-from torch import Tensor
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]], names: int = 1) -> str:
@@ -18,12 +16,6 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]], names: int = 1
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """Mean ± standard deviation over repetitions; of one there is none."""
     return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
-
-
-def over_data(scores: Sequence[Tensor], digits: int = 2) -> str:
-    """The mean of scores (N,) over repetitions, ± the standard error over the data of the first: all have the same."""
-    error = scores[0].std().item() / math.sqrt(len(scores[0]))
-    return f"{mean(each.mean().item() for each in scores):.{digits}f} ± {error:.{digits}f}"
 
 
 def placed(text: str, name: str, content: str) -> str:

@@ -23,8 +23,11 @@ def make() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")
     parser.add_argument("--text", action="store_true", help="nothing is made again; the gallery is written alone")
     asked = parser.parse_args()
-    for name in asked.names:
-        checks.member("name", name, known)
+    try:
+        for name in asked.names:
+            checks.member("name", name, known)
+    except ValueError as error:
+        parser.error(str(error))
     for name in [] if asked.text else asked.names or known:
         repeat(name) if is_experiment(RUNS / name) else retrain(RUNS / name)
     files.write_bytes(README, placed(README.read_text(), "gallery", experiments.gallery(RUNS)).encode())

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from pyrovae import experiments
 from pyrovae.__main__ import main
@@ -119,6 +120,11 @@ def test_those_of_the_project_say_in_a_line_what_they_ask():
     listed = experiments.found(RUNS)
     assert len(listed) == len(list(RUNS.glob("*/experiment.py"))) > 0
     assert all(question and "\n" not in question and len(question) < 120 for question in listed.values())
+
+
+def test_of_repetitions_the_mean_is_told_with_the_error_over_the_data_of_the_first():
+    first = torch.tensor([1.0, 3.0, 5.0, 7.0])  # standard deviation sqrt(20 / 3)
+    assert experiments.over_data([first, first + 2], 3) == f"5.000 ± {(20 / 3) ** 0.5 / 2:.3f}"
 
 
 @pytest.mark.slow

@@ -52,8 +52,3 @@ def test_what_is_placed_takes_the_place_of_what_was():
     assert report.placed(once, "it", "old") == text
     with pytest.raises(ValueError, match="<!-- other -->"):
         report.placed(text, "other", "new")
-
-
-def test_of_repetitions_the_mean_is_told_with_the_error_over_the_data_of_the_first():
-    first = torch.tensor([1.0, 3.0, 5.0, 7.0])  # standard deviation sqrt(20 / 3)
-    assert report.over_data([first, first + 2], 3) == f"5.000 ± {(20 / 3) ** 0.5 / 2:.3f}"

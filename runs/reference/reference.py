@@ -90,7 +90,8 @@ def told() -> str:
 
 def rows() -> list[list[object]]:
     """Those that are known, in the order of rows.toml."""
-    return [row for name in ROWS for budget in ("cpu", "full") if (row := known().get(f"{name} {budget}"))]
+    there = known()
+    return [row for name in ROWS for budget in ("cpu", "full") if (row := there.get(f"{name} {budget}"))]
 
 
 def finished(name: str, budget: str) -> list[object]:
