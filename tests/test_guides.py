@@ -274,10 +274,10 @@ def test_diagonal_normal_reads_mean_and_log_variance():
     assert q.base_dist.scale.flatten().tolist() == pytest.approx([1.0, 3.0], rel=1e-6)
 
 
-def test_full_rank_normal_reads_mean_log_diagonal_and_lower_triangle():
+def test_full_rank_normal_reads_mean_log_scales_and_a_unit_triangle():
     h = torch.tensor([1.0, 2.0, 3.0, 0.0, math.log(2), math.log(3), 4.0, 5.0, 6.0], dtype=torch.float64)
     q = guides.FullRankNormal(3)(h)
-    factor = np.array([[1, 0, 0], [4, 2, 0], [5, 6, 3]])
+    factor = (np.eye(3) + np.array([[0, 0, 0], [4, 0, 0], [5, 6, 0]]) / math.sqrt(3)) @ np.diag([1, 2, 3])
     law = stats.multivariate_normal([1, 2, 3], factor @ factor.T)
     z = torch.randn(7, 3, dtype=torch.float64)
     np.testing.assert_allclose(q.log_prob(z), law.logpdf(z), rtol=1e-10)

@@ -1,5 +1,6 @@
 """The full-rank normal guide family."""
 
+import math
 from collections.abc import Sequence
 
 import pyro.distributions as dist
@@ -11,7 +12,10 @@ from pyrovae import checks
 
 
 class FullRankNormal(nn.Module):
-    """q(z|h) = Normal(z; m, L L'), with h = (m, log diag L, L below the diagonal).
+    """q(z|h) = Normal(z; m, L L'), L = (I + N / sqrt(d)) D, with h = (m, log diag D, N below the diagonal).
+
+    The columns of L have the scales D: a factor that is written entry by entry is all but singular once the scales
+    shrink, and on MNIST was four nats behind after five epochs. 1/sqrt(d) keeps correlations small at the start.
 
     It holds the exact posterior of a linear model, where the diagonal one misses 1/2 (sum_i log P_ii - log|P|) nats,
     P being the posterior precision.
@@ -33,7 +37,7 @@ class FullRankNormal(nn.Module):
         self.param_shape = (2 * self.dim + len(rows),)
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
-        mean, log_diagonal, below = h.split([self.dim, self.dim, len(self.rows)], -1)
-        scale = log_diagonal.exp().diag_embed()
-        scale[..., self.rows, self.columns] = below
-        return dist.MultivariateNormal(mean, scale_tril=scale)
+        mean, log_scale, below = h.split([self.dim, self.dim, len(self.rows)], -1)
+        unit = torch.ones_like(log_scale).diag_embed()
+        unit[..., self.rows, self.columns] = below / math.sqrt(self.dim)
+        return dist.MultivariateNormal(mean, scale_tril=unit * log_scale.exp().unsqueeze(-2))

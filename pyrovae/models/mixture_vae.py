@@ -1,5 +1,6 @@
 """The variational autoencoder whose prior is a mixture: clusters that nobody has labelled."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -183,9 +184,10 @@ class Clusters(nn.Module):
         """The part of h_z that tells the covariances (K, d, d), or the variances (K, d), of normal clusters."""
         if covariances.ndim == 2:
             return covariances.log()
-        scale = torch.linalg.cholesky(covariances)
-        below = scale[:, self.family.rows, self.family.columns]
-        return torch.cat([scale.diagonal(dim1=-2, dim2=-1).log(), below], -1)
+        factor = torch.linalg.cholesky(covariances)
+        scale = factor.diagonal(dim1=-2, dim2=-1)
+        below = (factor / scale.unsqueeze(-2))[:, self.family.rows, self.family.columns] * math.sqrt(self.family.dim)
+        return torch.cat([scale.log(), below], -1)
 
 
 # What EM calls the covariances of a family.
