@@ -1,5 +1,7 @@
 """Figures are made of arrays alone; what is drawn is what was given."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -45,6 +47,26 @@ def test_training_curves_have_a_line_a_run_and_a_colour_a_label():
     low, high = axes.get_ylim()  # a tenth of each is over
     assert low == pytest.approx(100 / 30 - 0.05 * (25 - 100 / 30))
     assert high == pytest.approx(25 + 0.05 * (25 - 100 / 30))
+
+
+@pytest.mark.parametrize("draw", [partial(plots.curves, below=True), plots.rings])
+def test_labels_below_the_axes_cover_no_point(draw):
+    figure = draw({f"a line of many words, {i}": ([1, 2, 3], [i, i + 1, i]) for i in range(6)}, "steps", "nats")
+    figure.draw(renderer := FigureCanvasAgg(figure).get_renderer())
+    box, axes = figure.legends[0].get_window_extent(renderer), figure.axes[0].get_tightbbox(renderer)
+    assert 0 <= box.y0 < box.y1 <= axes.y0
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width == 3.6 * figure.dpi
+    assert axes.height > figure.bbox.height / 2
+
+
+def test_rings_of_one_place_are_all_seen_and_no_line_joins_them():
+    axes = plots.rings({"dots": ([1, 10], [2, 3]), "rings": ([10, 100], [3, 4])}, log="x").axes[0]
+    dots, rings = axes.lines
+    np.testing.assert_allclose(rings.get_xydata(), [[10, 3], [100, 4]])
+    assert (dots.get_linestyle(), rings.get_linestyle(), axes.get_xscale()) == ("None", "None", "log")
+    hole = rings.get_markersize() - rings.get_markeredgewidth()
+    assert hole > dots.get_markersize() + dots.get_markeredgewidth()
+    assert (dots.get_markerfacecolor(), rings.get_markerfacecolor()) == (plots.COLOURS[0], "none")
 
 
 def test_intervals_are_two_standard_errors_to_either_side():
@@ -342,3 +364,13 @@ def test_labels_beside_the_axes_cover_no_line():
     figure.draw(renderer := FigureCanvasAgg(figure).get_renderer())
     box, axes = figure.axes[0].get_legend().get_window_extent(renderer), figure.axes[0].get_window_extent(renderer)
     assert axes.x1 <= box.x0 < box.x1 <= figure.bbox.width
+
+
+def test_a_name_of_two_lines_has_the_room_of_its_longer_one():
+    panels = {"x": RNG.random((2, 3, 1, 8, 8))}
+    one, two = (plots.named_table(["left", name], panels, 2.0) for name in ("a long name", "a long name\nof two"))
+    assert one.get_figwidth() == pytest.approx(two.get_figwidth())
+    assert plots.named_table(["left", "a long name of two"], panels, 2.0).get_figwidth() > two.get_figwidth() + 0.3
+    assert plots.named_table(["left", "a long name"], panels, 3.0).get_figwidth() == pytest.approx(
+        one.get_figwidth() + (3 - 2) * (3 * 9 - 1) / (3 * 9 - 1 + 0.4 * 8)
+    )

@@ -20,6 +20,7 @@ from pyrovae.plots.lines import (
     intervals,
     loss_curves,
     rate_distortion,
+    rings,
     roc_curves,
     training_curves,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "program_graph",
     "rank_histograms",
     "rate_distortion",
+    "rings",
     "roc_curves",
     "tile",
     "training_curves",

@@ -29,10 +29,10 @@ def show(axes: Axes, images: np.ndarray, columns: int, title: str = "") -> None:
 
 
 @styled
-def image_grids(grids: dict[str, np.ndarray], columns: int = 8) -> Figure:
-    """Grids of images (n, C, H, W) side by side, each under its title."""
+def image_grids(grids: dict[str, np.ndarray], columns: int = 8, width: float = 3.2) -> Figure:
+    """Grids of images (n, C, H, W) side by side, each under its title and `width` inches wide."""
     n, _, h, w = next(iter(grids.values())).shape
-    figure = Figure(figsize=(3.2 * len(grids), 3.2 * -(-n // columns) * h / (min(n, columns) * w) + 0.3))
+    figure = Figure(figsize=(width * len(grids), width * -(-n // columns) * h / (min(n, columns) * w) + 0.3))
     for axes, (title, images) in zip(figure.subplots(1, len(grids), squeeze=False)[0], grids.items(), strict=True):
         show(axes, images, columns, title)
     return figure
@@ -50,15 +50,16 @@ def image_rows(rows: dict[str, np.ndarray]) -> Figure:
 
 
 @styled
-def image_table(panels: dict[str, np.ndarray], left: float = 0.05) -> Figure:
+def image_table(panels: dict[str, np.ndarray], left: float = 0.05, across: float = 6.4) -> Figure:
     """Panels side by side, each (n, m, C, H, W): n rows of m images under a title. Row i belongs together.
 
-    6.4 inches wide, or more where a title is wider than its images; `left` inches are white beside the first panel.
+    `across` inches wide, or more where a title is wider than its images; `left` inches are white beside the first
+    panel.
     """
     n, _, _, h, w = next(iter(panels.values())).shape
     counts = [images.shape[1] for images in panels.values()]
     pixels = [m * (w + 1) - 1 for m in counts]
-    inch = 6.4 / (sum(pixels) + 0.4 * w * len(pixels))  # of one pixel
+    inch = across / (sum(pixels) + 0.4 * w * len(pixels))  # of one pixel
     widths = [max(each * inch, _inches(title)) for title, each in zip(panels, pixels, strict=True)]
     gap, right, top = 0.4 * w * inch, 0.05, 0.3
     width, height = left + sum(widths) + gap * (len(widths) - 1) + right, (n * (h + 1) - 1) * inch + top + right
@@ -73,9 +74,9 @@ def image_table(panels: dict[str, np.ndarray], left: float = 0.05) -> Figure:
 
 
 @styled
-def named_table(names: Sequence[str], panels: dict[str, np.ndarray]) -> Figure:
-    """An `image_table` with a name to the left of each row."""
-    figure = image_table(panels, 0.05 + max(map(_inches, names)))
+def named_table(names: Sequence[str], panels: dict[str, np.ndarray], across: float = 6.4) -> Figure:
+    """An `image_table` with a name to the left of each row, of one line or more."""
+    figure = image_table(panels, 0.05 + max(_inches(line) for name in names for line in name.split("\n")), across)
     height, axes = next(iter(panels.values())).shape[-2] + 1, figure.axes[0]
     beside = axes.transData + ScaledTranslation(-0.08, 0, figure.dpi_scale_trans)
     for row, name in enumerate(names):

@@ -57,25 +57,48 @@ def training_curves(runs: dict[str, Sequence[tuple[Sequence[int], Sequence[float
 
 
 @styled
-def curves(lines: dict[str, tuple[Any, ...]], x: str = "", y: str = "", log: str = "", beside: bool = False) -> Figure:
+def curves(
+    lines: dict[str, tuple[Any, ...]],
+    x: str = "",
+    y: str = "",
+    log: str = "",
+    beside: bool = False,
+    below: bool = False,
+) -> Figure:
     """For each label (x, y) or (x, y, errors): a line through the points, each with its error to either side.
 
     Errors may be None. x and y name the axes; log says which of them are logarithmic: "x", "y" or "xy"; `beside` puts
-    the labels on the right, where lines leave them no room.
+    the labels on the right, where lines leave them no room, `below` under a figure for a third of a page.
     """
-    figure = Figure(figsize=(7.4 if beside else 5.4, 3.4))
+    figure = _narrow(len(lines)) if below else Figure(figsize=(7.4 if beside else 5.4, 3.4))
     axes = figure.subplots()
     for number, (label, (at, values, *errors)) in enumerate(lines.items()):
         colour = COLOURS[number % len(COLOURS)]
         axes.errorbar(at, values, *errors, color=colour, label=label, lw=1.5, marker="o", ms=3.5, capsize=2)
-    axes.set(xlabel=x, ylabel=y)
-    for name in log:
-        axes.set(**{f"{name}scale": "log"})
-        getattr(axes, f"{name}axis").set_major_formatter("{x:g}")
-    if beside:
+    _name(axes, x, y, log)
+    if below:
+        figure.legend(loc="outside lower center")
+    elif beside:
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     else:
         axes.legend(fontsize=8)
+    return figure
+
+
+@styled
+def rings(points: dict[str, tuple[Any, Any]], x: str = "", y: str = "", log: str = "") -> Figure:
+    """For each label (x, y): points that no line joins, for a third of a page; the axes as those of `curves`.
+
+    The first label has dots, each other one rings around those before it, so that points of one place are all seen.
+    """
+    figure = _narrow(len(points))
+    axes = figure.subplots()
+    for number, (label, (at, values)) in enumerate(points.items()):
+        colour, inside = COLOURS[number], COLOURS[number] if number == 0 else "none"
+        axes.plot(at, values, "o", color=colour, mfc=inside, ms=4.5 + 3.5 * number, mew=1.2, label=label)
+    _name(axes, x, y, log)
+    axes.margins(0.08)
+    figure.legend(loc="outside lower center")
     return figure
 
 
@@ -153,12 +176,14 @@ def auroc_bars(by_class: dict[str, dict[str, float]]) -> Figure:
 
 
 @styled
-def intervals(numbers: dict[str, dict[str, float]], x: str, first: int = 0) -> Figure:
+def intervals(
+    numbers: dict[str, dict[str, float]], x: str, first: int = 0, size: tuple[float, float] = (5.6, 0.3)
+) -> Figure:
     """For each label its `value` and two `standard_error` to either side, a line a label, the first on top.
 
-    Labels have the colours of `training_curves`.
+    Labels have the colours of `training_curves`; size is in inches: of the figure's width, and of a label's height.
     """
-    figure = Figure(figsize=(5.6, 0.8 + 0.3 * len(numbers)))
+    figure = Figure(figsize=(size[0], 0.8 + size[1] * len(numbers)))
     axes = figure.subplots()
     for number, (label, each) in enumerate(numbers.items()):
         colour, error = COLOURS[(first + number) % len(COLOURS)], np.nan_to_num(each["standard_error"])
@@ -179,6 +204,19 @@ def dots(values: dict[str, Sequence[float]], y: str = "") -> Figure:
     axes.set(ylabel=y, xticks=range(len(values)), xticklabels=list(values), xlim=(-0.5, len(values) - 0.5))
     axes.grid(False, axis="x")
     return figure
+
+
+def _narrow(labels: int) -> Figure:
+    """Of a third of a page, where its letters can be read, with room for labels below."""
+    return Figure(figsize=(3.6, 2.7 + 0.19 * labels))
+
+
+def _name(axes: Axes, x: str, y: str, log: str) -> None:
+    """The axes' names, and which of them are logarithmic."""
+    axes.set(xlabel=x, ylabel=y)
+    for name in log:
+        axes.set(**{f"{name}scale": "log"})
+        getattr(axes, f"{name}axis").set_major_formatter("{x:g}")
 
 
 def _zoom(axes: Axes, curves: Sequence[Sequence[float]]) -> None:

@@ -42,7 +42,7 @@ def experiment(name, seeds):
     steps = [kl_alone(binary.train, budget, seed) for seed in range(seeds)]
     beyond = [int((eigenvalues > scale**2).sum()) for scale in scales]
     text = [told(cells, found, dict(zip(scales, beyond, strict=True)), eigenvalues), told_of_others(found, steps)]
-    figures = {"epochs": animation(cells, found[0]), "active-units": thresholds(found[0], scales, beyond)}
+    figures = {"active-units": thresholds(found[0], scales, beyond), "epochs": animation(cells, found[0])}
     return Findings("\n\n".join(text), figures)
 
 
@@ -125,14 +125,27 @@ def animation(cells, found):
 
 
 def thresholds(found, scales, beyond):
-    variances = [scale**2 for scale in scales]
-    lines = {
-        "VAE: active units": (variances, [found[scale]["active"] for scale in scales]),
-        "PCA: directions of more variance than $s^2$": (variances, beyond),
+    """Active units by s^2, with a band where they vanish: no loss has a variance there."""
+    learned, variances = found["learned scale"], [scale**2 for scale in scales]
+    points = {
+        "active units, $s^2$ of a loss": (variances, [found[scale]["active"] for scale in scales]),
+        "active units, $s^2$ learned": ([learned["variance"]], [learned["active"]]),
+        "eigenvalues of the pixels above $s^2$": (variances, beyond),
     }
-    figure = plots.curves(lines, "variance $s^2$ of the likelihood, pixels being from 0 to 1", "latents", "x")
+    figure = plots.rings(points, "variance $s^2$ (pixels from 0 to 1)", "latents", "x")
     figure.axes[0].yaxis.get_major_locator().set_params(integer=True)
+    alive, dead = ends([found], scales)
+    if 0 < alive < dead < math.inf:
+        figure.axes[0].axvspan(alive**2, dead**2, color="0.88", lw=0, zorder=0)
+        place = figure.axes[0].get_xaxis_transform()
+        figure.axes[0].text(alive * dead, 0.5, "none tested", transform=place, rotation=90, ha="center", va="center")
     return figure
+
+
+def ends(found, scales):
+    """The largest scale that has active units, and the least above it; found: for each seed."""
+    alive = max((scale for scale in scales if any(each[scale]["active"] for each in found)), default=0)
+    return alive, min((scale for scale in scales if scale > alive), default=math.inf)
 
 
 def told(cells, found, beyond, eigenvalues):
@@ -141,8 +154,7 @@ def told(cells, found, beyond, eigenvalues):
     def over(name, key, digits):
         return spread([each[name][key] for each in found], digits)
 
-    alive = max((scale for scale in beyond if any(each[scale]["active"] for each in found)), default=0)
-    dead = min((scale for scale in beyond if scale > alive), default=math.inf)
+    alive, dead = ends(found, list(beyond))
     best = min(beyond, key=lambda scale: found[0][scale]["-ELBO"])
     mean = cells["/ batch / pixels", "/ batch"].scale_at_beta_one
     latents = (mean / cells["/ batch / pixels", "/ batch / latents"].scale_at_beta_one) ** 2
