@@ -1,14 +1,14 @@
 """What a second stochastic layer is worth, in nats, with either guide and beside one layer of as many weights."""
 
 from functools import partial
-from statistics import mean
+from statistics import fmean
 
 import torch
 from torch import nn
 
 from pyrovae import VAE, data, evaluate, fit, plots
-from pyrovae.evaluate import scores
-from pyrovae.experiments import Findings, spread, table
+from pyrovae.evaluate import mean, scores
+from pyrovae.experiments import Findings, over_data, spread, table
 from pyrovae.models import HierarchicalVAE
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
@@ -19,6 +19,7 @@ BUDGETS = {
     "mnist": {"hidden": (200, 100), "latents": (100, 50), "activation": nn.Tanh, "epochs": 50, "batch_size": 200},
 }
 ROWS, PARTICLES = 2000, 500  # of the test images, and of z for each
+WIDER = "one layer, wider"
 
 
 def experiment(name, seeds):
@@ -37,10 +38,11 @@ def experiment(name, seeds):
             weights = sum(each.numel() for each in vae.parameters())
             found[kind].append({"log p(x)": log_p, "weights": weights} | numbers)
             print(f"{kind}, seed {seed}: {log_p.mean():.2f}", flush=True)
-            pictures.setdefault(kind, vae.sample(40).numpy())
+            pictures.setdefault(kind, vae.sample(20).numpy())
             if kind == "two layers, top-down":
                 layered = varied(vae)
-    return Findings(told(found), {"layers": plots.image_table(layered), "samples": plots.image_grids(pictures)})
+    figures = {"gains": compared(found), "layers": plots.image_table(layered)}
+    return Findings(told(found), figures | {"samples": plots.image_grids(pictures, 4, 1.7)})
 
 
 def models(shape, budget):
@@ -53,7 +55,7 @@ def models(shape, budget):
     two = partial(HierarchicalVAE, shape, first, (second,), encoder=big, decoder=big, between=small)
     return {
         "one layer": partial(VAE, shape, second, encoder=big, decoder=big),
-        "one layer, wider": partial(VAE, shape, second, encoder=wider, decoder=wider),
+        WIDER: partial(VAE, shape, second, encoder=wider, decoder=wider),
         "two layers, bottom-up": partial(two, direction="bottom-up"),
         "two layers, top-down": partial(two, direction="top-down"),
     }
@@ -75,30 +77,44 @@ def varied(vae):
         return {"x given one z2, five draws of z1": vae.p_x(first).mean.numpy()}
 
 
+def beside(found, kind, other):
+    """For each seed by how much log p(x) of one model is above that of another, image by image."""
+    return [one["log p(x)"] - its["log p(x)"] for one, its in zip(found[kind], found[other], strict=True)]
+
+
+def average(repetitions):
+    return fmean(each.mean().item() for each in repetitions)
+
+
+def compared(found):
+    """-log p(x) of each model, less that of the wider one on the same images: as many weights in one layer."""
+    numbers = {}
+    for kind, each in found.items():
+        score, lost = average(-one["log p(x)"] for one in each), beside(found, WIDER, kind)
+        name = "\n".join([*kind.split(", "), f"{score:.2f} nats"])
+        numbers[name] = mean(lost[0]) | {"value": average(lost)}
+    return plots.intervals(numbers, "-log p(x) less that of the wider (nats)", size=(3.6, 0.6))
+
+
 def told(found):
-    base = [each["log p(x)"] for each in found["one layer"]]
     rows = []
     for kind, each in found.items():
-        gain = [(one["log p(x)"] - other).mean().item() for one, other in zip(each, base, strict=True)]
         rows.append(
             [
                 kind,
                 f"{each[0]['weights']:,}",
-                spread([-one["log p(x)"].mean().item() for one in each]),
+                over_data([-one["log p(x)"] for one in each]),
                 spread([-one["elbo"]["value"] for one in each]),
-                spread(gain),
+                over_data(beside(found, kind, "one layer")),
                 ", ".join(f"{site} {kl['value']:.1f}" for site, kl in sorted(each[0]["kl_by_site"].items())),
                 ", ".join(f"{site} {count}" for site, count in sorted(each[0]["active_units"].items())),
             ]
         )
     heads = ["", "weights", "-log p(x)", "-ELBO", "gain, same images", "KL", "active units"]
-    best = min(found, key=lambda kind: -mean(one["log p(x)"].mean().item() for one in found[kind]))
-    wider = mean((one["log p(x)"] - other).mean().item() for one, other in zip(found[best], alike(found), strict=True))
+    best = min(found, key=lambda kind: average(-one["log p(x)"] for one in found[kind]))
     return (
-        f"Best is {best}, by {wider:.2f} nats beside one layer of as many weights. Nats per datum of at most "
-        f"{ROWS} test images, {PARTICLES} importance samples.\n\n" + table(heads, rows)
+        f"Best is {best}, by {over_data(beside(found, best, WIDER))} nats beside one layer of as many weights. Nats "
+        f"per datum of at most {ROWS} test images, {PARTICLES} importance samples; ± is the standard error over the "
+        "images, of a difference that over the same ones. The first picture has two of it to either side, and below "
+        "each name its -log p(x).\n\n" + table(heads, rows)
     )
-
-
-def alike(found):
-    return [each["log p(x)"] for each in found["one layer, wider"]]

@@ -1,13 +1,14 @@
 """On few images, does a prior on the decoder's weights do what early stopping does, without validation images?"""
 
 from functools import partial
-from statistics import mean, stdev
+from statistics import fmean, stdev
 
 import torch
 
 from pyrovae import VAE, Training, data, plots
 from pyrovae.data import Split, Splits
-from pyrovae.experiments import Findings, spread, table
+from pyrovae.evaluate import mean
+from pyrovae.experiments import Findings, over_data, spread, table
 from pyrovae.inference import log_likelihood
 from pyrovae.models import BayesianVAE
 from pyrovae.networks import MLP
@@ -30,14 +31,30 @@ def experiment(name, seeds):
             given = point(train, valid, test, budget["steps"], seed) | bayesian(train, test, budget["steps"], seed)
             for kind, log_p in given.items():
                 found.setdefault(kind, {}).setdefault(size, []).append(log_p)
-            print(f"{size} images, seed {seed}:", ", ".join(f"{kind} {each:.2f}" for kind, each in given.items()))
+            print(
+                f"{size} images, seed {seed}:", ", ".join(f"{kind} {each.mean():.2f}" for kind, each in given.items())
+            )
     lines = {
-        kind: (sizes, [mean(each) for each in by_size.values()], errors(by_size.values()))
-        for kind, by_size in found.items()
-        for sizes in [list(by_size)]
+        kind: curve(by_size, 1.1 ** (place - (len(found) - 1) / 2))
+        for place, (kind, by_size) in enumerate(found.items())
     }
-    axes = {"x": "training images", "y": "log p(x) of test images (nats)", "log": "x"}
+    axes = {"x": "training images", "y": "log p(x) of test images (nats)", "log": "x", "below": True}
     return Findings(told(found), {"log-p-by-images": plots.curves(lines, **axes)})
+
+
+def curve(by_size, factor):
+    """Points and their errors, those of one size side by side: some are nearly equal."""
+    at = [size * factor for size in by_size]
+    return at, [average(each) for each in by_size.values()], [error(each) for each in by_size.values()]
+
+
+def average(scores):
+    return fmean(each.mean().item() for each in scores)
+
+
+def error(scores):
+    """The standard deviation over seeds, or of one the standard error over the test images."""
+    return stdev(each.mean().item() for each in scores) if len(scores) > 1 else mean(scores[0])["standard_error"]
 
 
 def fixed(split, rows):
@@ -61,31 +78,37 @@ def bayesian(train, test, steps, seed):
     vae = BayesianVAE(train.event_shape, LATENTS, len(train), encoder=NETWORK, decoder=NETWORK)
     list(Training(vae, train, epochs=steps * BATCH // len(train), batch_size=BATCH, seed=seed))
     return {
-        "BayesianVAE, posterior predictive": vae.posterior_predictive(test, DRAWS, PARTICLES)[0].mean().item(),
+        "BayesianVAE, posterior predictive": vae.posterior_predictive(test, DRAWS, PARTICLES)[0],
         "BayesianVAE, mean of q(w)": score(vae.at(vae.q_w().mean), test),
     }
 
 
 def score(vae, test):
-    return log_likelihood(vae, test, PARTICLES)[0].mean().item()
-
-
-def errors(repetitions):
-    return [stdev(each) for each in repetitions] if all(len(each) > 1 for each in repetitions) else None
+    """log p(x) of each test image."""
+    return log_likelihood(vae, test, PARTICLES)[0]
 
 
 def told(found):
     last, best, predictive, at_mean = found
     sizes = list(found[last])
-    rows = [[size, *(spread(found[kind][size]) for kind in found)] for size in sizes]
+    rows = [[size, *(stated(found[kind][size]) for kind in found)] for size in sizes]
 
     def gains(size, *others):
-        return " and ".join(f"{mean(found[predictive][size]) - mean(found[each][size]):+.2f}" for each in others)
+        pairs = [zip(found[predictive][size], found[each][size], strict=True) for each in others]
+        return " and ".join(stated([one - other for one, other in pair]) for pair in pairs)
 
+    several = len(found[last][sizes[0]]) > 1
+    of = "standard deviation over seeds" if several else "standard error over the images, of a gain over the same ones"
     return (
         f"With {sizes[0]} images the posterior predictive of a BayesianVAE is {gains(sizes[0], last, best)} nats over "
         f"a VAE's last epoch and its best, which validation images chose; with {sizes[-1]} it is "
         f"{gains(sizes[-1], last, best)}. To average over w is worth {gains(sizes[0], at_mean)} and "
-        f"{gains(sizes[-1], at_mean)} over the mean of q(w).\n\nlog p(x) of {TEST} test images, in nats per datum:\n\n"
+        f"{gains(sizes[-1], at_mean)} over the mean of q(w).\n\nlog p(x) of {TEST} test images, in nats per datum; ± "
+        f"is the {of}. In the picture, whose bars are the same ±, the points of one size stand side by side.\n\n"
         + table(["training images", *found], rows)
     )
+
+
+def stated(scores):
+    """The mean over repetitions with its `error`."""
+    return spread([each.mean().item() for each in scores]) if len(scores) > 1 else over_data(scores)
