@@ -208,7 +208,7 @@ def dots(values: dict[str, Sequence[float]], y: str = "") -> Figure:
 
 def _narrow(labels: int) -> Figure:
     """Of a third of a page, where its letters can be read, with room for labels below."""
-    return Figure(figsize=(3.6, 2.7 + 0.19 * labels))
+    return Figure(figsize=(3.6, 2.9 + 0.19 * labels))
 
 
 def _name(axes: Axes, x: str, y: str, log: str) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import product
 from statistics import mean
 
 import pyro
@@ -24,7 +25,8 @@ BUDGETS = {
     "digits": {"hidden": (64,), "latents": 4, "stages": (1, 30, 900), "draws": 100, "epochs": 20},
     "mnist": {"hidden": (200,), "latents": 20, "stages": (1, 10, 100, 1000, 5000), "draws": 300, "epochs": 4},
 }
-BATCH, RATE, ROWS, BURN_IN = 100, 1e-3, 1000, 50
+BATCH, ROWS, BURN_IN = 100, 1000, 50
+RATES = (1e-3, 3e-4)  # of which each estimator has the better; at the first the gradients are measured
 PATHWISE, REFERENCE, PATH = "pathwise", "pathwise, KL in closed form", "path derivative"
 SCORE, BASELINE = "score function", "score function, baseline"
 
@@ -43,25 +45,29 @@ CASES = [(1.0, 1e-3), (1.0, 1e-2), (1.0, 1e-1), (0.0, 1e-2)]  # beta and learnin
 
 def experiment(name, seeds):
     budget, splits, greys = BUDGETS[name], data.load(name, valid=0), data.load(name, binarize="none", valid=0)
-    noise, losses, scales = [], [], []
+    noise, tried, scales = [], [], []
     for seed in range(seeds):
-        by_kind = {kind: looked_at(splits, kind, budget, seed) for kind in estimators(built(splits, budget, seed))}
-        noise.append(by_kind[REFERENCE][1])
-        losses.append({kind: each for kind, (each, _) in by_kind.items()})
+        tried.append({kind: {} for kind in estimators(built(splits, budget, seed))})
+        for kind, rate in product(tried[-1], RATES):
+            tried[-1][kind][rate] = looked_at(splits, kind, rate, budget, seed)
+        noise.append(tried[-1][REFERENCE][RATES[0]]["noise"])
         scales.append({(*case, way): scaled(greys, way, *case, budget, seed) for case in CASES for way in FAMILIES})
-    return Findings("\n\n".join([told(noise, losses), of_scales(scales)]), pictures(noise, losses, scales))
+    return Findings("\n\n".join([told(noise, tried), of_scales(scales)]), pictures(noise, tried, scales))
 
 
-def looked_at(splits, kind, budget, seed):
-    """Losses of a training by one estimator at some of its steps; of the reference, how noisy all of them are there."""
+def looked_at(splits, kind, rate, budget, seed):
+    """A training by one estimator: test losses at some of its steps, on training images the last; of one the noise.
+
+    That is how noisy all estimators are at its stages, in the training by the reference at the first rate.
+    """
     losses, noise = {}, {}
-    for step, vae in trainings(splits, kind, budget, seed):
+    for step, vae in trainings(splits, kind, rate, budget, seed):
         if step in marks(budget["stages"][-1]):
             losses[step] = loss(vae, splits.test[:ROWS])
-        if kind == REFERENCE and step in budget["stages"]:
+        if (kind, rate) == (REFERENCE, RATES[0]) and step in budget["stages"]:
             noise[step] = measured(vae, splits.train[:BATCH], budget["draws"], (seed, step))
-    print(f"{kind}, seed {seed}: {losses[step]:.2f} nats", flush=True)
-    return losses, noise
+    print(f"{kind}, rate {rate}, seed {seed}: {losses[step]:.2f} nats", flush=True)
+    return {"losses": losses, "train": loss(vae, splits.train[:ROWS]), "noise": noise}
 
 
 def estimators(vae):
@@ -94,13 +100,13 @@ def built(splits, budget, seed, likelihood=None, guide=DiagonalNormal):
     return VAE(splits.event_shape, budget["latents"], guide=guide, encoder=network, decoder=network, **parts)
 
 
-def trainings(splits, kind, budget, seed):
+def trainings(splits, kind, rate, budget, seed):
     """A VAE trained by one estimator, and the number of steps, after each of them."""
     vae = built(splits, budget, seed)
     pyro.clear_param_store()  # of the last one's baseline
     objective, guide = estimators(vae)[kind]
     graph = "auto" if isinstance(objective, Objective) else False  # a baseline is a side effect
-    svi = SVI(vae.model, guide, partial(torch.optim.Adam, lr=RATE), objective, compile=graph)
+    svi = SVI(vae.model, guide, partial(torch.optim.Adam, lr=rate), objective, compile=graph)
     for step in range(1, budget["stages"][-1] + 1):
         svi.step(splits.train[torch.randint(len(splits.train), (BATCH,))])
         yield step, vae
@@ -112,7 +118,7 @@ def marks(last, count=14):
 
 
 def loss(vae, x):
-    """-ELBO of test images, nats per datum, with the same noise each time."""
+    """-ELBO, nats per datum, with the same noise each time."""
     with seeded(0):
         return ELBO(estimator="analytic").loss(vae.model, vae.guide, x)
 
@@ -170,16 +176,27 @@ def ratio(noise, kind, step):
     return f"{above / below:,.{digits}f}" + (f" ± {each:.{digits}f}" if each else "")
 
 
-def told(noise, losses):
-    stages, kinds = list(noise[0]), list(losses[0])
+def chosen(tried):
+    """For each estimator the rate whose training ends lowest on training images, in the mean of the seeds."""
+    return {kind: min(RATES, key=lambda rate: mean(one[kind][rate]["train"] for one in tried)) for kind in tried[0]}
+
+
+def ending(tried, kind, rate):
+    """The last test -ELBO of trainings, and whether it has risen."""
+    losses = [one[kind][rate]["losses"] for one in tried]
+    first, last = min(losses[0]), max(losses[0])
+    risen = mean(one[last] for one in losses) > mean(one[first] for one in losses)
+    return spread([one[last] for one in losses]) + (", worse than at its beginning" if risen else "")
+
+
+def told(noise, tried):
+    stages, kinds, rates = list(noise[0]), list(tried[0]), chosen(tried)
     last, others = stages[-1], [kind for kind in kinds if kind != REFERENCE]
     z = [abs(one[step][kind]["along"]) for one in noise for step in stages for kind in others]
     rms = [one[step][kind]["rms"] for one in noise for step in stages for kind in others]
-    end = {kind: spread([one[kind][last] for one in losses]) for kind in kinds}
-    for kind in kinds:
-        if mean(one[kind][last] for one in losses) > mean(one[kind][min(one[kind])] for one in losses):
-            end[kind] += ", worse than at its beginning"
-    rows = [[kind, *(ratio(noise, kind, step) for step in stages), end[kind]] for kind in kinds]
+    ends = {kind: [ending(tried, kind, rate) for rate in RATES] for kind in kinds}
+    end = {kind: f"{ends[kind][RATES.index(rate)]} (rate {rate:g})" for kind, rate in rates.items()}
+    rows = [[kind, *(ratio(noise, kind, step) for step in stages), *ends[kind]] for kind in kinds]
     of = [[kind, *(spread([one[step][kind]["along"] for one in noise], 1) for step in stages)] for kind in others]
     by_steps = [f"after {step} steps" if step > 1 else "after one step" for step in stages]
     return "\n\n".join(
@@ -187,16 +204,16 @@ def told(noise, losses):
             f"After {last} steps the encoder's gradient by the score function has {ratio(noise, SCORE, last)} times "
             f"the variance of that by the path, with a decaying average as its baseline {ratio(noise, BASELINE, last)} "
             f"times; with the KL in closed form it is {ratio(noise, REFERENCE, last)} times, by the path derivative "
-            f"{ratio(noise, PATH, last)} times. As many steps of training, by Adam at one rate for all, lead to a test "
-            f"-ELBO of {end[PATHWISE]} nats by the path, by the score function of {end[SCORE]}, with its baseline of "
-            f"{end[BASELINE]}. All estimate one "
-            f"gradient: of {len(z)} differences from that with the KL in closed form, along the gradient, "
+            f"{ratio(noise, PATH, last)} times. As many steps of training by Adam, at that of "
+            f"{len(RATES)} rates which ends lower on training images, lead to a test -ELBO in nats by the path of "
+            f"{end[PATHWISE]}, by the score function of {end[SCORE]}, with its baseline of {end[BASELINE]}. All "
+            f"estimate one gradient: of {len(z)} differences from that with the KL in closed form, along the gradient, "
             f"{sum(each > 2 for each in z)} are above 2 standard errors, and the largest is {max(z):.1f}; the rms of z "
             f"over all parameters is between {min(rms):.2f} and {max(rms):.2f}, where equal means give 1.",
             f"Variance summed over the encoder's parameters, as a multiple of the pathwise one's, ± standard error of "
-            f"the draws: of z alone, for {BATCH} images, in a training with the KL in closed form. -ELBO, in nats per "
-            f"datum: after {last} steps of a training of its own, by Adam at {RATE}.",
-            table(["variance", *by_steps, "-ELBO"], rows),
+            f"the draws: of z alone, for {BATCH} images, in a training with the KL in closed form at rate "
+            f"{RATES[0]:g}. -ELBO, in nats per datum: after {last} steps of a training of its own.",
+            table(["variance", *by_steps, *(f"-ELBO, rate {rate:g}" for rate in RATES)], rows),
             "z of the mean's part along the gradient, beside that with the KL in closed form (one for all):",
             table(["z", *by_steps], of),
         ]
@@ -225,10 +242,10 @@ def of_scales(scales):
     )
 
 
-def pictures(noise, losses, scales):
+def pictures(noise, tried, scales):
     stages, loss = list(noise[0]), "-ELBO of test images (nats)"
     variances = {
-        kind: (stages, *zip(*(variance(noise, kind, step) for step in stages), strict=True)) for kind in losses[0]
+        kind: (stages, *zip(*(variance(noise, kind, step) for step in stages), strict=True)) for kind in tried[0]
     }
     variances["the gradient itself, squared"] = (
         stages,
@@ -241,19 +258,20 @@ def pictures(noise, losses, scales):
     }
     return {
         "variance": plots.curves(
-            variances, "steps of training", "variance of the encoder's gradient", "xy", beside=True
+            variances, "steps of training", "variance of the encoder's gradient", "xy", below=True
         ),
-        "training": of_training(losses, loss),
+        "training": of_training(tried, loss),
         "scale": plots.curves(by_way, "steps of training", loss, beside=True),
     }
 
 
-def of_training(losses, name):
-    """Losses by estimator, of which some may diverge: then on a logarithmic axis."""
-    lines = {
-        kind: (list(first), [mean(one[kind][step] for one in losses) for step in first])
-        for kind, first in losses[0].items()
-    }
+def of_training(tried, name):
+    """Losses by estimator at its rate, of which some may diverge: then on a logarithmic axis."""
+    lines = {}
+    for kind, rate in chosen(tried).items():
+        losses = [one[kind][rate]["losses"] for one in tried]
+        steps = list(losses[0])
+        lines[f"{kind}, rate {rate:g}"] = steps, [mean(one[step] for one in losses) for step in steps]
     values = [value for _, each in lines.values() for value in each]
     log = "xy" if max(values) > 10 * min(values) > 0 else "x"
     return plots.curves(lines, "steps of training", name, log, beside=True)

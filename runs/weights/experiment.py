@@ -32,7 +32,7 @@ def experiment(name, seeds):
             for kind, log_p in given.items():
                 found.setdefault(kind, {}).setdefault(size, []).append(log_p)
             print(
-                f"{size} images, seed {seed}:", ", ".join(f"{kind} {each.mean():.2f}" for kind, each in given.items())
+                f"{size} images, seed {seed}", *(f"{kind} {each.mean():.2f}" for kind, each in given.items()), sep=", "
             )
     lines = {
         kind: curve(by_size, 1.1 ** (place - (len(found) - 1) / 2))
