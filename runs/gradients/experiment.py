@@ -23,7 +23,7 @@ from pyrovae.randomness import seeded
 
 BUDGETS = {
     "digits": {"hidden": (64,), "latents": 4, "stages": (1, 30, 900), "draws": 100, "epochs": 20},
-    "mnist": {"hidden": (200,), "latents": 20, "stages": (1, 10, 100, 1000, 5000), "draws": 300, "epochs": 4},
+    "mnist": {"hidden": (200,), "latents": 20, "stages": (1, 10, 100, 1000, 3000), "draws": 300, "epochs": 4},
 }
 BATCH, ROWS, BURN_IN = 100, 1000, 50
 RATES = (1e-3, 3e-4)  # of which each estimator has the better; at the first the gradients are measured
