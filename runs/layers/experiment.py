@@ -8,7 +8,7 @@ from torch import nn
 
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.evaluate import mean, scores
-from pyrovae.experiments import Findings, over_data, spread, table
+from pyrovae.experiments import Findings, over_data, table
 from pyrovae.models import HierarchicalVAE
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
@@ -104,7 +104,7 @@ def told(found):
                 kind,
                 f"{each[0]['weights']:,}",
                 over_data([-one["log p(x)"] for one in each]),
-                spread([-one["elbo"]["value"] for one in each]),
+                f"{-fmean(one['elbo']['value'] for one in each):.2f}",
                 over_data(beside(found, kind, "one layer")),
                 ", ".join(f"{site} {kl['value']:.1f}" for site, kl in sorted(each[0]["kl_by_site"].items())),
                 ", ".join(f"{site} {count}" for site, count in sorted(each[0]["active_units"].items())),
