@@ -69,9 +69,9 @@ def run(root: Path, name: str, data: str = "digits", seeds: int = 1) -> Path:
         data: one of those that it has a budget for.
         seeds: how often what chance decides is repeated.
     """
-    module, begun = check(root, name, data, seeds), time.perf_counter()
+    module, made, begun = check(root, name, data, seeds), surroundings(), time.perf_counter()
     findings: Findings = module.experiment(data, seeds)
-    minutes, made = (time.perf_counter() - begun) / 60, surroundings()
+    minutes = (time.perf_counter() - begun) / 60
     target = root / name / data
     footer = (
         f"`nox -s experiment -- {name} --data {data} --seeds {seeds}`, {minutes:.1f} minutes with "

@@ -213,11 +213,17 @@ def _environment(training: Training) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
+    """Of the working folder, with "-dirty" where code or recipes differ from it; what runs wrote does not count."""
     try:
-        asked = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=10)
+        commit = _git("describe", "--always")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":(top)*.py", ":(top)*.toml")
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return asked.stdout.strip() or None
+    return commit + ("-dirty" if changed else "") or None
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], capture_output=True, text=True, timeout=10).stdout.strip()
 
 
 def load(path: str | Path, weights: str = "best") -> Any:

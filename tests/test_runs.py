@@ -306,6 +306,25 @@ def test_how_the_steps_run_is_chosen_and_recorded():
     assert {value.dtype for value in pyrovae.load("runs/how").parameters()} == {torch.float32}
 
 
+def test_the_commit_is_dirty_where_code_differs_and_not_where_findings_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert runs.surroundings()["commit"] is None
+    code, text = tmp_path / "a" / "experiment.py", tmp_path / "a" / "findings.md"
+    text.parent.mkdir()
+    code.write_text("1\n"), text.write_text("1\n")
+    author = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for words in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "first"]):
+        subprocess.run(["git", *words], check=True)
+    clean = runs.surroundings()["commit"]
+    assert len(clean) >= 7
+    text.write_text("2\n")
+    assert runs.surroundings()["commit"] == clean
+    code.write_text("2\n")
+    monkeypatch.chdir(tmp_path / "a")
+    assert runs.surroundings()["commit"] == f"{clean}-dirty"
+
+
 def test_a_resumed_run_uses_the_matmul_that_auto_found(monkeypatch):
     monkeypatch.setattr("pyrovae.train.fastest_matmul", lambda *found: ("medium", 1e-6, 2.0))
     with monkeypatch.context() as patched:
