@@ -9,7 +9,7 @@ import html
 import importlib.util
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -23,7 +23,7 @@ from pyrovae.evaluate import mean
 from pyrovae.report import spread, table
 from pyrovae.runs import surroundings
 
-__all__ = ["FILE", "Findings", "check", "found", "gallery", "over_data", "run", "spread", "table", "told"]
+__all__ = ["FILE", "Findings", "average", "check", "found", "gallery", "over_data", "run", "spread", "table", "told"]
 
 FILE = "experiment.py"
 
@@ -133,9 +133,12 @@ def _cell(root: Path, name: str, data: str, width: int) -> str:
 
 def over_data(scores: Sequence[Tensor], digits: int = 2) -> str:
     """The mean of scores (N,) over repetitions, ± the standard error over the data of the first: all have the same."""
-    first, *others = map(mean, scores)
-    value = fmean(each["value"] for each in (first, *others))
-    return f"{value:.{digits}f} ± {first['standard_error']:.{digits}f}"
+    return f"{average(scores):.{digits}f} ± {mean(scores[0])['standard_error']:.{digits}f}"
+
+
+def average(scores: Iterable[Tensor]) -> float:
+    """The mean of scores (N,) over data and repetitions."""
+    return fmean(each.mean().item() for each in scores)
 
 
 def _load(path: Path) -> ModuleType:

@@ -8,7 +8,7 @@ from torch import nn
 
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.evaluate import mean, scores
-from pyrovae.experiments import Findings, over_data, table
+from pyrovae.experiments import Findings, average, over_data, table
 from pyrovae.models import HierarchicalVAE
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
@@ -80,10 +80,6 @@ def varied(vae):
 def beside(found, kind, other):
     """For each seed by how much log p(x) of one model is above that of another, image by image."""
     return [one["log p(x)"] - its["log p(x)"] for one, its in zip(found[kind], found[other], strict=True)]
-
-
-def average(repetitions):
-    return fmean(each.mean().item() for each in repetitions)
 
 
 def compared(found):

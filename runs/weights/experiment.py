@@ -1,14 +1,14 @@
 """On few images, does a prior on the decoder's weights do what early stopping does, without validation images?"""
 
 from functools import partial
-from statistics import fmean, stdev
+from statistics import stdev
 
 import torch
 
 from pyrovae import VAE, Training, data, plots
 from pyrovae.data import Split, Splits
 from pyrovae.evaluate import mean
-from pyrovae.experiments import Findings, over_data, spread, table
+from pyrovae.experiments import Findings, average, over_data, spread, table
 from pyrovae.inference import log_likelihood
 from pyrovae.models import BayesianVAE
 from pyrovae.networks import MLP
@@ -46,10 +46,6 @@ def curve(by_size, factor):
     """Points and their errors, those of one size side by side: some are nearly equal."""
     at = [size * factor for size in by_size]
     return at, [average(each) for each in by_size.values()], [error(each) for each in by_size.values()]
-
-
-def average(scores):
-    return fmean(each.mean().item() for each in scores)
 
 
 def error(scores):
