@@ -77,14 +77,14 @@ def summary(
         **{f"{kind}_by_site": {site: mean(v) for site, v in values.items()} for kind, values in by_site.items()},
         "kl_per_latent": {site: values.mean(0).flatten().tolist() for site, values in kls.items()},
         "latents": {site: values[0].numel() for site, values in means.items()},
-        "active_units": {site: _active(values, noise[site]) for site, values in means.items()},
+        "active_units": {site: int(active(values, noise[site].mean(0)).sum()) for site, values in means.items()},
         **(_classes(programs, data, seed) if _has_classes(programs, data) else {}),
     }
 
 
-def _active(means: Tensor, noise: Tensor) -> int:
-    """How many latents' means vary over the data by more than ACTIVE, beyond what their Monte Carlo noise explains."""
-    return int((means.var(0, correction=0) - noise.mean(0) > ACTIVE).sum())
+def active(means: Tensor, noise: Tensor | float = 0.0) -> Tensor:
+    """Which latents are active, Var_x E_q[z|x] > ACTIVE: means (N, ...), beyond the variance that noise gives them."""
+    return means.var(0, correction=0) - noise > ACTIVE
 
 
 def _classes(programs: Programs, data: Data, seed: int) -> dict[str, Any]:

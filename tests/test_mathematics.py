@@ -15,7 +15,7 @@ from torch.distributions import kl_divergence
 
 import pyrovae
 from pyrovae import inference, traces
-from pyrovae.evaluate import scores
+from pyrovae.evaluate import active, scores
 from pyrovae.guides import Delta, FullRankNormal
 from pyrovae.handlers import scale_latents
 from pyrovae.likelihoods import Normal
@@ -150,6 +150,7 @@ def test_active_units_are_counted_by_the_variance_of_the_codes(linear):
     codes = linear.vae.q_z(linear.x).mean
     assert codes[:, 0].var() > 0.01 > codes[:, 1].var()
     assert result["active_units"] == {"z": 1}
+    assert active(codes).tolist() == [True, False]
 
 
 def test_noise_of_means_without_a_closed_form_is_no_activity():

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import pairwise
 
 import torch
 from sklearn.decomposition import PCA
@@ -10,6 +11,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from pyrovae import VAE, data, evaluate, fit, plots
+from pyrovae.evaluate import ACTIVE, active
 from pyrovae.experiments import Findings, spread, table
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import MLP
@@ -22,24 +24,26 @@ BUDGETS = {
     "mnist": {"likelihood": Bernoulli, "hidden": (400, 200), "latents": 20, "epochs": 20, "batch_size": 128},
 }
 ROWS, NEIGHBOURS, FRAMES = 2000, 10, 36
-INACTIVE = 0.05  # nats of KL: a latent that says less of the image is called inactive
-FULL, PIXELS = "all latents", "pixels"
+FULL, GREYS, PIXELS = "all latents", "grey pixels", "black-and-white pixels"
 
 
 def experiment(name, seeds):
     budget = BUDGETS[name]
     splits = data.load(name, binarize="dynamic" if budget["likelihood"] is Bernoulli else "none", valid=0)
     test, classes = splits.test[:ROWS], splits.test.y[:ROWS]
+    pixels = {GREYS: data.load(name, binarize="none", valid=0).test[:ROWS]}
+    if budget["likelihood"] is Bernoulli:
+        pixels |= {PIXELS: test}
     found = []
     for seed in range(seeds):
         vae = trained(splits, budget, seed)
         with torch.no_grad():
             codes = vae.q_z(test).mean
         maps = {"PCA": PCA(2).fit_transform(codes), "t-SNE": TSNE(init="pca", random_state=seed).fit_transform(codes)}
-        found.append(measured(vae, test, classes, codes, maps))
+        found.append(measured(vae, test, classes, pixels, codes, maps))
         print(f"seed {seed}: {found[-1]}", flush=True)
     shown = torch.stack([test[classes == each][0] for each in classes.unique()])
-    nats = torch.tensor(found[-1]["kl_per_latent"])
+    nats = torch.tensor(found[-1]["kl_per_latent"]).where(active(codes), 0)
     return Findings(told(found), {"maps": plots.maps(maps, classes.numpy())} | pictures(vae, shown, nats))
 
 
@@ -54,14 +58,15 @@ def trained(splits, budget, seed):
     return vae
 
 
-def measured(vae, test, classes, codes, maps):
+def measured(vae, test, classes, pixels, codes, maps):
     """What a VAE is worth, and how well its codes and their maps keep classes and neighbourhoods."""
     numbers, y = evaluate(vae, test, 100), classes.numpy()
-    spaces = {PIXELS: test.flatten(1).numpy(), FULL: codes.numpy()} | maps
+    spaces = {kind: x.flatten(1).numpy() for kind, x in pixels.items()} | {FULL: codes.numpy()} | maps
     nearest = KNeighborsClassifier(NEIGHBOURS)
     return {
         "log p(x)": numbers["log_likelihood"]["value"],
         "kl_per_latent": numbers["kl_per_latent"]["z"],
+        "active": numbers["active_units"]["z"],
         "accuracy": {space: cross_val_score(nearest, at, y, cv=10).mean() for space, at in spaces.items()},
         "kept": {space: trustworthiness(codes, at, n_neighbors=NEIGHBOURS) for space, at in maps.items()},
     }
@@ -69,7 +74,7 @@ def measured(vae, test, classes, codes, maps):
 
 @torch.no_grad()
 def pictures(vae, x, nats):
-    """Of images x (10, ...), one of each class, and of the KL of each latent."""
+    """Of images x (10, ...), one of each class, and of the KL of each latent, 0 where it is inactive."""
     torch.manual_seed(0)
     drawn = vae.p_x(vae.p_z().sample((5,)))
     q = vae.q_z(x)
@@ -96,13 +101,14 @@ def traversals(vae, z, nats):
 
 
 def said(nats):
-    return f"{nats:.1f} nats" if nats > INACTIVE else "inactive"
+    return f"{nats:.1f} nats" if nats > 0 else "inactive"
 
 
 def morphing(vae, ends):
-    """The codes of ten images, each on its way to the next and back."""
-    shares = (1 - torch.cos(torch.linspace(0, 2 * math.pi, FRAMES + 1)[1:])) / 2
-    codes = [torch.lerp(ends, ends.roll(-1, 0), float(share)) for share in shares]
+    """The codes of ten images, each on its way to the next, to the one after, and back: the middle frame is between."""
+    shares = (1 - torch.cos(torch.linspace(0, math.pi, FRAMES // 3 + 1)[1:])) / 2
+    stops = [ends, ends.roll(-1, 0), ends.roll(-2, 0), ends]
+    codes = [torch.lerp(start, end, float(share)) for start, end in pairwise(stops) for share in shares]
     return [plots.image_rows({"": vae.p_x(z).mean.numpy()}) for z in codes]
 
 
@@ -110,17 +116,18 @@ def told(found):
     accuracy, kept = (
         {name: [each[key][name] for each in found] for name in found[0][key]} for key in ("accuracy", "kept")
     )
-    active = [sum(nats > INACTIVE for nats in each["kl_per_latent"]) for each in found]
+    pixels = " and ".join(f"{spread(accuracy[kind], 3)} ({kind})" for kind in (GREYS, PIXELS) if kind in accuracy)
+    active_units = spread([each["active"] for each in found], int(len(found) > 1))
     rows = [
         [space, spread(values, 3), spread(kept[space], 3) if space in kept else ""]
         for space, values in accuracy.items()
     ]
     return (
         f"By their {NEIGHBOURS} nearest codes in all {len(found[0]['kl_per_latent'])} latents, "
-        f"{spread(accuracy[FULL], 3)} of the test images are told right, by their nearest pixels "
-        f"(black and white) {spread(accuracy[PIXELS], 3)}; in a plane by PCA {spread(accuracy['PCA'], 3)}, in one by "
+        f"{spread(accuracy[FULL], 3)} of the test images are told right, by their nearest images "
+        f"{pixels}; in a plane by PCA {spread(accuracy['PCA'], 3)}, in one by "
         f"t-SNE {spread(accuracy['t-SNE'], 3)}. "
-        f"Active (KL above {INACTIVE} nats) are {spread(active, int(len(found) > 1))} latents; log p(x) is "
+        f"Active (their mean varies over the images by more than {ACTIVE}) are {active_units} latents; log p(x) is "
         f"{spread([each['log p(x)'] for each in found])} nats per datum. Accuracy is that of a {NEIGHBOURS}-nearest-"
         f"neighbour classifier of at most {ROWS} test images in tenfold cross-validation; trustworthiness is of the "
         f"{NEIGHBOURS} nearest in a map, by their ranks in all latents: 1 where none is a stranger. The maps and "
