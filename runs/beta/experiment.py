@@ -151,8 +151,9 @@ def nats(found, rows):
 
 
 def strip(classes):
-    """One z of the plane: a class a row, a beta a column."""
-    chosen = {rf"{beta:.2g}": means[:, SQUARE + 1, None] for beta, means in list(classes.items())[::4]}
+    """One z of the plane: a class a row, a beta a column, every fourth and the last."""
+    shown = sorted({*list(classes)[::4], max(classes)})
+    chosen = {rf"{beta:.2g}": classes[beta][:, SQUARE + 1, None] for beta in shown}
     first, *others = chosen
     named = {rf"$\beta$ = {first}": chosen[first]} | {each: chosen[each] for each in others}
     return plots.named_table([f"y = {y}" for y in range(10)], named)
