@@ -28,7 +28,6 @@ KINDS = {"autoencoder": (Delta, Reconstruction), "VAE": (DiagonalNormal, partial
 ROWS, PAIRS, STEPS, NEIGHBOURS, FRAMES = 2000, 200, 32, 10, 36
 CODES, PRIOR, FITTED = "codes of test images", "N(0, I)", "normal of its codes"
 SMOOTH = {
-    "reconstruction": "log p(x\\|z)",
     "detour": "path / distance",
     "jump": "largest / mean step",
     "trust": "trustworthiness",
@@ -110,7 +109,7 @@ def measured(vae, splits, judge, seed):
     drawn = {source: judge.measured(vae.p_x(at(each, u)).mean) for source, each in normals(vae, splits).items()}
     return {
         "measure": rebuilt["measure"],
-        "reconstruction": rebuilt["reconstruction"]["value"],
+        "cost": -rebuilt["reconstruction"]["value"],
         "detour": (steps.sum(1) / ends).mean().item(),
         "jump": (steps.amax(1) / steps.mean(1)).mean().item(),
         "trust": trustworthiness(x.flatten(1), z, n_neighbors=NEIGHBOURS),
@@ -183,13 +182,24 @@ def told(found, real):
     smooth, drawn = [], [["other test images", "", *(f"{each:.3f}" for each in real.values())]]
     for (kind, latents), each in found.items():
         name = f"{kind}, {latents} latents"
-        smooth.append([name, *(spread([one[key] for one in each], 1 + (key != "reconstruction")) for key in SMOOTH)])
+        smooth.append([name, *(spread([one[key] for one in each], 1 + (key != "cost")) for key in ("cost", *SMOOTH))])
         for source in each[0]["drawn"]:
             numbers = [one["drawn"][source] for one in each]
             drawn.append([name, source, *(spread([one[key] for one in numbers], 3) for key in real)])
     return "\n\n".join(
-        [answer(found), table(["continuity", *SMOOTH.values()], smooth), table(DRAWN, drawn), notes(found)]
+        [
+            answer(found),
+            table(["continuity", cost(found).replace("|", "\\|"), *SMOOTH.values()], smooth),
+            table(DRAWN, drawn),
+            notes(found),
+        ]
     )
+
+
+def cost(found):
+    """What a reconstruction costs: -E_q[log p(x|z)], or, of grey targets of a Bernoulli, which is no likelihood."""
+    *_, (vae, *_) = found.values()
+    return "cross-entropy of greys" if vae["measure"].startswith("cross-entropy") else "-log p(x|z)"
 
 
 def answer(found):
@@ -211,7 +221,7 @@ def answer(found):
         f"{share(vae, PRIOR, 'coverage')} of the test images. Continuity, for autoencoder and VAE: on the line "
         f"between the codes of two test images the classifier is sure of {both('sure between')} of what is decoded, "
         f"and the way is {both('detour')} times as long as its ends are apart; with {few} latents its largest step is "
-        f"{both('jump', latents=few)} times the mean one. Reconstruction: log p(x|z) is {both('reconstruction', 1)}."
+        f"{both('jump', latents=few)} times the mean one. Reconstruction: {cost(found)} is {both('cost', 1)} nats."
     )
 
 
@@ -219,8 +229,8 @@ def notes(found):
     *_, (vae, *_) = found.values()
     return (
         "The autoencoder is the VAE whose guide is a point (`guides.Delta`), trained by E[log p(x|z)] alone "
-        "(`objectives.Reconstruction`); all else is equal, but for the encoder's outputs for a variance. log p(x|z), "
-        f"in nats per datum, is a {vae['measure']}. Path and steps are Euclidean, of {STEPS + 1} decoded points on the "
+        "(`objectives.Reconstruction`); all else is equal, but for the encoder's outputs for a variance. What is in "
+        f"nats per datum is of a {vae['measure']}. Path and steps are Euclidean, of {STEPS + 1} decoded points on the "
         f"line between the codes of two test images; trustworthiness is of the {NEIGHBOURS} nearest codes, by their "
         "ranks in pixels. Sure: the highest probability of a classifier of the training images is above the 5 % "
         "quantile of that of test images; it may be sure of nonsense. Precision is the share of what is decoded that "
