@@ -35,8 +35,8 @@ NOTES = (
     "[`runs/compare`](../../compare/README.md).\n"
     "- Anomalies: the same VAE, by -log p(x); anomalies are test images upside down. Where raw likelihood "
     "fails, [`runs/anomaly`](../../anomaly/experiment.py).\n"
-    "- Labels: a [`SemiSupervisedVAE`](../../../pyrovae/models/semi_supervised_vae.py) of the codes of the same VAE, "
-    "{labels} labels; [`runs/labels`](../../labels/experiment.py).\n"
+    "- Labels: a [`SemiSupervisedVAE`](../../../pyrovae/models/semi_supervised_vae.py) of the same VAE's codes, the "
+    "means of q(z|x) in training and test, {labels} labels; [`runs/labels`](../../labels/experiment.py).\n"
     "- Completion: a [`CompletionVAE`](../../../pyrovae/models/completion_vae.py) of the right half u given the left "
     "half s; of the simple densities p(u|s) = p(x) / p(s). [`runs/completion`](../../completion/experiment.py)."
 )
@@ -101,15 +101,16 @@ def codes(vae, x):
 
 
 def labelled(vae, splits, test, budget, seed):
-    """With few labels: a semi-supervised VAE of all images' codes, and a network that has seen the labelled alone."""
+    """With few labels: a semi-supervised VAE of all images' codes E[z|x], and a network of the labelled images."""
     few, net = data.with_labels(splits, budget["labels"], seed).train, partial(MLP, hidden=(300,))
-    with torch.no_grad():
-        drawn = vae.q_z(few[:]).sample()
+    of_codes = Split(codes(vae, few[:]), few.y)
     torch.manual_seed(seed)
     likelihood = partial(Normal, learn="one")
-    semi = SemiSupervisedVAE(drawn.shape[1:], 3, 10, likelihood=likelihood, encoder=net, decoder=net, classifier=net)
+    semi = SemiSupervisedVAE(
+        of_codes.event_shape, 3, 10, likelihood=likelihood, encoder=net, decoder=net, classifier=net
+    )
     options = {"batch_size": budget["batch_size"], "labelled": budget["batch_size"] // 20, "seed": seed}
-    fit(semi, Split(drawn, few.y), epochs=budget["epochs"], learning_rate=2e-3, lr_schedule=cosine, **options)
+    fit(semi, of_codes, epochs=budget["epochs"], learning_rate=2e-3, lr_schedule=cosine, **options)
     there = few.y >= 0
     alone = MLPClassifier((300,), max_iter=1000, random_state=seed)
     alone.fit(few[there.nonzero()[:, 0]].flatten(1).numpy(), few.y[there].numpy())
