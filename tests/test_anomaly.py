@@ -324,7 +324,8 @@ def test_the_area_under_the_curve_is_the_auroc(tied):
 
 def test_bars_stand_on_chance():
     by_class = {"a": {"value": 0.9, "standard_error": 0.01}, "b": {"value": 0.3, "standard_error": 0}}
-    axes = plots.auroc_bars(by_class).axes[0]
+    axes = plots.auroc_bars(by_class, "normal").axes[0]
     tops = [patch.get_y() + patch.get_height() for patch in axes.patches]
     np.testing.assert_allclose(tops, [0.9, 0.3])
     assert axes.get_ylim()[0] < 0.3
+    assert axes.get_xlabel() == "normal"

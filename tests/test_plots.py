@@ -338,6 +338,25 @@ def test_dots_stand_at_their_values_and_the_line_at_their_mean():
     assert [label.get_text() for label in axes.get_xticklabels()] == ["one", "other"]
 
 
+def test_rows_of_dots_have_a_row_a_label_and_a_colour_a_series():
+    series = {"few": {"a": (0.2, 0.1), "b": (0.5, 0.0)}, "many": {"b": (0.9, 0.0), "a": (0.8, 0.2)}}
+    (axes,) = plots.rows_of_dots(series, "accuracy").axes
+    few, many = axes.containers
+    np.testing.assert_allclose(few[0].get_xydata(), [[0.2, 0], [0.5, 1]])
+    np.testing.assert_allclose(many[0].get_xydata(), [[0.8, 0], [0.9, 1]])
+    np.testing.assert_allclose(many[2][0].get_segments()[0][:, 0], [0.6, 1.0])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]
+    assert few[0].get_color() != many[0].get_color()
+
+
+def test_a_table_of_images_is_as_wide_as_asked():
+    images = {"": RNG.random((2, 9, 1, 8, 8))}
+    narrow, wide = (plots.named_table(["a", "b"], images, inches).axes[0].get_position() for inches in (2, 6))
+    sizes = [plots.named_table(["a", "b"], images, inches).get_size_inches()[0] for inches in (2, 6)]
+    assert wide.width * sizes[1] == pytest.approx(3 * narrow.width * sizes[0])
+
+
 def test_curves_apart_have_a_scale_each():
     figure = plots.curves_apart({"small": ([1, 2], [0.1, 0.2]), "large": ([1, 2], [300.0, 500.0])}, "epoch", "nats", 3)
     small, large, empty = figure.axes

@@ -22,6 +22,7 @@ from pyrovae.plots.lines import (
     rate_distortion,
     rings,
     roc_curves,
+    rows_of_dots,
     training_curves,
 )
 from pyrovae.plots.programs import program_graph
@@ -60,6 +61,7 @@ __all__ = [
     "rate_distortion",
     "rings",
     "roc_curves",
+    "rows_of_dots",
     "tile",
     "training_curves",
     "write_figures",

@@ -164,14 +164,14 @@ def roc_curves(scores: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
 
 
 @styled
-def auroc_bars(by_class: dict[str, dict[str, float]]) -> Figure:
+def auroc_bars(by_class: dict[str, dict[str, float]], x: str = "class") -> Figure:
     """A bar for each class, its `value` with two `standard_error` to either side; .5 is chance."""
     values, errors = (np.array([each[key] for each in by_class.values()]) for key in ("value", "standard_error"))
     figure = Figure(figsize=(max(3.0, 0.45 * len(values) + 0.8), 2.6))
     axes = figure.subplots()
     axes.bar(list(by_class), values - 0.5, bottom=0.5, yerr=2 * errors, color=COLOURS[0], ecolor="0.2", width=0.7)
     axes.axhline(0.5, color="0.4", lw=0.8)
-    axes.set(xlabel="class", ylabel="AUROC", ylim=(min(0.5, float(values.min()) - 0.05), 1.005))
+    axes.set(xlabel=x, ylabel="AUROC", ylim=(min(0.5, float((values - 2 * errors).min()) - 0.02), 1.005))
     return figure
 
 
@@ -190,6 +190,20 @@ def intervals(
         axes.errorbar(each["value"], label, xerr=2 * error, color=colour, marker="o", ms=5, capsize=3, lw=1.5)
     axes.set(xlabel=x, ylim=(len(numbers) - 0.5, -0.5))
     axes.grid(axis="y", visible=False)
+    return figure
+
+
+@styled
+def rows_of_dots(series: dict[str, dict[str, tuple[float, float]]], x: str) -> Figure:
+    """For each series a colour, and in it for each label a value and its error: a row a label, the first on top."""
+    labels = list(next(iter(series.values())))
+    figure = Figure(figsize=(4.2, 1 + 0.3 * len(labels)))
+    axes = figure.subplots()
+    for (name, of), colour in zip(series.items(), COLOURS, strict=False):
+        values, errors = zip(*(of[label] for label in labels), strict=True)
+        axes.errorbar(values, range(len(labels)), xerr=errors, color=colour, label=name, fmt="o", ms=5, capsize=3)
+    axes.set(xlabel=x, yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.5, -0.5))
+    figure.legend(loc="outside upper center", ncol=len(series))
     return figure
 
 

@@ -33,12 +33,13 @@ def experiment(name, seeds):
         for score in classes[0][0]
     }
     by_score = {score: [told_apart(one[score], y != 1) for one in ones] for score in ones[0]}
+    bars = {str(each): found for each, found in by_class["-log p(x)"][0].items()}
     figures = {
-        "auroc-by-class": plots.auroc_bars({str(each): found for each, found in by_class["-log p(x)"][0].items()}),
+        "auroc": plots.auroc_bars(bars | {"all\nbut 1": by_score["-log p(x)"][0]}, "normal: classes trained on"),
         "images-by-surprise": extremes(greys.test[: len(y)].numpy(), y.numpy(), classes[0]),
         "roc-of-the-ones": plots.roc_curves({k: (s[y != 1].numpy(), s[y == 1].numpy()) for k, s in ones[0].items()}),
     }
-    return Findings(told(by_class) + "\n\n" + told_of_ones(by_score, ones[0]["-log p(x)"], y), figures)
+    return Findings(told(by_class, by_score, ones[0]["-log p(x)"], y), figures)
 
 
 def trained(x, latents, likelihood, seed, epochs, batch_size):
@@ -92,32 +93,39 @@ def extremes(x, y, found):
     return plots.image_table({title: np.stack(rows) for title, rows in panels.items()})
 
 
-def told(by_class):
-    """by_class: for each score, for each seed, the AUROC of each class."""
-    found = {score: [mean(one["value"] for one in seed.values()) for seed in each] for score, each in by_class.items()}
-    first, means = by_class["-log p(x)"][0], {score: mean(each) for score, each in found.items()}
-    best, least = max(means, key=means.get), min(means, key=means.get)
+def told(by_class, by_score, surprisal, y):
+    """by_class: for each score, for each seed, the AUROC of each class; by_score: the same of the ones."""
+    classes = {
+        score: [mean(one["value"] for one in seed.values()) for seed in each] for score, each in by_class.items()
+    }
+    ones = {score: [one["value"] for one in each] for score, each in by_score.items()}
+    errors = {score: each[0]["standard_error"] for score, each in by_score.items()}
+    (least, best), (_, keenest) = ends(classes), ends(ones)
+    first = by_class["-log p(x)"][0]
     worst = min(first, key=lambda each: first[each]["value"])
     return (
         f"One class, trained on, is told from the other nine by -log p(x) with a mean AUROC of "
-        f"{means['-log p(x)']:.3f}, least for class {worst} ({first[worst]['value']:.3f}). Of all scores {best} has "
-        f"most, {means[best]:.3f}, and {least} least, {means[least]:.3f}. Bars and pictures are of -log p(x).\n\n"
-        + table(["score", "AUROC, mean of the classes"], [[score, spread(each, 3)] for score, each in found.items()])
-    )
-
-
-def told_of_ones(by_score, surprisal, y):
-    found = {score: [one["value"] for one in each] for score, each in by_score.items()}
-    errors = {score: each[0]["standard_error"] for score, each in by_score.items()}
-    raw, best = mean(found["-log p(x)"]), max(found, key=lambda score: mean(found[score]))
-    sure = abs(raw - 0.5) > 2 * errors["-log p(x)"]
-    verdict = ("better than guessing" if raw > 0.5 else "worse than guessing") if sure else "no better than guessing"
-    return (
-        f"All digits but the ones are normal, and the ones are asked for: one of them costs "
-        f"{surprisal[y == 1].mean():.1f} nats, one of the others {surprisal[y != 1].mean():.1f}. By -log p(x) the "
-        f"AUROC is {raw:.3f}, {verdict}; most has {best}, {mean(found[best]):.3f}.\n\n"
+        f"{spread(classes['-log p(x)'], 3)}; where all digits but the ones are trained on, the ones are told from them "
+        f"with {spread(ones['-log p(x)'], 3)}, {verdict(ones['-log p(x)'], errors['-log p(x)'])}: one of them costs "
+        f"{surprisal[y == 1].mean():.1f} nats, one of the others {surprisal[y != 1].mean():.1f}. Of the single classes "
+        f"{worst} has least, {first[worst]['value']:.3f}. There {best} is the best of the scores, "
+        f"{mean(classes[best]):.3f}, and {least} the worst, {mean(classes[least]):.3f}; for the ones {keenest} is "
+        f"best, {mean(ones[keenest]):.3f}. Bars and sorted images are of -log p(x).\n\n"
+        + table(["score", "AUROC, mean of the classes"], [[score, spread(each, 3)] for score, each in classes.items()])
+        + "\n\n"
         + table(
             ["score", "AUROC of the ones", "standard error of the rows"],
-            [[score, spread(each, 3), f"{errors[score]:.3f}"] for score, each in found.items()],
+            [[score, spread(each, 3), f"{errors[score]:.3f}"] for score, each in ones.items()],
         )
     )
+
+
+def ends(found):
+    """The scores with the least and the most in the mean."""
+    return min(found, key=lambda score: mean(found[score])), max(found, key=lambda score: mean(found[score]))
+
+
+def verdict(values, error):
+    if abs(mean(values) - 0.5) <= 2 * error:
+        return "no better than guessing"
+    return "better than guessing" if mean(values) > 0.5 else "worse than guessing"

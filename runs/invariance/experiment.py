@@ -97,7 +97,7 @@ def turns(plain, vae, greys):
     z, pose = vae.q_z(x).mean, {site: q.mean for site, q in vae.q_pose(x).items()}
     rows = [x, plain.p_x(plain.q_z(x).mean).mean, vae.p_x(z, **pose).mean, vae.p_x(z).mean]
     names = ["turned", "VAE", "InvariantVAE", "turned back"]
-    return plots.named_table(names * len(x), {"": torch.stack(rows, 1).flatten(0, 1).numpy()})
+    return plots.named_table(names * len(x), {"": torch.stack(rows, 1).flatten(0, 1).numpy()}, 3.4)
 
 
 @torch.no_grad()
@@ -106,16 +106,17 @@ def traversals(vae, x):
     z, ways = vae.q_z(x).mean.expand(9, -1), torch.linspace(-1, 1, 9).unsqueeze(-1)
     varied = {
         "angle, -180° to 180°": {"angle": math.pi * ways},
-        "shift, to the right": {"shift": ways * torch.tensor([0.2, 0.0])},
-        "shift, up": {"shift": ways * torch.tensor([0.0, 0.2])},
+        "shift, left to right": {"shift": ways * torch.tensor([0.2, 0.0])},
+        "shift, down to up": {"shift": ways * torch.tensor([0.0, 0.2])},
         "scale, .74 to 1.35": {"scale": (0.3 * ways).exp()},
     }
-    return plots.image_rows({name: vae.p_x(z, **pose).mean.numpy() for name, pose in varied.items()})
+    drawn = torch.stack([vae.p_x(z, **pose).mean for pose in varied.values()])
+    return plots.named_table(list(varied), {"": drawn.numpy()})
 
 
 def told(found):
     plain, vae = ({key: spread([one[key] for one in each]) for key in each[0]} for each in found.values())
-    heads = {"moved": "code moved", "upright": "accuracy, upright", "anew": "laid anew", "log p(x)": "log p(x)"}
+    heads = {"moved": "code moved", "upright": "accuracy, upright", "anew": "laid anew", "log p(x)": "log p(x), nats"}
     both = zip(found.items(), (plain, vae), strict=True)
     rows = [[kind, f"{each[0]['weights']:,}", *map(numbers.get, heads)] for (kind, each), numbers in both]
     return (
@@ -123,7 +124,8 @@ def told(found):
         f"digits are apart, where a VAE's moves {plain['moved']} times; by the nearest codes of upright digits it is "
         f"told with accuracy {vae['anew']}, where a VAE's is with {plain['anew']}. Half of the turns are found within "
         f"{vae['error']} degrees; off by half a turn is a share of {vae['half, 0 1 8']} of 0, 1 and 8, which half a "
-        f"turn leaves much as they are, and of {vae['half, others']} of the others. The picture has turns by 45 "
-        "degrees, at which the guide looks anyway; the numbers have any.\n\n"
-        + table(["", "weights", *heads.values()], rows)
+        f"turn leaves much as they are, and of {vae['half, others']} of the others. In the first picture a digit "
+        "is turned by 45 degrees at a time, at which the guide looks anyway (the numbers have any angle); below it are "
+        "E[x|z] of both models, and the content that InvariantVAE finds, in one pose for all. In the other one site of "
+        "a digit's pose varies.\n\n" + table(["", "weights", *heads.values()], rows)
     )
