@@ -229,8 +229,8 @@ def notes(found):
     *_, (vae, *_) = found.values()
     return (
         "The autoencoder is the VAE whose guide is a point (`guides.Delta`), trained by E[log p(x|z)] alone "
-        "(`objectives.Reconstruction`); all else is equal, but for the encoder's outputs for a variance. What is in "
-        f"nats per datum is of a {vae['measure']}. Path and steps are Euclidean, of {STEPS + 1} decoded points on the "
+        "(`objectives.Reconstruction`); all else is equal, but for the encoder's outputs for a variance. The nats "
+        f"per datum are of a {vae['measure']}. Path and steps are Euclidean, of {STEPS + 1} decoded points on the "
         f"line between the codes of two test images; trustworthiness is of the {NEIGHBOURS} nearest codes, by their "
         "ranks in pixels. Sure: the highest probability of a classifier of the training images is above the 5 % "
         "quantile of that of test images; it may be sure of nonsense. Precision is the share of what is decoded that "

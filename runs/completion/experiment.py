@@ -66,7 +66,8 @@ def completed(network, cvae, x):
         means = torch.stack([cvae.p_x(cvae.p_z(s).sample(), s).mean for _ in range(DRAWS)], 1)
     grey = torch.where(cvae.likelihood.mask, x, 0.5)
     draws = "CVAE: $E[x|z, s]$ for draws $z \\sim p(z|s)$"
-    return plots.image_table({"seen": grey[:, None], "network": expected[:, None], draws: means, "truth": x[:, None]})
+    panels = {"seen": grey[:, None], "network": expected[:, None], draws: means, "truth": x[:, None]}
+    return plots.image_table(panels, inches=4)
 
 
 def told(found, name, budget):
@@ -83,7 +84,10 @@ def told(found, name, budget):
     one, two, three = gains
     return (
         f"After {budget['epochs']} epochs of both the latents are worth {one} nats where one quadrant is seen, {two} "
-        f"where two are, and {three} where three are. They are of -log p(u|s), nats of the unseen pixels u of "
-        f"{len(network)} test images given the others, ± standard error, {PARTICLES} importance samples; the gain is "
-        f"that on the same images.{NOTE * (name == 'mnist')}\n\n" + table(heads, rows)
+        f"where two are, and {three} where three are. These are gains in -log p(u|s), of the unseen pixels u of a "
+        f"test image given the seen ones, over {len(network)} images, ± standard error of their mean; of the CVAE it "
+        f"is by {PARTICLES} importance samples. Pictures: digits of which one, two and three quadrants are seen, what "
+        f"the network expects of them, and what the CVAE does at {DRAWS} draws of its latents."
+        + f"{NOTE * (name == 'mnist')}\n\n"
+        + table(heads, rows)
     )
