@@ -67,7 +67,7 @@ def completed(network, cvae, x):
     grey = torch.where(cvae.likelihood.mask, x, 0.5)
     draws = "CVAE: $E[x|z, s]$ for draws $z \\sim p(z|s)$"
     panels = {"seen": grey[:, None], "network": expected[:, None], draws: means, "truth": x[:, None]}
-    return plots.image_table(panels, inches=4)
+    return plots.image_table(panels, across=4)
 
 
 def told(found, name, budget):
