@@ -116,51 +116,47 @@ class Training:
         self.patience = None if patience is None else checks.integer("patience", patience)
         if patience is not None and self.valid is None:
             raise ValueError("patience: expected validation data to watch, found none")
-        self.initialise = checks.integer("initialise", initialise, 0)
-        if self.initialise > self.epochs or (self.initialise and own(programs, "initialise") is None):
-            raise ValueError(
-                f"initialise: expected a model that begins from data in {epochs} epochs, found {initialise}"
-            )
+        self.initialise = _initialise_after(programs, initialise, self.epochs)
         self.learning_rate, self.lr_schedule = checks.positive("learning_rate", learning_rate), lr_schedule
         self.seed = checks.integer("seed", seed, 0)
         if self.seed >= 2**63:
             raise ValueError(f"seed: expected an integer < 2**63, found {seed}")
-        self.objective = (own(programs, "objective") or ELBO)() if objective is None else objective
-        if not isinstance(self.objective, Objective):
-            raise ValueError(f"objective: expected one of pyrovae.objectives, found {type(objective).__name__}")
+        self.objective = _objective(programs, objective)
         self.batches = Batches(programs, as_split(splits.train), batch_size, labelled)
         if self.valid is not None:
             check_data(programs, self.valid)
         if self.batches.order.labelled:
             self.objective = PartlyLabelled(self.objective, self.batches.order.share)
         self.objective.step = 0
-        self.svi = SVI(
-            *pair(programs),
-            partial(optimizer, lr=learning_rate),
-            self.objective,
-            clip,
-            compile,
-            self.steps or 0,
-            self.batches.read,
-            torch.bfloat16 if autocast else None,
-        )
+        built = partial(optimizer, lr=learning_rate)
+        dtype, steps = torch.bfloat16 if autocast else None, self.steps or 0
+        self.svi = SVI(*pair(programs), built, self.objective, clip, compile, steps, self.batches.read, dtype)
         if isinstance(self.objective.number, Tensor):
             self.objective.number = self.objective.number.to(placement(programs)[0])
-        self.matmul, self.matmul_measured = checks.member("matmul", matmul, MATMULS), {}
-        if matmul == "auto":
-            seen = [value for module in modules(programs) for value in module.parameters()]
-            self.matmul, *measured = fastest_matmul(seen, self.batches.size)
-            self.matmul_measured = dict(zip(("medium_error", "medium_speed"), measured, strict=True))
-        with seeded(self.seed, 4), self._training():
-            try:
-                self.svi.prepare(*next(self.batches()))
-            except TrainingError as error:
-                raise ValueError(str(error)) from error
+        self.matmul, self.matmul_measured = self._matmul(matmul)
+        self._prepare()
         self.fresh = copy.deepcopy(self.svi.optimizer.state_dict())
         self.noise, self.order = Stream(self.seed, 1), torch.Generator().manual_seed(self.seed)
         self.epoch = self.step = self.best_epoch = self.stale = 0
         self.best_loss, self.rate = math.inf, self.learning_rate
         self.best: dict[str, Tensor] = {}
+
+    def _matmul(self, asked: str) -> tuple[str, dict[str, float]]:
+        """The precision of products, and what was measured to choose it."""
+        checks.member("matmul", asked, MATMULS)
+        if asked != "auto":
+            return asked, {}
+        seen = [value for module in modules(self.programs) for value in module.parameters()]
+        fastest, error, speed = fastest_matmul(seen, self.batches.size)
+        return fastest, {"medium_error": error, "medium_speed": speed}
+
+    def _prepare(self) -> None:
+        """Record a step: what cannot be trained is refused before the first."""
+        with seeded(self.seed, 4), self._training():
+            try:
+                self.svi.prepare(*next(self.batches()))
+            except TrainingError as error:
+                raise ValueError(str(error)) from error
 
     def __iter__(self) -> Iterator[Record]:
         with tqdm(total=self.steps, initial=self.step, unit="step", disable=None, dynamic_ncols=True) as bar:
@@ -349,6 +345,20 @@ class Training:
             f"(here {self.rate:g}; try a tenth of it, or clip=1), a learned scale that vanishes on constant data, "
             f"data outside the likelihood's support. The state at the end of epoch {self.epoch} is kept"
         )
+
+
+def _objective(programs: Programs, asked: Objective | None) -> Objective:
+    found = (own(programs, "objective") or ELBO)() if asked is None else asked
+    if not isinstance(found, Objective):
+        raise ValueError(f"objective: expected one of pyrovae.objectives, found {type(found).__name__}")
+    return found
+
+
+def _initialise_after(programs: Programs, asked: int, epochs: int) -> int:
+    found = checks.integer("initialise", asked, 0)
+    if found > epochs or (found and own(programs, "initialise") is None):
+        raise ValueError(f"initialise: expected a model that begins from data in {epochs} epochs, found {asked}")
+    return found
 
 
 _COUNTERS = ("epoch", "step", "best_epoch", "stale", "best_loss", "rate")
