@@ -5,13 +5,12 @@ import io
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, StrictUndefined
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
 TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
     autoescape=True,  # a value of a recipe may hold < and quotes
     undefined=StrictUndefined,
     trim_blocks=True,
@@ -19,9 +18,9 @@ TEMPLATES = Environment(
 )
 
 
-def render(template: str, **content: Any) -> str:
-    """The page of a template beside this file."""
-    return TEMPLATES.get_template(template).render(content)
+def render(template: Path, **content: Any) -> str:
+    """The page of a template file."""
+    return TEMPLATES.from_string(template.read_text()).render(content)
 
 
 def drawing(figure: Figure) -> str:

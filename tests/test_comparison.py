@@ -21,7 +21,8 @@ import torch
 import pyrovae
 from pyrovae import comparison, files, grid, names, recipe, runs
 from pyrovae.__main__ import main
-from pyrovae.comparison import Comparison, collect, report, tables
+from pyrovae.comparison import Comparison, collect, tables
+from pyrovae.comparison.tables import COLUMNS
 from pyrovae.grid import Grid
 from pyrovae.recipe import Recipe
 
@@ -490,7 +491,7 @@ def read(html):
 
 def same_numbers(page, rows):
     """Every number of the tables is that of its row, and what is shown begins like it."""
-    by_head = {column.head: column.name for column in comparison.COLUMNS}
+    by_head = {column.head: column.name for column in COLUMNS}
     seen = []
     for heads, *lines in page.tables:
         for (_, choice), *cells in lines:
@@ -519,7 +520,7 @@ def test_the_page_keeps_measures_apart_and_holds_every_number(tmp_path):
         ("normal", "density", [3.0, 5.0]),
         ("normal(scale=0.1)", "density", [4.0, 6.5]),
     )
-    page = read(report(both))
+    page = read(both.html())
     assert [[line[0][1].strip() for line in lines[1:]] for lines in page.tables] == [
         ["bernoulli"],
         ["normal(scale=0.1)", "normal"],
@@ -534,7 +535,7 @@ def test_the_page_keeps_measures_apart_and_holds_every_number(tmp_path):
 def test_a_lead_within_its_error_has_no_winner(tmp_path, lead, clear):
     noise = [0.5, -0.5] * 8  # of standard error 0.13
     both = made(tmp_path, ("a", "mass", [lead + each for each in noise]), ("b", "mass", [0.0] * 16))
-    text = read(report(both)).text
+    text = read(both.html()).text
     assert f"the next, b, is behind by {lead:.2f} ± 0.13 nats per datum" in text
     assert ("no clear winner" in text) is not clear
 
@@ -543,7 +544,7 @@ def test_what_is_written_by_others_is_text_in_the_page(tmp_path):
     asked = Grid({"guides": ["a<b>&'\"c"]}, Recipe())
     results(tmp_path, asked.cells()[0].name, -9.0, "mass")
     bad = replace(found(tmp_path, asked), failed={"x": "<script>alert(1)</script>"})
-    html = report(bad)
+    html = bad.html()
     assert html.count("<script") == 1
     page = read(html)
     assert page.tables[0][1][0][1].strip() == "a<b>&'\"c"
@@ -552,7 +553,7 @@ def test_what_is_written_by_others_is_text_in_the_page(tmp_path):
 
 
 def test_where_all_runs_failed_the_page_says_so(tmp_path):
-    page = read(report(Comparison(tmp_path, GUIDES, [], {"iaf+1+seed-0": "no space", "planar+1+seed-0": "status 3"})))
+    page = read(Comparison(tmp_path, GUIDES, [], {"iaf+1+seed-0": "no space", "planar+1+seed-0": "status 3"}).html())
     assert "2 runs failed" in page.text
     assert "planar+1+seed-0: status 3" in page.text
     assert len(page.tables) == 0

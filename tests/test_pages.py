@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pyrovae import pages
+from pyrovae.comparison.page import TEMPLATE
 
 
 def opened(uri):
@@ -41,5 +42,5 @@ def test_a_drawing_is_the_same_for_the_same_figure():
 
 def test_a_page_that_lacks_something_is_no_page():
     with pytest.raises(UndefinedError):
-        pages.render("comparison.html", title="only that")
+        pages.render(TEMPLATE, title="only that")
     assert pages.TEMPLATES.from_string("{{ x }}").render(x="<b> & 1") == "&lt;b&gt; &amp; 1"

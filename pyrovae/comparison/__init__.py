@@ -1,0 +1,110 @@
+"""Comparisons: a grid of runs, one table for each measure, and a page that shows all of it.
+
+compare.toml     the grid, which `pyrovae compare ROOT` carries out or goes on with
+compare.md       the tables that it prints
+compare.json     their rows, with all numbers; compare.csv: the same, flat
+report.html      the tables, curves, pictures and recipes on one page
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyrovae import checks, files, grid
+from pyrovae.comparison.page import report
+from pyrovae.comparison.rows import Row, collect, label, paired_difference
+from pyrovae.comparison.tables import as_csv, tables
+from pyrovae.grid import Grid
+from pyrovae.ranking import comparable
+
+
+def compare(root: str | Path, *, jobs: int = 0, **options: Any) -> "Comparison":
+    """Carry out a grid of runs in parallel processes, or what is left of it, and compare what they found.
+
+    `print` shows the result as one table for each measure; ROOT/report.html as a page. In a root with a compare.toml
+    that is the grid: options beside it must agree.
+
+    Args:
+        root: folder of the runs.
+        jobs: runs at a time; 0 is as many as there are cores.
+        options: axes (`guides=["diagonal-normal", "iaf"]`, see `grid.AXES`); what does not vary, as in a run.toml
+            (`data="digits"`); `seeds`, runs of each combination; `gaps`, rows of which the guide's gaps are told.
+
+    Raises:
+        ValueError: before any run, where these cannot be meant. A run that fails raises nothing: it stands in `failed`.
+    """
+    root = Path(root)
+    asked = grid.asked(root, options)
+    found = carry_out(root, asked, grid.check(asked.cells()), at_a_time(asked, jobs))
+    found.write()
+    return found
+
+
+def at_a_time(asked: Grid, jobs: int = 0) -> int:
+    """How many runs; 0 stands for as many as there are cores for."""
+    return checks.integer("jobs", jobs, 0) or max(1, (os.cpu_count() or 1) // max(1, asked.start.threads))
+
+
+def carry_out(root: Path, asked: Grid, split: str, jobs: int) -> "Comparison":
+    """The runs, as `grid.carry_out` has them, and what they found."""
+    cells = asked.cells()
+    grid.check_runs(root, cells)
+    root.mkdir(parents=True, exist_ok=True)
+    if not (root / grid.FILE).exists():
+        grid.write(asked, root / grid.FILE)
+    failed = grid.carry_out(root, cells, split, jobs, asked.gaps)
+    return Comparison(root, asked, collect(root, asked, split), failed)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a grid of runs found: a row for each choice of which a run is finished, and which runs failed, and why."""
+
+    root: Path
+    grid: Grid
+    rows: list[Row]
+    failed: Mapping[str, str]
+
+    def __str__(self) -> str:
+        failed = [f"{name} failed: {why}" for name, why in self.failed.items()]
+        return "\n\n".join([*tables(self.rows), *failed])
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+    def write(self) -> None:
+        """compare.md, compare.json, compare.csv and report.html in the root, each whole or as it was before."""
+        files.write_bytes(self.root / "compare.md", f"{self}\n".encode())
+        files.write_json(self.root / "compare.json", self.rows)
+        files.write_bytes(self.root / "compare.csv", as_csv(self.rows).encode())
+        files.write_bytes(self.root / "report.html", self.html().encode())
+
+    def html(self) -> str:
+        """The page of report.html."""
+        return report(self.root, self.grid, self.rows, self.failed)
+
+    def difference(
+        self, one: str | Sequence[str], other: str | Sequence[str], score: str = "log_likelihood"
+    ) -> dict[str, float]:
+        """Mean of score(one) - score(other) over the same data, with its error: see `ranking.paired`.
+
+        Args:
+            one, other: choices: a value of each axis.
+            score: "log_likelihood" or "elbo".
+
+        Raises:
+            ValueError: they are of unlike measure, data, split or binarisation, or have no seed in common.
+        """
+        checks.member("score", score, ("log_likelihood", "elbo"))
+        by_label = {label(self.grid, row): row for row in self.rows}
+        wanted = [each if isinstance(each, str) else ", ".join(each) for each in (one, other)]
+        rows = {each: by_label[checks.member("choice", each, by_label)] for each in wanted}
+        comparable(rows)
+        found = paired_difference(self.root, self.grid, rows[wanted[0]], rows[wanted[1]], score)
+        if found is None:
+            raise ValueError(
+                f"{wanted[0]} and {wanted[1]}: expected runs of one seed with scores.safetensors, found none"
+            )
+        return found

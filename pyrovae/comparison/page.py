@@ -1,0 +1,134 @@
+"""The page of a comparison: tables, curves, pictures, recipes, and what failed."""
+
+import json
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pyrovae import files, pages, plots
+from pyrovae.comparison.rows import Row, label
+from pyrovae.comparison.tables import alike_text, caption, columns, shown
+from pyrovae.grid import Grid
+from pyrovae.ranking import is_score, kinds
+from pyrovae.recipe import Recipe
+
+TEMPLATE = Path(__file__).with_name("page.html")
+PICTURES = ("samples", "reconstructions", "completions")
+
+
+def report(root: Path, asked: Grid, rows: Sequence[Row], failed: Mapping[str, str]) -> str:
+    """The page."""
+    ranked, varied = kinds(rows), asked.varied()
+    labels = [label(asked, row) for kind in ranked for row in kind]
+    before = [sum(map(len, ranked[:number])) for number in range(len(ranked))]
+    return pages.render(
+        TEMPLATE,
+        title=f"{', '.join(axis.replace('_', ' ') for axis in asked.axes)} on {Path(asked.start.data).stem}",
+        colours={each: plots.COLOURS[number % len(plots.COLOURS)] for number, each in enumerate(labels)},
+        kinds=[_kind(root, asked, rows, kind, number) for kind, number in zip(ranked, before, strict=True)],
+        failed=failed,
+        runs=dict(zip(labels, _runs(root, asked, [row for kind in ranked for row in kind]), strict=True)),
+        changed=_changed(asked.start, varied),
+        command=command(root.name, asked),
+        versions=_versions([root / name for row in rows for name in row["runs"]]),
+    )
+
+
+def command(name: str, asked: Grid) -> str:
+    """What makes the comparison on the command line: the axes, and what differs from the defaults."""
+    axes = {axis: ",".join(values) for axis, values in asked.axes.items()}
+    counts = {
+        name: count for name, count in (("seeds", asked.seeds), ("gaps", asked.gaps)) if count != (name == "seeds")
+    }
+    given = axes | counts | _changed(asked.start, asked.varied())
+    flags = [word for option, value in given.items() for word in (f"--{option.replace('_', '-')}", str(value))]
+    return " ".join(["pyrovae", "compare", "--root", *map(_quoted, [name, *flags])])
+
+
+def _quoted(word: str) -> str:
+    """A word for a shell; in double quotes where it holds single ones, as options of members do."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
+
+
+def _changed(made: Recipe, without: Sequence[str] = ()) -> Row:
+    """Where a recipe is not the default one; of what is on this machine alone, the names."""
+    usual = vars(Recipe(threads=1))
+    changed = {name: value for name, value in vars(made).items() if value != usual[name] and name not in without}
+    changed.pop("data_root", None)
+    return changed | ({"data": Path(made.data).name} if "data" in changed else {})
+
+
+def _kind(root: Path, asked: Grid, rows: Sequence[Row], kind: Sequence[Row], before: int) -> Row:
+    """A table of the page, after so many rows: each cell is its text, and its number where it has one."""
+    heads, alike = columns(kind)
+    curves = {label(asked, row): _curves(root, row) for row in kind}
+    behind = {label(asked, row): row["behind"] for row in kind if row.get("behind")} if kind[1:] else {}
+    figure = plots.training_curves(curves, before) if any(curves.values()) else None
+    return {
+        "caption": caption(rows, kind),
+        "measure": kind[0]["measure"],
+        "verdict": verdict(asked, kind),
+        "columns": heads,
+        "alike": alike_text(alike),
+        "rows": [(label(asked, row), [_cell(row.get(each.name), each.digits) for each in heads]) for row in kind],
+        "ranked": is_score(kind[0]),
+        "curves": None if figure is None else pages.drawing(figure),
+        "behind": pages.drawing(plots.intervals(behind, "nats per datum behind the best", before)) if behind else None,
+    }
+
+
+def verdict(asked: Grid, kind: Sequence[Mapping[str, Any]]) -> str:
+    """Which choice is best, and whether the next one is behind it by more than chance explains."""
+    ranked = [row for row in kind if is_score(row)]
+    if not ranked[1:]:
+        return ""
+    best, second = (label(asked, row) for row in ranked[:2])
+    behind = ranked[1].get("behind")
+    if not behind or math.isnan(behind["standard_error"]):
+        return f"{best} has the highest log p(x)."
+    clear = abs(behind["value"]) > 2 * behind["standard_error"]
+    told = f"the next, {second}, is behind by {shown(behind, 2)} nats per datum"
+    told += "" if clear else ": within two standard errors, no clear winner"
+    alone = ", of one training each: another seed may order them otherwise" if ranked[1]["seeds"] == 1 else ""
+    return f"{best} has the highest log p(x); {told}{alone}."
+
+
+def _cell(number: Mapping[str, float] | float | None, digits: int) -> tuple[str, str, float | None]:
+    value = number["value"] if isinstance(number, Mapping) else number
+    text, _, error = shown(number, digits).partition(" ± ")
+    return text, error, None if value is None or math.isnan(value) else value
+
+
+def _curves(root: Path, row: Mapping[str, Any]) -> list[tuple[list[int], list[float]]]:
+    """Of each run the losses that all its epochs have, on validation data where there are such."""
+    found = []
+    for records in filter(None, (files.read_lines(root / name / "metrics.jsonl") for name in row["runs"])):
+        loss = "valid_loss" if "valid_loss" in records[0] else "loss"
+        found.append(([record["epoch"] for record in records], [record[loss] for record in records]))
+    return found
+
+
+def _runs(root: Path, asked: Grid, rows: Sequence[Row]) -> Iterator[Row]:
+    """The first run of each choice: its pictures, and its recipe."""
+    made = {cell.name: cell.recipe for cell in asked.cells()}
+    for path in (root / row["runs"][0] for row in rows):
+        drawn = {name: path / "figures" / f"{name}.png" for name in PICTURES}
+        yield {
+            "name": path.name,
+            "pictures": {name: pages.picture(picture) for name, picture in drawn.items() if picture.exists()},
+            "changed": _changed(made[path.name]),
+            "recipe": (path / "run.toml").read_text() if (path / "run.toml").exists() else "",
+        }
+
+
+def _versions(paths: Sequence[Path]) -> Row:
+    """What the runs were made with; several where they differ."""
+    made = [
+        json.loads((path / "environment.json").read_text()) for path in paths if (path / "environment.json").exists()
+    ]
+    names = ("pyrovae", "commit", "python", "torch", "pyro-ppl", "system", "processors", "threads", "device")
+    return {
+        name: " and ".join(dict.fromkeys(str(each[name]) for each in made if each.get(name))) for name in names if made
+    }

@@ -1,0 +1,103 @@
+"""Tables of a comparison: in Markdown, one for each measure, and as CSV."""
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+from pyrovae.comparison.rows import Row
+from pyrovae.grid import AXES
+from pyrovae.ranking import kinds
+from pyrovae.report import table
+
+
+class Column(NamedTuple):
+    """A number of a row: its name there, how a table calls it, and how many digits follow the point."""
+
+    name: str
+    head: str
+    digits: int
+
+
+COLUMNS = (
+    Column("elbo", "ELBO", 2),
+    Column("log_likelihood", "log p(x)", 2),
+    Column("behind", "behind the best", 2),
+    Column("kl", "KL", 2),
+    Column("bits_per_dimension", "bits per dimension", 3),
+    Column("accuracy", "accuracy", 4),
+    Column("active_units", "active units", 1),
+    Column("amortisation_gap", "amortisation gap", 2),
+    Column("approximation_gap", "approximation gap", 2),
+    Column("parameters", "parameters", 0),
+    Column("steps", "steps", 0),
+    Column("seconds", "seconds", 1),
+    Column("seeds", "seeds", 0),
+)
+# Columns that a table leaves out where all rows have the same.
+ALIKE_IS_NOTHING = ("active_units", "parameters", "steps", "seeds")
+
+
+def tables(rows: Sequence[Row]) -> Iterator[str]:
+    """A table in Markdown for all that may be compared, best log p(x) first: a table for each measure."""
+    for chosen in kinds(rows):
+        (heads, alike), varied = columns(chosen), [option for option in AXES.values() if option in chosen[0]]
+        lines = [
+            [f"`{row[option]}`" for option in varied] + [shown(row.get(each.name), each.digits) for each in heads]
+            for row in chosen
+        ]
+        found = table([*varied, *(each.head for each in heads)], lines, len(varied))
+        yield "\n\n".join(filter(None, [caption(rows, chosen), found, alike_text(alike)]))
+
+
+def alike_text(alike: Mapping[str, str]) -> str:
+    """What all rows share, and a table so leaves out."""
+    return f"alike in all: {', '.join(f'{head} {text}' for head, text in alike.items())}" if alike else ""
+
+
+def caption(rows: Sequence[Row], chosen: Sequence[Mapping[str, Any]]) -> str:
+    """What the numbers of one kind are of, with what other kinds have otherwise."""
+    differ = [field for field in ("data", "binarize", "rows") if len({row[field] for row in rows}) > 1]
+    told = "".join(f", {field} {chosen[0][field]}" for field in differ)
+    gaps = f"; gaps of the first {chosen[0]['gap_rows']} rows" if chosen[0].get("gap_rows") else ""
+    return f"{chosen[0]['split']} data{told}, nats per datum: {chosen[0]['measure']}{gaps}"
+
+
+def columns(chosen: Sequence[Row]) -> tuple[list[Column], dict[str, str]]:
+    """Those that some row has a number for; apart what is alike in all and no score."""
+    there = [each for each in COLUMNS if any(row.get(each.name) for row in chosen)]
+    texts = {each: {shown(row.get(each.name), each.digits) for row in chosen} for each in there}
+    alike = [each for each in there if each.name in ALIKE_IS_NOTHING and len(texts[each]) == 1 and chosen[1:]]
+    return [each for each in there if each not in alike], {each.head: texts[each].pop() for each in alike}
+
+
+def shown(number: Mapping[str, float] | float | None, digits: int) -> str:
+    """A number with its error, where there are such."""
+    if number is None:
+        return ""
+    value, error = (number["value"], number["standard_error"]) if isinstance(number, Mapping) else (number, math.nan)
+    return ("" if math.isnan(value) else f"{value:.{digits}f}") + (
+        "" if math.isnan(error) else f" ± {error:.{digits}f}"
+    )
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """A line a row; a number with an error is two columns, NAME and NAME_error."""
+    flat = [dict(chain.from_iterable(_flat(name, value) for name, value in row.items())) for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(chain.from_iterable(flat))), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, list):
+        yield name, " ".join(value)
+    elif isinstance(value, dict):
+        yield name, value["value"]
+        yield f"{name}_error", None if math.isnan(value["standard_error"]) else value["standard_error"]
+    else:
+        yield name, value
