@@ -1,5 +1,6 @@
 """Effect handlers: small changes to what the sites of a Pyro program mean."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -181,7 +182,9 @@ def register(module: nn.Module) -> None:
     named = {param_with_module_name(name, key): value for key, value in module.named_parameters()}
     if stale := [full for full, value in named.items() if full in store and store[full] is not value]:
         forget(stale)
-    pyro.module(name, module)
+    with warnings.catch_warnings():  # a part that stands still on purpose is nothing to warn of
+        warnings.filterwarnings("ignore", ".*was not registered in the param store")
+        pyro.module(name, module)
 
 
 # Neither `id()` (the next object at the same address gets it) nor an attribute (a deep copy keeps it) is unique.
