@@ -39,8 +39,8 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """Run the tests that take too long for every change: every program of the table, compiled."""
-    install(session, "test")
+    """Run the tests that take too long for every change; with Chromium (PYROVAE_BROWSER) those of the page, too."""
+    install(session, "test", "browser")
     session.run("python", "-m", "pytest", *PARALLEL, "-m", "slow", *session.posargs)
 
 
