@@ -12,18 +12,18 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from types import ModuleType
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae import checks, files, plots
-from pyrovae.evaluate import mean
+from pyrovae.ranking import paired
 from pyrovae.report import spread, table
 from pyrovae.runs import surroundings
 
-__all__ = ["FILE", "Findings", "average", "check", "found", "gallery", "over_data", "run", "spread", "table", "told"]
+__all__ = ["FILE", "Findings", "check", "found", "gallery", "repeated", "run", "spread", "table", "told", "with_error"]
 
 FILE = "experiment.py"
 
@@ -131,14 +131,15 @@ def _cell(root: Path, name: str, data: str, width: int) -> str:
     return f'<td width="{width}%" valign="top">{picture}<br>{html.escape(of["sentence"], quote=False)}<br>{made}</td>'
 
 
-def over_data(scores: Sequence[Tensor], digits: int = 2) -> str:
-    """The mean of scores (N,) over repetitions, ± the standard error over the data of the first: all have the same."""
-    return f"{average(scores):.{digits}f} ± {mean(scores[0])['standard_error']:.{digits}f}"
+def repeated(scores: Iterable[Tensor]) -> dict[str, float]:
+    """The mean of scores (N,) of the same data in each repetition, with its standard error: see `ranking.paired`."""
+    return paired(torch.stack(list(scores)))
 
 
-def average(scores: Iterable[Tensor]) -> float:
-    """The mean of scores (N,) over data and repetitions."""
-    return fmean(each.mean().item() for each in scores)
+def with_error(scores: Iterable[Tensor], digits: int = 2) -> str:
+    """The same as text, MEAN ± ERROR."""
+    found = repeated(scores)
+    return f"{found['value']:.{digits}f} ± {found['standard_error']:.{digits}f}"
 
 
 def _load(path: Path) -> ModuleType:

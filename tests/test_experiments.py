@@ -122,9 +122,10 @@ def test_those_of_the_project_say_in_a_line_what_they_ask():
     assert all(question and "\n" not in question and len(question) < 120 for question in listed.values())
 
 
-def test_of_repetitions_the_mean_is_told_with_the_error_over_the_data_of_the_first():
-    first = torch.tensor([1.0, 3.0, 5.0, 7.0])  # standard deviation sqrt(20 / 3)
-    assert experiments.over_data([first, first + 2], 3) == f"5.000 ± {(20 / 3) ** 0.5 / 2:.3f}"
+def test_of_repetitions_the_mean_is_told_with_the_error_over_data_and_repetitions():
+    first = torch.tensor([1.0, 3.0, 5.0, 7.0])  # variance 20 / 3; of the means 4 and 6 it is 2
+    assert experiments.with_error([first], 3) == f"4.000 ± {(20 / 3 / 4) ** 0.5:.3f}"
+    assert experiments.with_error([first, first + 2], 3) == f"5.000 ± {(20 / 3 / 4 + 2 / 2) ** 0.5:.3f}"
 
 
 @pytest.mark.slow

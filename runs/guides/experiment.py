@@ -9,7 +9,7 @@ from pyro import poutine
 
 from pyrovae import VAE, anneal, data, fit, gaps, plots, refine
 from pyrovae.diagnostics import by_datum
-from pyrovae.experiments import Findings, over_data, spread, table
+from pyrovae.experiments import Findings, spread, table, with_error
 from pyrovae.guides import IAF, DiagonalNormal, FullRankNormal, Planar
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
@@ -61,7 +61,7 @@ ON_ONE_MODEL = (
 TOGETHER = (
     "\n\nGuide and model trained together: log p(x), by the guide's own samples, is another number for each model. A "
     "family that holds the diagonal one, as the full-rank does, can be behind it only as long as it has not converged. "
-    "One training each: ± is over the data alone.\n\n"
+    "± is over the data{seeds}.\n\n"
 )
 
 
@@ -179,11 +179,11 @@ def told(frozen, annealed, joint, budget):
     rows = [row_of(kind, [one[kind] for one in frozen], gap[kind], frozen) for kind in frozen[0]]
     return (
         f"On one model, whose log p(x) is at least {spread([each.mean().item() for each in log_p])} nats, the diagonal "
-        f"guide loses at least {lost['diagonal']:.2f} nats: {encoder:.2f} by the encoder that all data share, "
-        f"{lost['diagonal'] - encoder:.2f} by its family. Least is lost by {best}, {lost[best]:.2f}.\n\n"
+        f"guide loses at least {lost['diagonal']:.2f} nats: at least {encoder:.2f} by the encoder that all data share, "
+        f"the rest, {lost['diagonal'] - encoder:.2f}, by its family. Least is lost by {best}, {lost[best]:.2f}.\n\n"
         + ON_ONE_MODEL.format(**budget, annealed=spread([each.mean().item() for each in annealed]))
         + table(heads, rows)
-        + TOGETHER
+        + TOGETHER.format(seeds=" and the seeds" if joint[1:] else ", of one training each")
         + table(
             ["guide", "ELBO", "gain", "log p(x)", "gain", "seconds"], [row_of_joint(kind, joint) for kind in joint[0]]
         )
@@ -195,14 +195,14 @@ def told(frozen, annealed, joint, budget):
 
 
 def row_of(kind, found, gap, frozen):
-    """Of several seeds the means; errors are those of the data of the first."""
+    """Means over the seeds, with errors over data and seeds."""
     gain = [one["elbo"] - other["diagonal"]["elbo"] for one, other in zip(found, frozen, strict=True)]
     encoder = [one["encoder"]["value"] for one in found] if kind != REFINED else []
     return [
         kind,
         spread([one["elbo"].mean().item() for one in found]),
-        over_data(gap),
-        "" if kind == "diagonal" else over_data(gain),
+        with_error(gap),
+        "" if kind == "diagonal" else with_error(gain),
         spread(encoder) if encoder else "",
         spread([each.mean().item() - one for each, one in zip(gap, encoder, strict=True)]) if encoder else "",
         spread([one["log_likelihood"].mean().item() for one in found]),
@@ -218,6 +218,6 @@ def row_of_joint(kind, joint):
         [one[name] - other["diagonal"][name] for one, other in zip(found, joint, strict=True)]
         for name in ("elbo", "log_likelihood")
     ]
-    elbo, log_p = ("" if kind == "diagonal" else over_data(gain) for gain in gains)
+    elbo, log_p = ("" if kind == "diagonal" else with_error(gain) for gain in gains)
     bound, own = (spread([one[name].mean().item() for one in found]) for name in ("elbo", "log_likelihood"))
     return [kind, bound, elbo, own, log_p, f"{mean(one['seconds'] for one in found):.0f}"]

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from pyrovae import VAE, data, evaluate, fit, plots
-from pyrovae.evaluate import mean, scores
-from pyrovae.experiments import Findings, average, over_data, table
+from pyrovae.evaluate import scores
+from pyrovae.experiments import Findings, repeated, table, with_error
 from pyrovae.models import HierarchicalVAE
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
@@ -86,10 +86,13 @@ def compared(found):
     """-log p(x) of each model, less that of the wider one on the same images: as many weights in one layer."""
     numbers = {}
     for kind, each in found.items():
-        score, lost = average(-one["log p(x)"] for one in each), beside(found, WIDER, kind)
-        name = "\n".join([*kind.split(", "), f"{score:.2f} nats"])
-        numbers[name] = mean(lost[0]) | {"value": average(lost)}
+        name = "\n".join([*kind.split(", "), f"{cost(each):.2f} nats"])
+        numbers[name] = repeated(beside(found, WIDER, kind))
     return plots.intervals(numbers, "-log p(x) less that of the wider (nats)", size=(3.6, 0.6))
+
+
+def cost(repetitions):
+    return repeated(-one["log p(x)"] for one in repetitions)["value"]
 
 
 def told(found):
@@ -99,19 +102,19 @@ def told(found):
             [
                 kind,
                 f"{each[0]['weights']:,}",
-                over_data([-one["log p(x)"] for one in each]),
+                with_error([-one["log p(x)"] for one in each]),
                 f"{-fmean(one['elbo']['value'] for one in each):.2f}",
-                over_data(beside(found, kind, "one layer")),
+                with_error(beside(found, kind, "one layer")),
                 ", ".join(f"{site} {kl['value']:.1f}" for site, kl in sorted(each[0]["kl_by_site"].items())),
                 ", ".join(f"{site} {count}" for site, count in sorted(each[0]["active_units"].items())),
             ]
         )
     heads = ["", "weights", "-log p(x)", "-ELBO", "gain, same images", "KL", "active units"]
     two = [kind for kind in found if kind.startswith("two")]
-    best = min(two, key=lambda kind: average(-one["log p(x)"] for one in found[kind]))
+    best = min(two, key=lambda kind: cost(found[kind]))
     return (
-        f"At best ({best}) a second layer gains {over_data(beside(found, best, WIDER))} nats of log p(x) beside one "
+        f"At best ({best}) a second layer gains {with_error(beside(found, best, WIDER))} nats of log p(x) beside one "
         f"layer of as many weights. Nats per datum of at most {ROWS} test images, {PARTICLES} importance samples; ± is "
-        "the standard error over the images, of a difference that over the same ones. The first picture has two of it "
-        "to either side, and below each name its -log p(x).\n\n" + table(heads, rows)
+        "the standard error over the images, of a difference that over the same ones, and of several seeds over them. "
+        "The first picture has two of it to either side, and below each name its -log p(x).\n\n" + table(heads, rows)
     )

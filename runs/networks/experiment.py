@@ -10,7 +10,7 @@ from torch import nn
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.data import Split
 from pyrovae.evaluate import scores
-from pyrovae.experiments import Findings, over_data, spread, table
+from pyrovae.experiments import Findings, spread, table, with_error
 from pyrovae.inference import reconstruct
 from pyrovae.models import ConditionalVAE
 from pyrovae.networks import MLP, Conv
@@ -157,7 +157,7 @@ def row_of(kind, of, base):
         f"{of[0]['weights']:,}",
         f"{mean(one['seconds'] for one in of):.0f}",
         *(spread([abs(one[name].mean().item()) for one in of]) for name in numbers.values()),
-        "" if of is base else over_data(gains),
+        "" if of is base else with_error(gains),
     ]
 
 

@@ -1,14 +1,12 @@
 """On few images, does a prior on the decoder's weights do what early stopping does, without validation images?"""
 
 from functools import partial
-from statistics import stdev
 
 import torch
 
 from pyrovae import VAE, Training, data, plots
 from pyrovae.data import Split, Splits
-from pyrovae.evaluate import mean
-from pyrovae.experiments import Findings, average, over_data, spread, table
+from pyrovae.experiments import Findings, repeated, table, with_error
 from pyrovae.inference import log_likelihood
 from pyrovae.models import BayesianVAE
 from pyrovae.networks import MLP
@@ -44,13 +42,10 @@ def experiment(name, seeds):
 
 def curve(by_size, factor):
     """Points and their errors, those of one size side by side: some are nearly equal."""
-    at = [size * factor for size in by_size]
-    return at, [average(each) for each in by_size.values()], [error(each) for each in by_size.values()]
-
-
-def error(scores):
-    """The standard deviation over seeds, or of one the standard error over the test images."""
-    return stdev(each.mean().item() for each in scores) if len(scores) > 1 else mean(scores[0])["standard_error"]
+    means = [repeated(each) for each in by_size.values()]
+    return [size * factor for size in by_size], *(
+        [each[name] for each in means] for name in ("value", "standard_error")
+    )
 
 
 def fixed(split, rows):
@@ -87,24 +82,18 @@ def score(vae, test):
 def told(found):
     last, best, predictive, at_mean = found
     sizes = list(found[last])
-    rows = [[size, *(stated(found[kind][size]) for kind in found)] for size in sizes]
+    rows = [[size, *(with_error(found[kind][size]) for kind in found)] for size in sizes]
 
     def gains(size, *others):
         pairs = [zip(found[predictive][size], found[each][size], strict=True) for each in others]
-        return " and ".join(stated([one - other for one, other in pair]) for pair in pairs)
+        return " and ".join(with_error([one - other for one, other in pair]) for pair in pairs)
 
-    several = len(found[last][sizes[0]]) > 1
-    of = "standard deviation over seeds" if several else "standard error over the images, of a gain over the same ones"
     return (
         f"With {sizes[0]} images the posterior predictive of a BayesianVAE is {gains(sizes[0], last, best)} nats over "
         f"a VAE's last epoch and its best, which validation images chose; with {sizes[-1]} it is "
         f"{gains(sizes[-1], last, best)}. To average over w is worth {gains(sizes[0], at_mean)} and "
         f"{gains(sizes[-1], at_mean)} over the mean of q(w).\n\nlog p(x) of {TEST} test images, in nats per datum; ± "
-        f"is the {of}. In the picture, whose bars are the same ±, the points of one size stand side by side.\n\n"
+        "is the standard error over the images, of a gain over the same ones, and of several seeds over them. In the "
+        "picture, whose bars are the same ±, the points of one size stand side by side.\n\n"
         + table(["training images", *found], rows)
     )
-
-
-def stated(scores):
-    """The mean over repetitions with its `error`."""
-    return spread([each.mean().item() for each in scores]) if len(scores) > 1 else over_data(scores)
