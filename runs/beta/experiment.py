@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -167,13 +168,13 @@ def squares(classes, y):
 def told(found, alone, rows):
     """found: for each seed, by beta, the numbers of a continuation; alone: for each seed those from scratch."""
     first, last = min(found[0]), max(found[0])
-    least = min(found[0], key=lambda beta: bound(found[0][beta]))
-    both = max((beta for beta, each in found[0].items() if each["active"] == 2), default=0)
-    none = min((beta for beta, each in found[0].items() if each["active"] == 0), default=math.inf)
+    least = min(found[0], key=lambda beta: sum(bound(each[beta]) for each in found))
+    both = last_of(takewhile(lambda beta: active(found, beta) == {2}, sorted(found[0])))
+    none = last_of(takewhile(lambda beta: active(found, beta) == {0}, sorted(found[0], reverse=True)))
     return (
         f"As beta rises from {first:.2g} to {last:.2g} the KL goes from {over(found, first, 'rate')} to "
         f"{over(found, last, 'rate')} nats and the distortion from {over(found, first, 'distortion')} to "
-        f"{over(found, last, 'distortion')}; both latents are active up to beta = {both:.2g}, none from {none:.2g} on. "
+        f"{over(found, last, 'distortion')}; both latents are active up to beta = {both}, none from {none} on. "
         f"The distortion is -E_q[log p(x|z)]; its sum with the KL, -ELBO, is least at beta = {least:.2g}: "
         f"{spread([bound(each[least]) for each in found])} nats per image. Later models have had more epochs, and all "
         "are scored on test images.\n\nThis is a continuation: one training, in which each model starts from the one "
@@ -184,6 +185,15 @@ def told(found, alone, rows):
         f"and the KL of the aggregate posterior q(z) to the prior are of {rows} images: no estimate of I exceeds log "
         f"{rows} = {math.log(rows):.2f}, and near it I is too low and the other as much too high."
     )
+
+
+def active(found, beta):
+    """The numbers of active latents, of all seeds."""
+    return {each[beta]["active"] for each in found}
+
+
+def last_of(betas):
+    return next((f"{beta:.2g}" for beta in reversed(list(betas))), "no beta")
 
 
 def over(found, beta, key, digits=2):

@@ -155,7 +155,7 @@ def told(cells, found, beyond, eigenvalues):
         return spread([each[name][key] for each in found], digits)
 
     alive, dead = ends(found, list(beyond))
-    best = min(beyond, key=lambda scale: found[0][scale]["-ELBO"])
+    best = min(beyond, key=lambda scale: sum(each[scale]["-ELBO"] for each in found))
     mean = cells["/ batch / pixels", "/ batch"].scale_at_beta_one
     latents = (mean / cells["/ batch / pixels", "/ batch / latents"].scale_at_beta_one) ** 2
     pixels, units = round(2 * mean**2), ", ".join(str(each[mean]["active"]) for each in found)
