@@ -158,7 +158,9 @@ def _experiment(name: str, data: str, seeds: int, root: Path, threads: int, list
 def _report(results: dict[str, Any]) -> None:
     """The numbers, one a line, with their standard errors over the data."""
     print(f"\n{results['split']} data, {results['rows']} rows, nats per datum ({results['measure']}):")
-    x = f"log p({', '.join(sorted(results['observed_by_site']))})"
+    latent = results["kl_by_site"]
+    seen = [f"{site} where known" if site in latent else site for site in sorted(results["observed_by_site"])]
+    x = f"log p({', '.join(seen)})"
     of_draws = f" at {results['draws']} w" if "draws" in results else ""
     for name, label in (
         ("elbo", "ELBO"),
@@ -170,8 +172,8 @@ def _report(results: dict[str, Any]) -> None:
             print(f"  {label:42} {results[name]['value']:9.3f} +- {results[name]['standard_error']:.3f}")
     if bits := results["bits_per_dimension"]:
         print(f"  {'the same, in bits per dimension':42} {bits['value']:9.3f} +- {bits['standard_error']:.3f}")
-    if len(kls := results["kl_by_site"]) > 1:
-        for site, kl in kls.items():
+    if len(latent) > 1:
+        for site, kl in latent.items():
             print(f"  {f'KL of {site}':42} {kl['value']:9.3f} +- {kl['standard_error']:.3f}")
     if accuracy := results.get("accuracy"):
         print(f"  {'accuracy of q(y|x)':42} {accuracy['value']:9.3f} +- {accuracy['standard_error']:.3f}")

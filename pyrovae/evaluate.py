@@ -25,6 +25,9 @@ ACTIVE = 0.01
 POINT, NOT_OF_A_POINT = "none: the guide is a point", ("elbo", "kl", "log_likelihood", "monte_carlo_error")
 HOW = (*WAYS, POINT)
 
+# By site, the terms of the reconstruction and of the KL.
+ADDITIVE = ("observed.", "kl.", "kl_per_latent.")
+
 
 def evaluate(
     programs: Programs, data: Data, particles: int = 100, seed: int = 0, draws: int = 10, keep: Path | None = None
@@ -34,11 +37,12 @@ def evaluate(
     elbo = reconstruction - kl, at beta = 1; reconstruction = E_q[log p(x|z)]; kl = KL(q(z|x) || p(z)), in closed form
     where the guide draws the latents in the model's order and torch knows the form, else sampled (`kl_estimator` says
     which); log_likelihood = log 1/K sum_k p(x, z_k) / q(z_k|x), a lower bound in the mean. A label that is given is
-    observed, too: then all this is of log p(x, y), and `observed_by_site` and `kl_by_site` tell the parts. Latents
-    that the guide enumerates are summed out. `standard_error` is that of the mean over the data; `monte_carlo_error`
-    is what the K particles add to the log-likelihood's. A guide that classifies has an `accuracy`, one that finds
-    clusters by itself their agreement with the labels: `clusters`. A guide of one point has no density: of it only the
-    reconstruction is a number, the rest is NaN, and `measure` says so.
+    observed, too: then all this is of log p(x, y), and `observed_by_site` and `kl_by_site` tell the parts. Where only
+    some rows have theirs, each is scored by what is known of it, as `measure` says; a site that a row lacks adds 0 to
+    its mean. Latents that the guide enumerates are summed out. `standard_error` is that of the mean over the data;
+    `monte_carlo_error` is what the K particles add to the log-likelihood's. A guide that classifies has an `accuracy`,
+    one that finds clusters by itself their agreement with the labels: `clusters`. A guide of one point has no density:
+    of it only the reconstruction is a number, the rest is NaN, and `measure` says so.
 
     A model with latents w that all rows share, as `BayesianVAE`, says by `at_draws` what it is at some of them.
     Then log_likelihood = log 1/S sum_s p(x|w_s), w_s ~ q(w), and all else is a mean over the w_s; no KL(q(w) || p(w)),
@@ -70,7 +74,7 @@ def summary(
         **({"draws": draws} if shared else {}),
         "seed": seed,
         "unit": "nats per datum",
-        "measure": _measure(programs, estimator, by_site["observed"]),
+        "measure": _measure(programs, estimator, **by_site),
         **{name: mean(values) for name, values in table.items()},
         "monte_carlo_error": error.mean().item() if shared else (error.square().sum().sqrt() / len(error)).item(),
         "kl_estimator": estimator,
@@ -153,12 +157,16 @@ def gaps(
     }
 
 
-def _measure(programs: Programs, estimator: str, observed: Iterable[str]) -> str | None:
-    """What log p(x) is the logarithm of, where the programs say so: of p(x, y) where y was observed and has a p(y)."""
+def _measure(programs: Programs, estimator: str, observed: Iterable[str], kl: Iterable[str]) -> str | None:
+    """What log p(x) is the logarithm of, where the programs say so: of p(x, y) where y was observed and has a p(y).
+
+    Where y is latent for some rows and observed for others, it is neither the p(x) nor the p(x, y) of others.
+    """
     measure = getattr(own(programs, "likelihood"), "measure", None)
     if "y" in observed and measure:
         label = own(programs, "label")
         measure += ", given y" if label is None else f", and of y {label.measure}"
+        measure += " where it is known" if "y" in kl else ""
     return measure if estimator != POINT else f"{measure}, at one point z: no likelihood"
 
 
@@ -189,7 +197,7 @@ def scores(
             row |= {name: torch.full_like(row["elbo"], math.nan) for name in NOT_OF_A_POINT}
         return row | {"how": torch.full_like(row["elbo"], max(ways))}
 
-    table = by_row(programs, data, particles, seed, of_each, of_all, keep)
+    table = by_row(programs, data, particles, seed, of_each, of_all, keep, ADDITIVE)
     how = HOW[int(table.pop("how").max())]
     first = ("elbo", "reconstruction", "kl", "log_likelihood", "monte_carlo_error")
     return {name: table[name] for name in first} | table, how

@@ -144,10 +144,11 @@ def by_row(
     of_each: Callable[[Trace, Trace], Numbers],
     of_all: Callable[[Numbers], Numbers],
     keep: Path | None = None,
+    additive: tuple[str, ...] = (),
 ) -> Numbers:
     """Numbers (N, ...) by name, of all rows, in the order of the data.
 
-    Rows with and without a label have not the same latents: what is told is what all rows have.
+    Rows with and without a label have not the same latents: what is told is what all rows have, and what is additive.
 
     Args:
         programs, data, particles, seed: as in `log_likelihood`.
@@ -155,6 +156,7 @@ def by_row(
         of_all: from those of all particles to numbers (rows, ...).
         keep: a folder; what is in it already, of an interruption, is not done again: whoever names it answers for its
             being of the same question.
+        additive: how the names of terms of a sum begin, which is told of all rows: those without a term count 0 in it.
     """
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
@@ -171,8 +173,17 @@ def by_row(
             if file is not None:
                 files.write_tensors(file, found[-1], {})
         places.append(rows)
-    names = [name for name in found[0] if all(name in each for each in found)]
-    return {name: in_order([each[name] for each in found], places) for name in names}
+    told = {
+        name: values.new_zeros(values.shape[1:])
+        for each in found
+        for name, values in each.items()
+        if name.startswith(additive) or all(name in other for other in found)
+    }
+    pairs = list(zip(found, places, strict=True))
+    return {
+        name: in_order([each.get(name, zero.expand(len(rows), *zero.shape)) for each, rows in pairs], places)
+        for name, zero in told.items()
+    }
 
 
 def in_order(parts: Sequence[Tensor], rows: Sequence[Tensor]) -> Tensor:

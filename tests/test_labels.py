@@ -26,6 +26,7 @@ from pyrovae.models import ConditionalVAE, SemiSupervisedVAE
 from pyrovae.networks import MLP, Conv, FilledIn
 from pyrovae.objectives import ELBO, SemiSupervised, WarmUp
 from pyrovae.objectives.semi_supervised import PartlyLabelled
+from pyrovae.ranking import rank
 
 D, K, N = 6, 3, 30
 NET, AFFINE = partial(MLP, hidden=(8,)), partial(MLP, hidden=())
@@ -239,13 +240,31 @@ def test_rows_of_both_kinds_are_scored_as_each_kind_alone(double):
     vae, x, y = jolt(made()), binary(300), classes(300)
     y[torch.rand(300) < 0.5] = -1
     both, labelled, others = (scores(vae, data, 2, 0)[0] for data in (Split(x, y), Split(x, classes(300)), x))
-    assert set(both) == set(labelled) & set(others)
+    assert set(both) == set(labelled) & set(others) | {"observed.y", "kl.y"}
     truth = torch.where(y < 0, others["kl"], labelled["kl"])
     torch.testing.assert_close(both["kl"], truth, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(both["kl.y"], others["kl.y"] * (y < 0), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(both["observed.y"], labelled["observed.y"] * (y >= 0), rtol=1e-10, atol=1e-12)
     result = pyrovae.evaluate(vae, Split(x, y), 2)
     assert result["rows"] == 300
+    for whole, parts in (("kl", "kl_by_site"), ("reconstruction", "observed_by_site")):
+        assert set(result[parts]) >= {"y"}
+        total = sum(each["value"] for each in result[parts].values())
+        assert total == pytest.approx(result[whole]["value"], rel=1e-10)
     hit = (vae.q_y(x).probs.argmax(-1) == y)[y >= 0].double().mean().item()
     assert result["accuracy"]["value"] == pytest.approx(hit, abs=1e-12)
+
+
+def test_scores_of_rows_of_both_kinds_are_not_ranked_with_those_of_one_kind():
+    """Neither log p(x) nor log p(x, y): better than the one, worse than the other, of one and the same model."""
+    vae, x, y = jolt(made()), binary(60), classes(60)
+    both = pyrovae.evaluate(vae, Split(x, classes(60, missing=30)), 3)
+    assert both["measure"] == "mass over binary values, and of y mass over classes where it is known"
+    for other in (pyrovae.evaluate(vae, x, 3), pyrovae.evaluate(vae, Split(x, y), 3)):
+        assert other["log_likelihood"]["value"] != pytest.approx(both["log_likelihood"]["value"], abs=0.1)
+        with pytest.raises(ValueError, match="expected the same measure"):
+            rank({"one": other, "both": both})
+    assert len(rank({"one": both, "same": both})) == 2
 
 
 def test_scores_of_labelled_rows_do_not_change_with_how_they_come():
