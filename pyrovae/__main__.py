@@ -180,7 +180,7 @@ def _report(results: dict[str, Any]) -> None:
     for name, value in results.get("clusters", {}).items():
         if name in _AGREEMENT:
             print(f"  {_AGREEMENT[name]:42} {value:9.3f}")
-    for site, active in results["active_units"].items():
+    for site, active in results.get("active_units", {}).items():
         print(f"  {f'active units of {site}':42} {active:5d} of {results['latents'][site]}")
 
 

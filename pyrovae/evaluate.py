@@ -1,25 +1,29 @@
 """Numbers from a trained model, each with its error."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
 from pyrovae.clusters import agreement, has_clusters, responsibilities
 from pyrovae.data.split import ROWS, Data, as_split, blocks, known
-from pyrovae.inference import Numbers, by_row, classify
+from pyrovae.inference import Numbers, by_row, classify, in_order, places
 from pyrovae.likelihoods import OneHotCategorical
 from pyrovae.programs import Programs, classifies, own, pair
 from pyrovae.randomness import seeded
 from pyrovae.refine import refine
-from pyrovae.traces import WAYS, averaged, closed_mean, is_point, kl, log_mean_exp, log_weight, sites
+from pyrovae.traces import WAYS, averaged, closed_mean, draw, is_point, kl, log_mean_exp, log_weight, sites
 
 # Burda, Grosse & Salakhutdinov 2016: a latent is active if the mean of q(z|x) varies over the data by more than this.
 ACTIVE = 0.01
+
+# For the mean of q(z|x) where there is no closed one: however few particles a score has.
+DRAWS = 100
 
 # Where the guide is a point: the log-probability 0 that Pyro gives it is a convention, no density.
 POINT, NOT_OF_A_POINT = "none: the guide is a point", ("elbo", "kl", "log_likelihood", "monte_carlo_error")
@@ -42,7 +46,8 @@ def evaluate(
     its mean. Latents that the guide enumerates are summed out. `standard_error` is that of the mean over the data;
     `monte_carlo_error` is what the K particles add to the log-likelihood's. A guide that classifies has an `accuracy`,
     one that finds clusters by itself their agreement with the labels: `clusters`. A guide of one point has no density:
-    of it only the reconstruction is a number, the rest is NaN, and `measure` says so.
+    of it only the reconstruction is a number, the rest is NaN, and `measure` says so. `active_units` are not told of
+    one row.
 
     A model with latents w that all rows share, as `BayesianVAE`, says by `at_draws` what it is at some of them.
     Then log_likelihood = log 1/S sum_s p(x|w_s), w_s ~ q(w), and all else is a mean over the w_s; no KL(q(w) || p(w)),
@@ -66,7 +71,7 @@ def summary(
     """The dictionary of `evaluate`, of what `scores` found."""
     table, estimator = dict(scored[0]), scored[1]
     error, shared = table.pop("monte_carlo_error"), hasattr(programs, "at_draws")
-    kls, means, noise = (_by_site(table, prefix) for prefix in ("kl_per_latent.", "mean.", "noise."))
+    kls, means = _by_site(table, "kl_per_latent."), codes(programs, data, seed, draws)
     by_site = {kind: _by_site(table, f"{kind}.") for kind in ("observed", "kl")}
     return {
         "rows": len(error),
@@ -80,8 +85,8 @@ def summary(
         "kl_estimator": estimator,
         **{f"{kind}_by_site": {site: mean(v) for site, v in values.items()} for kind, values in by_site.items()},
         "kl_per_latent": {site: values.mean(0).flatten().tolist() for site, values in kls.items()},
-        "latents": {site: values[0].numel() for site, values in means.items()},
-        "active_units": {site: int(active(values, noise[site].mean(0)).sum()) for site, values in means.items()},
+        "latents": {site: values[0, 0].numel() for site, values in means.items()},
+        **_active_units(means),
         **(_classes(programs, data, seed) if _has_classes(programs, data) else {}),
     }
 
@@ -89,6 +94,41 @@ def summary(
 def active(means: Tensor, noise: Tensor | float = 0.0) -> Tensor:
     """Which latents are active, Var_x E_q[z|x] > ACTIVE: means (N, ...), beyond the variance that noise gives them."""
     return means.var(0, correction=0) - noise > ACTIVE
+
+
+def _active_units(means: dict[str, Tensor]) -> dict[str, Any]:
+    """How many latents of each site are active; of one row nothing tells."""
+    if any(len(each) < 2 for each in means.values()):
+        return {}
+    each = {site: values.unbind(1) for site, values in means.items()}
+    return {"active_units": {site: int(active(mean, noise.mean(0)).sum()) for site, (mean, noise) in each.items()}}
+
+
+def codes(programs: Any, data: Data, seed: int = 0, draws: int = 10) -> dict[str, Tensor]:
+    """E_q[z|x] at each latent site that all rows have, and the variance that draws give it, (N, 2, *latent_shape).
+
+    Where there is no closed mean, or it is one at draws of other latents, it is that of DRAWS draws.
+
+    Args:
+        programs, data, seed, draws: as in `evaluate`; latents that all rows share are averaged over.
+    """
+    if hasattr(programs, "at_draws"):
+        each = [codes(made, data, seed) for made in programs.at_draws(draws, seed)]
+        return {site: torch.stack([found[site] for found in each]).mean(0) for site in each[0]}
+
+    found = [(rows, _codes(programs, args, (seed, 8, place))) for place, rows, args in places(programs, data, seed)]
+    return {
+        name: in_order([each[name][: len(rows)] for rows, each in found], [rows for rows, _ in found])
+        for name in found[0][1]
+        if all(name in each for _, each in found)
+    }
+
+
+def _codes(programs: Programs, args: Sequence[Tensor], seed: tuple[int, ...]) -> dict[str, Tensor]:
+    with seeded(*seed), poutine.enum(first_available_dim=-3):
+        q = draw(pair(programs)[1], DRAWS, *args)
+    drawn = {name: _mean_or_draw(q, site).double().cpu() for name, site in sites(q, False).items()}
+    return {name: torch.stack([each.mean(0), each.var(0) / DRAWS], 1) for name, each in drawn.items()}
 
 
 def _classes(programs: Programs, data: Data, seed: int) -> dict[str, Any]:
@@ -173,9 +213,9 @@ def _measure(programs: Programs, estimator: str, observed: Iterable[str], kl: It
 def scores(
     programs: Programs, data: Data, particles: int, seed: int, draws: int = 10, keep: Path | None = None
 ) -> tuple[dict[str, Tensor], str]:
-    """Per datum: elbo, reconstruction, kl, log_likelihood, monte_carlo_error, all (N,); kl_per_latent.SITE, mean.SITE
-    and noise.SITE, the variance of that mean where draws make it, (N, *latent_shape). And how the KL was had: "closed
-    form", "sampled", or POINT where there is none."""
+    """Per datum: elbo, reconstruction, kl, log_likelihood, monte_carlo_error, observed.SITE and kl.SITE, all (N,);
+    kl_per_latent.SITE, (N, *latent_shape). And how the KL was had: "closed form", "sampled", or POINT where there is
+    none."""
     if hasattr(programs, "at_draws"):
         return _posterior_scores(programs, data, particles, seed, draws, keep)
 
@@ -190,7 +230,6 @@ def scores(
         joined = {name: values.double() for name, values in found.items()}
         log_w = joined.pop("log_weight")
         row = {name: values.mean(0) for name, values in joined.items()}
-        row |= {f"noise.{site}": _noise(values) for site, values in _by_site(joined, "mean.").items()}
         row = {"elbo": row["reconstruction"] - row["kl"]} | row
         row["log_likelihood"], row["monte_carlo_error"] = log_mean_exp(log_w)
         if HOW[max(ways)] == POINT:
@@ -217,7 +256,6 @@ def _parts(q: Trace, p: Trace, kls: dict[str, Tensor]) -> dict[str, Tensor]:
         | seen
         | totals
         | {f"kl_per_latent.{site}": each for site, each in kls.items() if each.ndim > 2}
-        | {f"mean.{name}": _mean_or_draw(q, site) for name, site in sites(q, False).items()}
     )
 
 
@@ -235,13 +273,8 @@ def _posterior_scores(
     return row, ways[0]
 
 
-def _noise(draws: Tensor) -> Tensor:
-    """The variance of the mean of draws (K, N, ...): 0 of closed means, which are alike, and where K is 1. (N, ...)"""
-    return draws.var(0) / len(draws) if len(draws) > 1 else torch.zeros_like(draws[0])
-
-
 def _mean_or_draw(q: Trace, site: Any) -> Tensor:
-    """E_q[z|x] at a latent site; a draw where the family has no closed mean, so that the average is Monte Carlo."""
+    """E_q[z|x] at a latent site; draws where the family has no closed mean, so that their mean is Monte Carlo."""
     mean = closed_mean(site["fn"])
     values = site["value"].to(torch.get_default_dtype()) if mean is None else mean
     return averaged(q, values, site["fn"].event_dim)
