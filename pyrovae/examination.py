@@ -1,6 +1,6 @@
 """One call for what can be asked of a trained model beyond its score: is the guide or the model at fault?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +58,19 @@ def examine(
         seed: of the noise.
 
     """
+    *_, found = examining(programs, data, train, parts, rows, seed)
+    return found
+
+
+def examining(
+    programs: Programs,
+    data: Data,
+    train: Data | None = None,
+    parts: Sequence[str] = (),
+    rows: int = 200,
+    seed: int = 0,
+) -> Iterator[Examination]:
+    """The same, as far as it has come after each part: should the next one fail, this much is found."""
     checks.integer("rows", rows, 50)
     data, train = choosable(data), None if train is None else choosable(train)
     found = Examination()
@@ -70,16 +83,16 @@ def examine(
             numbers, figures = {"refused": checks.reason(error)}, {}
         found.numbers[name] = numbers
         found.figures |= figures
-    _weigh(found.numbers)
-    return found
+        _weigh(found.numbers)
+        yield found
 
 
 def _weigh(numbers: dict[str, Any]) -> None:
     """Ranks see the modes that weights at the guide's own draws do not: they may contradict a good verdict."""
     simulated = numbers.get("calibration", {}).get("simulation_based", {})
     verdict, p = numbers.get("diagnosis", {}).get("verdict", ""), simulated.get("p_value", 1.0)
-    if verdict.startswith(diagnostics.CLOSE) and p < REJECTED:
-        found = f"ranks of simulated latents are not uniform (p = {p:.1g})"
+    found = f"ranks of simulated latents are not uniform (p = {p:.1g})"
+    if verdict.startswith(diagnostics.CLOSE) and p < REJECTED and found not in verdict:
         numbers["diagnosis"]["verdict"] += f"; but {found}: it is not the posterior on the model's own data"
 
 

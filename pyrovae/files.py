@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -50,16 +51,16 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Indented JSON; NaN becomes null, since JSON has none."""
-    write_bytes(path, (json.dumps(_no_nan(value), indent=2, allow_nan=False) + "\n").encode())
+    """Indented JSON; NaN and what is infinite become null, since JSON has neither."""
+    write_bytes(path, (json.dumps(_finite(value), indent=2, allow_nan=False) + "\n").encode())
 
 
-def _no_nan(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _no_nan(item) for key, item in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_no_nan(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], about: Any) -> None:
@@ -100,9 +101,9 @@ def sha256(path: Path) -> str:
 
 
 def append_line(path: Path, value: Any) -> None:
-    """One more line of JSON."""
+    """One more line of JSON, with null as in `write_json`."""
     with open(path, "a") as file:
-        file.write(json.dumps(_no_nan(value), allow_nan=False) + "\n")
+        file.write(json.dumps(_finite(value), allow_nan=False) + "\n")
 
 
 def read_lines(path: Path) -> list[Any]:

@@ -34,7 +34,7 @@ from torch.utils.tensorboard import SummaryWriter
 from pyrovae import checks, files, plots, recipe
 from pyrovae.data import DATASETS, Split, Splits
 from pyrovae.evaluate import scores, summary
-from pyrovae.examination import FIGURES, examine
+from pyrovae.examination import FIGURES, examining
 from pyrovae.figures import draw
 from pyrovae.likelihoods.bits import bits_per_dimension
 from pyrovae.programs import needs_labels, placement, takes_labels
@@ -297,11 +297,11 @@ def evaluate(
     for each in path.glob(".evaluating-*"):
         shutil.rmtree(each)
     if parts:
-        found = examine(model, part, splits.train if name != "train" else None, parts, rows, seed)
         results["command"] += f" --examine {','.join(parts)} --rows {rows}"
-        results["examination"] = results.get("examination", {}) | found.numbers
-        files.write_json(path / "evaluation.json", results)
-        plots.write_figures(path / "figures", found.figures)
+        for found in examining(model, part, splits.train if name != "train" else None, parts, rows, seed):
+            results["examination"] = results.get("examination", {}) | found.numbers
+            files.write_json(path / "evaluation.json", results)  # after each part: the next may fail
+            plots.write_figures(path / "figures", found.figures)
     return results
 
 

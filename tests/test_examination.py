@@ -131,6 +131,28 @@ def test_of_a_run_it_stays_while_it_is_of_the_same(run, capsys):
     assert (run / "figures" / "samples.png").exists()
 
 
+def test_a_part_that_fails_takes_no_other_with_it(run, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setitem(PARTS, "interval", fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        main(["evaluate", str(run), "--examine", "information,calibration,interval", "--rows", "50"])
+    kept = json.loads((run / "evaluation.json").read_text())["examination"]
+    assert list(kept) == ["information", "calibration"]
+    assert kept["information"]["ceiling"] == pytest.approx(math.log(50))
+    assert (run / "figures" / "ranks.png").exists()
+
+
+def test_a_number_that_is_infinite_costs_nothing(tmp_path):
+    numbers = {"a": [math.inf, 1.5], "b": {"c": -math.inf}, "d": math.nan}
+    files.write_json(tmp_path / "whole.json", numbers)
+    files.append_line(tmp_path / "lines.jsonl", numbers)
+    expected = {"a": [None, 1.5], "b": {"c": None}, "d": None}
+    assert json.loads((tmp_path / "whole.json").read_text()) == expected
+    assert files.read_lines(tmp_path / "lines.jsonl") == [expected]
+
+
 def test_rows_of_no_examination_are_refused(run, capsys):
     assert main(["evaluate", str(run), "--rows", "60"]) == 2
     assert capsys.readouterr().err == (

@@ -226,3 +226,29 @@ def test_bad_input_is_refused(linear):
         ValueError, match=r"expected a guide that scores any z, found one that cannot .* it has no inverse"
     ):
         decompose(pyrovae.VAE(4, 2, guide=guides.Planar), binary(5))
+
+
+def test_a_guide_that_leaves_the_support_of_the_prior_has_an_infinite_kl():
+    """z ~ U(0, 1), q(z|x) = U(0, 1) where x = 0, U(0, 2) where x = 1."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Uniform(0.0, 1 + x, validate_args=False))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Uniform(torch.zeros(()), 1.0, validate_args=False))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    found = decompose((model, guide), (torch.arange(40) >= 30).float(), 30)
+    assert found["unsound_rows"] == list(range(30, 40))
+    assert found["aggregate_kl"]["value"] is found["kl"]["value"] is None
+    assert found["verdict"].startswith("guide at fault: infinite KL, at 10 of 40 rows")
+    # Of 40 densities 1 below z = 1 and 1/2 above: I = E log q(z|x) / q(z), in closed form.
+    q, above = (30 + 10 / 2) / 40, 10 / 80
+    truth = (30 * -math.log(q) + 10 * (math.log(0.5 / q) + math.log(0.5 / above)) / 2) / 40
+    assert found["mutual_information"]["value"] == pytest.approx(truth, abs=0.03)
+    inside = decompose((model, guide), torch.zeros(5), 3)
+    assert inside["unsound_rows"] == []
+    assert "verdict" not in inside
+    assert inside["kl"]["value"] == 0
