@@ -159,7 +159,7 @@ def exact(direction):
         lower[0][:Z1] = covariance @ known.w.T / S**2
         lower[1][:Z1] = covariance @ (prior @ known.marginal.mean - known.w.T @ known.b / S**2)
         scale = torch.linalg.cholesky(covariance)
-        lower[1][Z1:] = torch.stack([scale[0, 0].log(), scale[1, 1].log(), scale[1, 0]])
+        lower[1][Z1:] = torch.stack([scale[0, 0].log(), scale[1, 1].log(), 2**0.5 * scale[1, 0] / scale[0, 0]])
         precision = 1 + known.a.T @ (known.a / known.t[:, None])
         upper[0][:Z2] = (known.a / known.t[:, None]).T / precision
         upper[1][:Z2] = -(upper[0][:Z2] @ known.c)
