@@ -67,7 +67,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], about: Any) -> None:
     """Tensors as safetensors, with what JSON can say about them and a digest of both inside."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(about, sort_keys=True)
-    write_bytes(path, save(tensors, {"about": text, "sha256": _digest(tensors, text)}))
+    write_bytes(path, save(tensors, {"about": text, "sha256": digest(tensors, text)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
@@ -80,18 +80,19 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
         raise ValueError(f"{path}: there is no such file") from None
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: expected a safetensors file, found a damaged one ({error})") from None
-    if metadata.get("sha256") != _digest(tensors, metadata.get("about", "")):
+    if metadata.get("sha256") != digest(tensors, metadata.get("about", "")):
         raise ValueError(f"{path}: its content does not agree with its digest: the file is damaged")
     return tensors, json.loads(metadata["about"])
 
 
-def _digest(tensors: dict[str, Tensor], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
+def digest(tensors: dict[str, Tensor], text: str) -> str:
+    """Of tensors, with their names, types and shapes, and of a text."""
+    found = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def sha256(path: Path) -> str:

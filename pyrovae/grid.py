@@ -23,7 +23,7 @@ from pyrovae import checks, names, recipe
 from pyrovae.data.split import blocks, by_label
 from pyrovae.programs import arguments, pair, takes_labels
 from pyrovae.recipe import Recipe
-from pyrovae.runs import OUTPUTS, evaluation, part_of
+from pyrovae.runs import OUTPUTS, evaluation, part_of, same_data
 
 FILE = "compare.toml"
 # The options that a comparison may vary, by the plural that lists them.
@@ -194,11 +194,16 @@ def check(cells: Sequence[Cell]) -> str:
 
 
 def check_runs(root: Path, cells: Sequence[Cell]) -> None:
-    """Raise a ValueError if a run that is there already is of another recipe."""
-    for cell in cells:
-        if (root / cell.name / "run.toml").exists():
-            recorded = recipe.read(root / cell.name / "run.toml")
-            recipe.check_same(root / cell.name, vars(recorded), vars(cell.recipe), "--root starts another comparison")
+    """Raise a ValueError if a run that is there already is of another recipe, or of data that are others by now."""
+    advice = "--root starts another comparison"
+    there = [cell for cell in cells if (root / cell.name / "run.toml").exists()]
+    for cell in there:
+        recorded = recipe.read(root / cell.name / "run.toml")
+        recipe.check_same(root / cell.name, vars(recorded), vars(cell.recipe), advice)
+    if begun := [cell for cell in there if _begun(root / cell.name)]:
+        splits = replace(begun[0].recipe, labels=0.0).splits()
+        for cell in begun:
+            same_data(root / cell.name, cell.recipe.labelled_of(splits), advice)
 
 
 def carry_out(root: Path, cells: Sequence[Cell], split: str, jobs: int, gaps: int = 0) -> dict[str, str]:
@@ -221,12 +226,15 @@ def _run(root: Path, cell: Cell, gaps: int) -> str:
     path.mkdir(exist_ok=True)
     if not (path / "run.toml").exists():
         recipe.write(cell.recipe, path / "run.toml")
-    begun = any((path / name).exists() for name in OUTPUTS)
-    command = [sys.executable, "-m", "pyrovae", "train", str(path), *(["--resume"] if begun else [])]
+    command = [sys.executable, "-m", "pyrovae", "train", str(path), *(["--resume"] if _begun(path) else [])]
     command += ["--examine", "diagnosis", "--rows", str(gaps)] if gaps else []
     with open(log, "w") as file:
         ended = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=_environment(cell.recipe))
     return _reason(ended.returncode, log)
+
+
+def _begun(path: Path) -> bool:
+    return any((path / name).exists() for name in OUTPUTS)
 
 
 def _reason(status: int, log: Path) -> str:

@@ -17,18 +17,27 @@ AnyRow = TypeVar("AnyRow", bound=Row)
 # What two numbers must agree in before one is better than the other.
 ALIKE = {
     # A bound, which rises with the particles.
-    "log_likelihood": ("measure", "data", "split", "binarize", "rows", "particles", "weights"),
+    "log_likelihood": ("measure", "data", "split", "binarize", "rows", "data_sha256", "particles", "weights"),
     # Both readings of bytes, as levels and as levels with noise, are of the same bytes.
-    "bits_per_dimension": ("levels", "data", "split", "rows", "particles", "weights"),
+    "bits_per_dimension": ("levels", "data", "split", "rows", "data_sha256", "particles", "weights"),
 }
+# What earlier versions did not write: a row without it is like those that are like it otherwise, if they are alike.
+LATER = "data_sha256"
 
 
 def kinds(rows: Iterable[AnyRow], by: str = "log_likelihood") -> list[list[AnyRow]]:
     """Scores that may be compared together, in lists, each with the best first; what is no score last, as it came."""
     found: dict[tuple[Any, ...], list[AnyRow]] = {}
     for row in rows:
-        found.setdefault(tuple(_of(row, field) for field in ALIKE[by]), []).append(row)
-    return [sorted(kind, key=partial(_cost, by=by)) for kind in found.values()]
+        found.setdefault(tuple(_of(row, field) for field in ALIKE[by] if field != LATER), []).append(row)
+    alike = [part for kind in found.values() for part in _by_data(kind)]
+    return [sorted(kind, key=partial(_cost, by=by)) for kind in alike]
+
+
+def _by_data(rows: list[AnyRow]) -> list[list[AnyRow]]:
+    found = list(dict.fromkeys(row.get(LATER) for row in rows))
+    several = len(set(found) - {None}) > 1
+    return [[row for row in rows if row.get(LATER) == each] for each in found] if several else [rows]
 
 
 def rank(
@@ -40,7 +49,8 @@ def rank(
     errors is one and the same, so that this difference has a smaller error than they.
 
     Args:
-        evaluations: what `evaluate` gives, or evaluation.json; what both of two lack they have alike.
+        evaluations: what `evaluate` gives, or evaluation.json; what both of two lack they have alike, and so the
+            digest of the data that one of two lacks.
         by: "log_likelihood", highest first; or "bits_per_dimension", lowest first, which evaluation.json has where
             the data are bytes and the measure is a mass over their levels, or a density of them with noise (of that
             it is an upper bound: see `likelihoods.bits`).
@@ -61,11 +71,12 @@ def comparable(evaluations: Mapping[str, Row], by: str = "log_likelihood") -> li
     for row in rows:
         if reason := _no_score(row, by):
             raise ValueError(f"{row['name']}: {reason}")
-    for row in rows[1:]:
-        for field in ALIKE[by]:
-            one, other = _of(rows[0], field), _of(row, field)
+    for field in ALIKE[by]:
+        first, *others = [row for row in rows if field != LATER or row.get(LATER)] or rows
+        for row in others:
+            one, other = _of(first, field), _of(row, field)
             if one != other:
-                names = f"{rows[0]['name']} and {row['name']}"
+                names = f"{first['name']} and {row['name']}"
                 raise ValueError(
                     f"{names}: expected the same {field}, found {one!r} and {other!r}: there is no better of the two"
                 )

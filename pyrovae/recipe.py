@@ -103,7 +103,10 @@ class Recipe:
 
     def splits(self) -> Splits:
         """The data."""
-        splits = load(self.data, self.data_root or None, self.binarize, self.valid, self.test)  # type: ignore
+        return self.labelled_of(load(self.data, self.data_root or None, self.binarize, self.valid, self.test))  # type: ignore
+
+    def labelled_of(self, splits: Splits) -> Splits:
+        """The data with those labels only that are kept."""
         return with_labels(splits, self.labels, self.seed) if self.labels else splits
 
     def build(

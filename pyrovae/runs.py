@@ -47,7 +47,7 @@ OUTPUTS = (
 )
 # What is kept of each datum, and what scores are of: they are those of evaluation.json where it agrees in all of it.
 SCORES = ("elbo", "reconstruction", "kl", "log_likelihood", "monte_carlo_error")
-SCORED = ("weights_sha256", "data", "split", "binarize", "rows", "particles", "seed", "measure")
+SCORED = ("weights_sha256", "data", "data_sha256", "split", "binarize", "rows", "particles", "seed", "measure")
 
 
 def free_name(root: Path, stem: str) -> Path:
@@ -97,10 +97,33 @@ def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
     chosen = asked if state is None else replace(asked, matmul=state[1]["matmul"])
     training = chosen.training(asked.build(splits.event_shape, splits.num_classes, len(splits.train)), splits)
     if state is not None:
+        same_data(path, splits, "--name starts another run")
         training.restore(state)
         _same_place(path, state[1], training)
     _make(path)
     return training
+
+
+def same_data(path: Path, splits: Splits, advice: str) -> None:
+    """Raise a ValueError if a run's training data, or those that it was evaluated on, are others by now.
+
+    What an earlier version made says nothing of them.
+    """
+    made, found = (_said(path / name) for name in ("environment.json", "evaluation.json"))
+    parts = {"trained": (made, splits.train), "evaluated": (found, getattr(splits, str(found.get("split")), None))}
+    for what, (said, part) in parts.items():
+        if part is not None and said.get("data_sha256", part.sha256) != part.sha256:
+            raise ValueError(
+                f"{path}: expected {splits.name} as it was {what} on, found other data; put those back, or {advice}"
+            )
+
+
+def _said(path: Path) -> dict[str, Any]:
+    """What a file in JSON says; nothing where there is none, or a damaged one, which gives way to a new one."""
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_text())
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def train(path: Path, asked: Recipe, training: Training) -> None:
@@ -204,9 +227,11 @@ def surroundings() -> dict[str, Any]:
 
 
 def _environment(training: Training) -> dict[str, Any]:
+    assert isinstance(training.batches.data, Split)
     return {
         **surroundings(),
         "parameters": sum(value.numel() for value in training.svi.parameters.values()),
+        "data_sha256": training.batches.data.sha256,
         **_place(training),
         **training.matmul_measured,
     }
@@ -266,8 +291,8 @@ def evaluate(
         split: test, valid or train; empty is the first of them that the data have.
         seed: of the noise.
         parts, rows: of an `examine`, whose numbers stand under "examination" and whose figures join the others. Parts
-            examined before stay where weights, split, binarisation and seed are the same; else they and their figures
-            go.
+            examined before stay where weights, data, split, binarisation and seed are the same; else they and their
+            figures go.
     """
     made = recipe.read(path / "run.toml")
     splits = made.splits()
@@ -275,7 +300,7 @@ def evaluate(
     model = load(path).to(made.torch_device())
     count = particles or made.particles
     digest = files.sha256(path / "best.safetensors")
-    asked = repr((made, digest, name, count, seed, torch.__version__))
+    asked = repr((made, digest, part.sha256, name, count, seed, torch.__version__))
     keep = path / f".evaluating-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
     table, estimator = scores(model, part, count, seed, keep=keep)
     results = {
@@ -283,6 +308,7 @@ def evaluate(
         "command": f"pyrovae evaluate {path.name} --particles {count} --split {name} --seed {seed}",
         "run": path.name,
         "data": made.data if made.data in DATASETS else Path(made.data).name,
+        "data_sha256": part.sha256,
         "split": name,
         "binarize": made.binarize,
         "weights": "best",
@@ -321,18 +347,15 @@ def evaluation(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return found, {}
     table, of = files.read_tensors(path / "scores.safetensors")
     for field in SCORED:
-        if of[field] != found.get(field):
-            raise ValueError(
-                f"{path}: expected scores of the {field} in evaluation.json, {found.get(field)!r}, found {of[field]!r}"
-            )
+        one, other = found.get(field), of.get(field)
+        if one != other:
+            raise ValueError(f"{path}: expected scores of the {field} in evaluation.json, {one!r}, found {other!r}")
     return found, table
 
 
 def effort(path: Path) -> dict[str, float]:
     """What a training took, as far as its files say: its seconds, threads and steps, and the programs' parameters."""
-    made: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
-        made = json.loads((path / "environment.json").read_text())
+    made = _said(path / "environment.json")
     said = {"seconds": made.get("training_seconds")} | {name: made.get(name) for name in ("threads", "parameters")}
     said["steps"] = next((record["step"] for record in reversed(files.read_lines(path / "metrics.jsonl"))), None)
     return {name: value for name, value in said.items() if value is not None}
@@ -341,10 +364,9 @@ def effort(path: Path) -> dict[str, float]:
 def _examined(path: Path, results: dict[str, Any]) -> dict[str, Any]:
     """The examination that stands beside the results in evaluation.json, if it is of the same; if not, no figure of it
     stays."""
-    old: dict[str, Any] = {}
-    with suppress(OSError, ValueError):  # none yet, or a damaged one, which gives way
-        old = json.loads((path / "evaluation.json").read_text())
-    same = all(old.get(name) == results[name] for name in ("weights_sha256", "split", "binarize", "seed"))
+    old = {"data_sha256": results["data_sha256"]} | _said(path / "evaluation.json")
+    agree = ("weights_sha256", "data_sha256", "split", "binarize", "seed")
+    same = all(old.get(name) == results[name] for name in agree)
     if same and "examination" in old:
         return {"examination": old["examination"]}
     for each in FIGURES:

@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -80,6 +81,22 @@ def test_finished_cells_are_kept_and_interrupted_ones_go_on(capsys):
     assert "--epochs: grid was made with 1, found 2; compare.toml in it can be added to" in capsys.readouterr().err
 
 
+def test_runs_on_data_that_were_replaced_are_not_mixed_with_others(capsys):
+    """They are refused before any run, and stay as they are."""
+    options = ["--data", "x.npy", "--likelihood", "normal", "--batch-size", "20", "--root", "grid", *QUICK[:4]]
+    np.save("x.npy", np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32))
+    assert asked("--latent-dims", "2", *options) == 0
+    written = Path("grid/2+seed-0/evaluation.json").read_text()
+    toml = Path("grid/compare.toml").read_text()
+    Path("grid/compare.toml").write_text(toml.replace("    2,\n", "    2,\n    4,\n"))
+    np.save("x.npy", np.random.default_rng(1).normal(size=(60, 3)).astype(np.float32))
+    capsys.readouterr()
+    assert asked("grid") == 2
+    assert "grid/2+seed-0: expected x as it was trained on, found other data" in capsys.readouterr().err
+    assert Path("grid/2+seed-0/evaluation.json").read_text() == written
+    assert not Path("grid/4+seed-0").exists()
+
+
 @pytest.mark.slow
 def test_a_model_with_uncertain_weights_is_ranked_among_the_others(capsys):
     assert asked("--models", "vae,bayesian-vae", "--network", "mlp(hidden=[8])", "--root", "weights", *QUICK) == 0
@@ -98,7 +115,7 @@ def results(root, name, log_p, measure, scores=None, **other):
     about = {"measure": measure, "split": "test", "particles": 100, "seed": 0, "data": "digits", "binarize": "dynamic"}
     about |= {"rows": len(of_each), "weights_sha256": name} | other
     (root / name).mkdir(parents=True, exist_ok=True)
-    scored = {field: about[field] for field in runs.SCORED}
+    scored = {field: about.get(field) for field in runs.SCORED}
     files.write_tensors(root / name / "scores.safetensors", {score: of_each.clone() for score in runs.SCORES}, scored)
     files.write_json(root / name / "evaluation.json", about | dict.fromkeys(("elbo", "log_likelihood", "kl"), number))
 

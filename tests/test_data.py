@@ -537,3 +537,17 @@ def test_without_labelled_rows_in_a_batch_only_the_others_come():
 def test_batches_that_cannot_be_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_digest_is_of_the_rows_and_their_labels():
+    """Not of how they are read, where the bytes are the same; and of some of them, where all would be read for it."""
+    x, y = torch.arange(24, dtype=torch.uint8).reshape(6, 1, 2, 2), torch.arange(6)
+    found = Split(x, y).sha256
+    assert len(found) == 64
+    assert found == Split(x.clone(), y.clone(), "dequantize").sha256
+    other = x.clone()
+    other[5, 0, 1, 1] += 1
+    for changed in (Split(other, y), Split(x, y.flip(0)), Split(x), Split(x[:5], y[:5]), Split(x.float(), y)):
+        assert changed.sha256 != found
+    lazy = as_split([(row, label) for row, label in zip(x, y, strict=True)])
+    assert lazy.sha256 == found

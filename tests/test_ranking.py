@@ -20,7 +20,7 @@ BINARY, DENSITY, LEVELS = "mass over binary values", "density over [0, 1]", "mas
 def score(log_p, measure=BINARY, bits=None, **other):
     """An evaluation.json."""
     about = {"data": "mnist", "split": "test", "binarize": "dynamic", "rows": 100, "measure": measure}
-    about |= {"particles": 100, "weights": "best"}
+    about |= {"particles": 100, "weights": "best", "data_sha256": "e0"}
     number = {"log_likelihood": {"value": log_p, "standard_error": 0.25}}
     in_bits = None if bits is None else {"value": bits, "standard_error": 0.125}
     return about | number | {"bits_per_dimension": in_bits} | other
@@ -46,6 +46,7 @@ def test_the_best_is_first_whatever_the_order(order):
         ("split", "train"),
         ("binarize", "fixed"),
         ("rows", 99),
+        ("data_sha256", "1f"),
         ("particles", 5000),
         ("weights", "last"),
     ],
@@ -60,6 +61,19 @@ def test_unlike_ones_are_refused_with_the_reason(field, value):
         ["b", "a"],
         ["c"],
     ]
+
+
+def test_an_evaluation_without_a_digest_is_ranked_by_the_other_fields():
+    """But it makes nothing alike of two that are not."""
+    old = score(-96.0)
+    del old["data_sha256"]
+    found = {"old": old, "a": score(-95.0), "b": score(-97.0)}
+    assert names(rank(found)) == ["a", "old", "b"]
+    found["b"] |= {"data_sha256": "1f"}
+    with pytest.raises(ValueError, match="a and b: expected the same data_sha256, found 'e0' and '1f'"):
+        rank(found)
+    assert len(kinds(found.values())) == 3
+    assert len(kinds([found["old"], found["b"]])) == 1
 
 
 @pytest.mark.parametrize(

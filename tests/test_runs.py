@@ -544,3 +544,54 @@ def test_an_interrupted_evaluation_goes_on(finished, monkeypatch):
     assert runs.evaluate(finished, 3, seed=1) == whole
     assert len(done) == -(-whole["rows"] // inference.ROWS)
     assert not list(finished.glob(".evaluating-*"))
+
+
+def vectors(path, scale, seed=0):
+    """Data of one name and one shape."""
+    path.parent.mkdir(exist_ok=True)
+    np.save(path, np.random.default_rng(seed).normal(scale=scale, size=(60, 3)).astype(np.float32))
+
+
+VECTORS = ["--likelihood", "normal", "--batch-size", 10, "--network", "mlp(hidden=[4])", "--compile", "no", *QUICK]
+
+
+def test_data_of_one_file_name_are_told_apart():
+    found = {}
+    for name, folder, scale in (("one", "a", 1.0), ("other", "b", 2.0), ("again", "c", 1.0)):
+        vectors(runs.Path(folder, "x.npy"), scale)
+        assert train("--data", f"{folder}/x.npy", "--name", name, *VECTORS) == 0
+        found[name] = runs.evaluation(runs.Path("runs", name))[0]
+    assert {each["data"] for each in found.values()} == {"x.npy"}
+    assert found["one"]["data_sha256"] == found["again"]["data_sha256"] == load_data("c/x.npy").test.sha256
+    with pytest.raises(ValueError, match="one and other: expected the same data_sha256"):
+        pyrovae.rank({name: found[name] for name in ("one", "other")})
+    assert len(pyrovae.rank({name: found[name] for name in ("one", "again")})) == 2
+
+
+def test_a_run_does_not_go_on_with_other_data(monkeypatch, capsys):
+    vectors(runs.Path("a/x.npy"), 1.0)
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 2)
+        assert train("--data", "a/x.npy", "--name", "cut", *VECTORS) == 130
+    before = weights("runs/cut")
+    vectors(runs.Path("a/x.npy"), 2.0)
+    assert train("runs/cut", "--resume") == 2
+    assert "runs/cut: expected x as it was trained on, found other data" in capsys.readouterr().err
+    assert all(torch.equal(value, before[name]) for name, value in weights("runs/cut").items())
+    vectors(runs.Path("a/x.npy"), 1.0)
+    assert train("runs/cut", "--resume") == 0
+
+
+def test_an_evaluation_of_other_data_begins_anew(monkeypatch):
+    """Neither what an interrupted one has done, nor an examination, is of the data as they are now."""
+    vectors(runs.Path("a/x.npy"), 1.0)
+    assert train("--data", "a/x.npy", "--name", "run", *VECTORS) == 0
+    path = runs.Path("runs/run")
+    first = runs.evaluation(path)[0] | {"examination": {"information": {"mutual": 1.0}}}
+    files.write_json(path / "evaluation.json", first)
+    assert runs.evaluate(path) == first
+    vectors(runs.Path("a/x.npy"), 9.0)
+    second = runs.evaluate(path)
+    assert second["log_likelihood"]["value"] < first["log_likelihood"]["value"] - 10
+    assert second["data_sha256"] != first["data_sha256"]
+    assert "examination" not in second

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pyrovae import checks
+from pyrovae import checks, files
 
 # Rows that are read at a time where nobody asks for fewer.
 ROWS = 1024
@@ -57,6 +58,14 @@ class Split:
     @property
     def event_shape(self) -> tuple[int, ...]:
         return tuple(self.x.shape[1:])
+
+    @cached_property
+    def sha256(self) -> str:
+        """A digest of x and y as they are stored; where they are read when asked for, of ROWS rows, evenly spaced."""
+        stored = {name: part for name, part in (("x", self.x), ("y", self.y)) if part is not None}
+        some = torch.linspace(0, len(self) - 1, min(len(self), ROWS), dtype=torch.float64).long()
+        read = {name: part if isinstance(part, Tensor) else part[some] for name, part in stored.items()}
+        return files.digest({name: part.cpu() for name, part in read.items()}, f"{len(self)} rows")
 
     def __getitem__(self, rows: slice | Tensor | Sequence[int]) -> Tensor:
         index = torch.arange(len(self))[rows]
