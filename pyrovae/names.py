@@ -25,17 +25,36 @@ def members(package: ModuleType) -> dict[str, Callable[..., Any]]:
     return {kebab(name): getattr(package, name) for name in package.__all__}
 
 
+class Member(partial[Any]):
+    """A class or function with options; a ValueError says of what cannot be built by which text it was asked for."""
+
+    text: str
+    makes: type
+
+    def __call__(self, /, *args: Any, **options: Any) -> Any:
+        try:
+            found = super().__call__(*args, **options)
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"{self.text}: {type(error).__name__}: {checks.reason(error)}") from error
+        if not isinstance(found, self.makes):
+            raise ValueError(f"{self.text}: expected that it builds a {self.makes.__name__}, found {found!r:.80}")
+        return found
+
+
 def member(
     kind: str,
     known: Mapping[str, Callable[..., Any]],
     text: str,
     reserved: Sequence[str] = (),
     parts: Mapping[str, Callable[..., Any]] | None = None,
-) -> Callable[..., Any]:
+    makes: type = object,
+    **given: Any,
+) -> Member:
     """What "name(option=value, ...)" stands for: a class with these options, but not the reserved ones.
 
     The name is a known one, or a user's own "module:Class". A value is a literal, another member (of `parts`, where
-    they are of another kind), or a list of them: "missing(of=normal(scale=0.1))".
+    they are of another kind), or a list of them: "missing(of=normal(scale=0.1))". What it builds is of the type
+    `makes`; options beside the text are `given`.
     """
     name, _, rest = text.partition("(")
     name, source = name.strip(), f"f({rest}" if rest else "f()"
@@ -57,14 +76,16 @@ def member(
         assert isinstance(call, ast.Call)
         assert isinstance(call.func, ast.Name)
         assert not call.args
-        given = {str(word.arg): word.value for word in call.keywords}
+        written = {str(word.arg): word.value for word in call.keywords}
     except (SyntaxError, ValueError, AssertionError):
         raise ValueError(unreadable) from None
     parameters = inspect.signature(found).parameters.values()
     takes = [each.name for each in parameters if each.default is not each.empty and each.name not in reserved]
-    for option in given:
+    for option in written:
         checks.member(f"option of {kind} {name!r}", option, takes)
-    return partial(found, **{option: value(node) for option, node in given.items()})
+    built = Member(found, **{option: value(node) for option, node in written.items()}, **given)
+    built.text, built.makes = text, makes
+    return built
 
 
 def split(text: str) -> list[str]:
@@ -89,10 +110,13 @@ def _own(kind: str, name: str) -> Callable[..., Any]:
     trusted = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:] = [path for path in before if path in trusted or Path(path or os.curdir).resolve() != Path.cwd()]
     try:
-        return getattr(import_module(module), attribute)
+        found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{kind}: expected 'module:Class' of an installed module or one on PYTHONPATH, found {name!r} ({error})"
         ) from None
     finally:
         sys.path[:] = before
+    if not callable(found):
+        raise ValueError(f"{kind}: expected a class or a function, found {name!r}, a {type(found).__name__}")
+    return found

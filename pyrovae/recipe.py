@@ -117,9 +117,9 @@ class Recipe:
         network = partial(_network, activation=activation)
         with seeded(self.seed), _affordable():
             parts: dict[str, Any] = {
-                "prior": member("prior", members(priors), self.prior, reserved=["event_shape"]),
-                "likelihood": member("likelihood", members(likelihoods), self.likelihood),
-                "guide": member("guide", members(guides), self.guide),
+                "prior": member("prior", members(priors), self.prior, reserved=["event_shape"], makes=nn.Module),
+                "likelihood": member("likelihood", members(likelihoods), self.likelihood, makes=nn.Module),
+                "guide": member("guide", members(guides), self.guide, makes=nn.Module),
                 "encoder": network(self.encoder or self.network),
                 "decoder": network(self.decoder or self.network),
                 "network": network(self.network),
@@ -269,7 +269,8 @@ LR_SCHEDULES = {"constant": train.constant, "cosine": train.cosine, "stages": tr
 
 
 def _network(text: str, activation: Callable[..., Any]) -> Callable[..., Any]:
-    return partial(member("network", members(networks), text, reserved=["activation"]), activation=activation)
+    reserved = ["activation"]
+    return member("network", members(networks), text, reserved, makes=nn.Module, activation=activation)
 
 
 def write(recipe: Recipe, path: Path) -> None:

@@ -272,9 +272,12 @@ def _factory(optim: Any) -> tuple[Callable[..., Any] | None, dict[str, float]]:
 
 def _fused(build: Callable[..., Any], parameters: list[Tensor]) -> Any:
     """The optimiser of these parameters, as one fused kernel where torch has it and nothing else is asked for."""
-    kind, given = (build.func, build.keywords) if isinstance(build, partial) else (build, {})
+    kind: Any = build
+    given: set[str] = set()
+    while isinstance(kind, partial):
+        kind, given = kind.func, given | kind.keywords.keys()
     try:
-        if inspect.isclass(kind) and "fused" in inspect.signature(kind).parameters.keys() - given.keys():
+        if inspect.isclass(kind) and "fused" in inspect.signature(kind).parameters.keys() - given:
             try:
                 return build(parameters, fused=True)
             except RuntimeError:  # not on this device, not of this dtype, not with foreach

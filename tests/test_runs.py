@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import traceback
 
 import numpy as np
 import pytest
@@ -396,6 +397,14 @@ def occupied(path):
         (["train", "--objective", "iwae(k=2)", "--beta", "4"], "beta: iwae(k=2) has none; expected 1"),
         (["train", "--likelihood", "nowhere:Nothing"], "expected 'module:Class' of an installed module"),
         (["train", "--likelihood", "json:Nothing"], "has no attribute 'Nothing'"),
+        (["train", "--likelihood", "os:sep"], "likelihood: expected a class or a function, found 'os:sep', a str"),
+        (["train", "--likelihood", "json:dumps"], "json:dumps: expected that it builds a Module, found '[1, 8, 8]'"),
+        (["train", "--likelihood", "torch.nn:Linear"], "torch.nn:Linear: TypeError: Linear.__init__() missing 1"),
+        (["train", "--likelihood", "torch.nn:Sequential"], "torch.nn:Sequential: TypeError: tuple is not a Module sub"),
+        (["train", "--guide", "torch.nn:Identity"], "vae: AttributeError: 'Identity' object has no attribute 'param_"),
+        (["train", "--likelihood", "missing(of=5)"], "of: expected a likelihood to build, as Normal, found 5"),
+        (["train", "--model", "hierarchical-vae(between=5)"], "hierarchical-vae(between=5): TypeError: 'int' object"),
+        (["train", "--optimizer", "sgd(momentum='a')"], "optimizer: sgd(momentum='a'): TypeError: '<' not supported"),
         (["train", "--lr-schedule", "cos"], "unknown lr_schedule 'cos'; did you mean 'cosine'?"),
         (["train", "--binarize", "yes"], "unknown binarize 'yes'"),
         (["train", "--binarize", "none"], "binarise the data"),
@@ -524,6 +533,20 @@ def test_a_users_own_member_is_found_on_pythonpath_and_not_in_the_working_direct
     assert "own_members:ZeroInflatedPoisson(gate=-2.0)" in runs.Path("runs/own/run.toml").read_text()
     assert json.loads(runs.Path("runs/own/evaluation.json").read_text())["measure"] == "mass over counts"
     sys.modules.pop("own_members")
+
+
+def test_a_users_own_bug_is_told_with_its_cause_and_leaves_the_optimiser_fused(tmp_path, monkeypatch):
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "buggy.py").write_text("def build(event_shape, width=None):\n    return width.size\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "library"))
+    with pytest.raises(ValueError, match=r"buggy:build: AttributeError: 'NoneType' object has no") as told:
+        Recipe(likelihood="buggy:build").build((1, 8, 8))
+    assert isinstance(told.value.__cause__, AttributeError)
+    assert traceback.extract_tb(told.value.__cause__.__traceback__)[-1].filename.endswith("buggy.py")
+    own = Recipe(optimizer="adam(betas=[0.8, 0.9])", network="mlp(hidden=[4])")
+    (group,) = own.training(own.build((1, 8, 8)), own.splits()).svi.optimizer.param_groups
+    assert group["fused"]
+    assert group["betas"] == (0.8, 0.9)
 
 
 def test_an_interrupted_evaluation_goes_on(finished, monkeypatch):

@@ -28,6 +28,8 @@ class Missing(nn.Module):
     def __init__(self, event_shape: Sequence[int] | int, of: Callable[..., Any] = Normal) -> None:
         super().__init__()
         self.event_shape = checks.shape("event_shape", event_shape)
+        if not callable(of):
+            raise ValueError(f"of: expected a likelihood to build, as Normal, found {of!r}")
         self.of = of(self.event_shape)
         if any(isinstance(part, Optimal) for part in self.of.modules()):
             raise ValueError("of: expected independent values, found learn='optimal', whose scale is made of them all")
