@@ -180,17 +180,18 @@ def asked(root: Path, options: Mapping[str, Any]) -> Grid:
 
 def check(cells: Sequence[Cell]) -> str:
     """Raise a ValueError if a combination makes no sense, before any is run; which part of the data judges them."""
-    splits = cells[0].recipe.splits()
+    whole = replace(cells[0].recipe, labels=0.0).splits()
     for cell in {cell.choice: cell for cell in cells}.values():
         try:
+            splits = cell.recipe.labelled_of(whole)
             model = cell.recipe.build(splits.event_shape, splits.num_classes, len(splits.train))
-            cell.recipe.initialise(model, splits)
+            replace(cell.recipe, compile="no", matmul="highest").training(model, splits)  # eagerly: nothing is recorded
             objective = cell.recipe.objective_for(1, model)
             _, rows = next(by_label(*next(blocks(splits.train, 8, takes_labels(model)))))
             objective.differentiable_loss(*pair(model), *arguments(model, *rows))
         except ValueError as error:
             raise ValueError(f"{', '.join(cell.choice)}: {checks.reason(error)}") from None
-    return part_of(splits)[0]
+    return part_of(whole)[0]
 
 
 def check_runs(root: Path, cells: Sequence[Cell]) -> None:
