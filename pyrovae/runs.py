@@ -1,7 +1,7 @@
 """A run is a directory: run.toml goes in, everything else comes out. Each stage reads the directory and nothing else.
 
 run.toml                the recipe
-environment.json        versions, commit, device, threads, how the steps ran, seconds
+environment.json        versions, commit, device, threads, digest of the training data, how the steps ran, seconds
 metrics.jsonl           one record an epoch
 tensorboard/            the same, as curves
 best.safetensors        weights of the best epoch by validation loss (of the last, without validation data)
