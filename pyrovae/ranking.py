@@ -16,7 +16,7 @@ AnyRow = TypeVar("AnyRow", bound=Row)
 
 # What two numbers must agree in before one is better than the other.
 ALIKE = {
-    # A bound, which rises with the particles.
+    # A bound in the mean, which rises with the particles; and with the guide's nearness, of which no field tells.
     "log_likelihood": ("measure", "data", "split", "binarize", "rows", "data_sha256", "particles", "weights"),
     # Both readings of bytes, as levels and as levels with noise, are of the same bytes.
     "bits_per_dimension": ("levels", "data", "split", "rows", "data_sha256", "particles", "weights"),
@@ -44,6 +44,8 @@ def rank(
     evaluations: Mapping[str, Row], by: str = "log_likelihood", scores: Mapping[str, Tensor] | None = None
 ) -> list[dict[str, Any]]:
     """Evaluations by name, the best first: name, value and standard_error.
+
+    log p(x) by importance samples is a lower bound in the mean: of one and the same model the nearer guide's is higher.
 
     With scores a row also has `behind`, the mean over the data of best - its own: on the same rows much of the two
     errors is one and the same, so that this difference has a smaller error than they.

@@ -108,6 +108,9 @@ def test_a_model_with_uncertain_weights_is_ranked_among_the_others(capsys):
         assert shown[:2] == [f"{row[score]['value']:.2f}" for score in ("elbo", "log_likelihood")]
 
 
+BOUND = "log p(x) by 100 importance samples, a lower bound in the mean, which a nearer guide tightens"
+
+
 def results(root, name, log_p, measure, scores=None, **other):
     """A run that is evaluated: its log p(x), or that of each datum."""
     of_each = torch.tensor([log_p] if scores is None else scores, dtype=torch.float64)
@@ -214,7 +217,7 @@ def test_what_is_not_alike_is_in_two_tables_and_has_no_difference(tmp_path, fiel
         results(tmp_path, cell.name, -9.0, "mass", **{field: other})
     both = found(tmp_path, asked)
     assert [table.splitlines()[0] for table in tables(both.rows)] == [
-        f"test data, {field} {each}, nats per datum: mass" for each in (usual, value)
+        f"test data, {field} {each}, nats per datum: mass; {BOUND}" for each in (usual, value)
     ]
     assert [row["behind"]["value"] for row in both.rows] == [0, 0]  # each is the best of its own
     with pytest.raises(
@@ -552,7 +555,7 @@ def test_the_page_keeps_measures_apart_and_holds_every_number(tmp_path):
     ]
     both.write()
     same_numbers(page, json.loads((tmp_path / "compare.json").read_text()))
-    told = "By the density, normal(scale=0.1) has the highest log p(x); the next, normal, is behind by 1.25 ± 0.25"
+    told = "By the density, normal(scale=0.1) has the highest bound on log p(x); the next, normal, is behind by 1.25 ± 0.25"
     assert told in page.text
 
 
@@ -563,6 +566,20 @@ def test_a_lead_within_its_error_has_no_winner(tmp_path, lead, clear):
     text = read(both.html()).text
     assert f"the next, b, is behind by {lead:.2f} ± 0.13 nats per datum" in text
     assert ("no clear winner" in text) is not clear
+
+
+@pytest.mark.parametrize(("axis", "guides_alone"), [("guides", True), ("objectives", True), ("priors", False)])
+def test_a_higher_bound_is_told_as_a_bound(tmp_path, axis, guides_alone):
+    """K, the word, and, where the guide varies, that its nearness may be all: log p(x) of one model is one number."""
+    asked = Grid({axis: ["a", "b"]}, Recipe())
+    for cell, lead in zip(asked.cells(), (0.0, 1.0), strict=True):
+        results(tmp_path, cell.name, None, "mass", [lead - 9, lead - 8.5], particles=100)
+    both = found(tmp_path, asked)
+    text = read(both.html()).text
+    assert str(both).count(BOUND) == text.count(BOUND) == 1
+    assert "b has the highest bound on log p(x); the next, a, is behind by 1.00" in text
+    assert ("may be the guide's nearness alone" in text) is guides_alone
+    assert "highest log p(x)" not in text
 
 
 def test_what_is_written_by_others_is_text_in_the_page(tmp_path):

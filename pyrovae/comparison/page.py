@@ -15,6 +15,9 @@ from pyrovae.ranking import is_score, kinds
 from pyrovae.recipe import Recipe
 
 TEMPLATE = Path(__file__).with_name("page.html")
+# What changes how near a guide comes to the posterior of one and the same model.
+NEARNESS = {"guide", "objective", "beta"}
+HIGHEST = "has the highest bound on log p(x)"
 PICTURES = ("samples", "reconstructions", "completions")
 
 
@@ -87,12 +90,18 @@ def verdict(asked: Grid, kind: Sequence[Mapping[str, Any]]) -> str:
     best, second = (label(asked, row) for row in ranked[:2])
     behind = ranked[1].get("behind")
     if not behind or math.isnan(behind["standard_error"]):
-        return f"{best} has the highest log p(x)."
+        return f"{best} {HIGHEST}.{_nearness(asked)}"
     clear = abs(behind["value"]) > 2 * behind["standard_error"]
     told = f"the next, {second}, is behind by {shown(behind, 2)} nats per datum"
     told += "" if clear else ": within two standard errors, no clear winner"
     alone = ", of one training each: another seed may order them otherwise" if ranked[1]["seeds"] == 1 else ""
-    return f"{best} has the highest log p(x); {told}{alone}."
+    return f"{best} {HIGHEST}; {told}{alone}.{_nearness(asked)}"
+
+
+def _nearness(asked: Grid) -> str:
+    """A bound is higher by a better model or by a nearer guide: where the guide varies, what tells the two apart."""
+    told = " Part of the difference may be the guide's nearness alone: evaluate --examine interval tells."
+    return told if NEARNESS & set(asked.varied()) else ""
 
 
 def _cell(number: Mapping[str, float] | float | None, digits: int) -> tuple[str, str, float | None]:

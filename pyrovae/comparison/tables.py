@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pyrovae.comparison.rows import Row
 from pyrovae.grid import AXES
-from pyrovae.ranking import kinds
+from pyrovae.ranking import is_score, kinds
 from pyrovae.report import table
 
 
@@ -58,11 +58,13 @@ def alike_text(alike: Mapping[str, str]) -> str:
 
 
 def caption(rows: Sequence[Row], chosen: Sequence[Mapping[str, Any]]) -> str:
-    """What the numbers of one kind are of, with what other kinds have otherwise."""
+    """What the numbers of one kind are of, with what other kinds have otherwise, and what is estimated, and how."""
     differ = [field for field in ("data", "binarize", "rows") if len({row[field] for row in rows}) > 1]
     told = "".join(f", {field} {chosen[0][field]}" for field in differ)
+    bound = f"; log p(x) by {chosen[0]['particles']} importance samples, a lower bound in the mean, "
+    bound = bound + "which a nearer guide tightens" if is_score(chosen[0]) else ""
     gaps = f"; gaps of the first {chosen[0]['gap_rows']} rows" if chosen[0].get("gap_rows") else ""
-    return f"{chosen[0]['split']} data{told}, nats per datum: {chosen[0]['measure']}{gaps}"
+    return f"{chosen[0]['split']} data{told}, nats per datum: {chosen[0]['measure']}{gaps}{bound}"
 
 
 def columns(chosen: Sequence[Row]) -> tuple[list[Column], dict[str, str]]:
