@@ -27,11 +27,15 @@ LATER = "data_sha256"
 
 def kinds(rows: Iterable[AnyRow], by: str = "log_likelihood") -> list[list[AnyRow]]:
     """Scores that may be compared together, in lists, each with the best first; what is no score last, as it came."""
+    return [sorted(kind, key=partial(_cost, by=by)) for kind in alike(rows, by)]
+
+
+def alike(rows: Iterable[AnyRow], by: str = "log_likelihood") -> list[list[AnyRow]]:
+    """What may be compared together, in lists, as it came."""
     found: dict[tuple[Any, ...], list[AnyRow]] = {}
     for row in rows:
         found.setdefault(tuple(_of(row, field) for field in ALIKE[by] if field != LATER), []).append(row)
-    alike = [part for kind in found.values() for part in _by_data(kind)]
-    return [sorted(kind, key=partial(_cost, by=by)) for kind in alike]
+    return [part for kind in found.values() for part in _by_data(kind)]
 
 
 def _by_data(rows: list[AnyRow]) -> list[list[AnyRow]]:

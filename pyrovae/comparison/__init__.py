@@ -102,7 +102,7 @@ class Comparison:
         wanted = [each if isinstance(each, str) else ", ".join(each) for each in (one, other)]
         rows = {each: by_label[checks.member("choice", each, by_label)] for each in wanted}
         comparable(rows)
-        found = paired_difference(self.root, self.grid, rows[wanted[0]], rows[wanted[1]], score)
+        found = paired_difference(self.root, rows[wanted[0]], rows[wanted[1]], score)
         if found is None:
             raise ValueError(
                 f"{wanted[0]} and {wanted[1]}: expected runs of one seed with scores.safetensors, found none"

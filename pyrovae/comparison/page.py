@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pyrovae import files, pages, plots
-from pyrovae.comparison.rows import Row, label
+from pyrovae.comparison.rows import Row, label, ranked_by, ranking
 from pyrovae.comparison.tables import alike_text, caption, columns, shown
 from pyrovae.grid import Grid
-from pyrovae.ranking import is_score, kinds
+from pyrovae.ranking import is_score
 from pyrovae.recipe import Recipe
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -23,7 +23,7 @@ PICTURES = ("samples", "reconstructions", "completions")
 
 def report(root: Path, asked: Grid, rows: Sequence[Row], failed: Mapping[str, str]) -> str:
     """The page."""
-    ranked, varied = kinds(rows), asked.varied()
+    ranked, varied = ranking(rows), asked.varied()
     labels = [label(asked, row) for kind in ranked for row in kind]
     before = [sum(map(len, ranked[:number])) for number in range(len(ranked))]
     return pages.render(
@@ -76,7 +76,8 @@ def _kind(root: Path, asked: Grid, rows: Sequence[Row], kind: Sequence[Row], bef
         "columns": heads,
         "alike": alike_text(alike),
         "rows": [(label(asked, row), [_cell(row.get(each.name), each.digits) for each in heads]) for row in kind],
-        "ranked": is_score(kind[0]),
+        "ranked": is_score(kind[0]) and not ranked_by(kind),
+        "ranked_by": ranked_by(kind),
         "curves": None if figure is None else pages.drawing(figure),
         "behind": pages.drawing(plots.intervals(behind, "nats per datum behind the best", before)) if behind else None,
     }
@@ -87,15 +88,19 @@ def verdict(asked: Grid, kind: Sequence[Mapping[str, Any]]) -> str:
     ranked = [row for row in kind if is_score(row)]
     if not ranked[1:]:
         return ""
+    how = ranked_by(ranked)
+    if ranked[0]["place"] is None:
+        return f"{how}."
+    by = f" {how.capitalize()}." if how else ""
     best, second = (label(asked, row) for row in ranked[:2])
     behind = ranked[1].get("behind")
     if not behind or math.isnan(behind["standard_error"]):
-        return f"{best} {HIGHEST}.{_nearness(asked)}"
-    clear = abs(behind["value"]) > 2 * behind["standard_error"]
+        return f"{best} {HIGHEST}.{by}{_nearness(asked)}"
+    clear = behind["value"] > 2 * behind["standard_error"]
     told = f"the next, {second}, is behind by {shown(behind, 2)} nats per datum"
     told += "" if clear else ": within two standard errors, no clear winner"
-    alone = ", of one training each: another seed may order them otherwise" if ranked[1]["seeds"] == 1 else ""
-    return f"{best} {HIGHEST}; {told}{alone}.{_nearness(asked)}"
+    alone = ", of one training each: another seed may order them otherwise" if len(ranked[1]["ranked_by"]) == 1 else ""
+    return f"{best} {HIGHEST}; {told}{alone}.{by}{_nearness(asked)}"
 
 
 def _nearness(asked: Grid) -> str:

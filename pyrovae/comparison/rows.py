@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrovae import grid
 from pyrovae.grid import Cell, Grid
-from pyrovae.ranking import ALIKE, is_score, kinds, paired
+from pyrovae.ranking import ALIKE, alike, is_score, kinds, paired
 from pyrovae.runs import effort, evaluation
 
 Row = dict[str, Any]
@@ -32,18 +32,50 @@ def collect(root: Path, asked: Grid, split: str) -> list[Row]:
         if found:
             rows.append(dict(zip(asked.varied(), choice, strict=True)) | _numbers(root, found))
     for kind in kinds(rows):
-        ranked = [row for row in kind if is_score(row)]
-        for row in ranked[1:]:
-            row["behind"] = paired_difference(root, asked, ranked[0], row)
-        for best in ranked[:1]:
-            best["behind"] = {"value": 0.0, "standard_error": math.nan}
+        _rank(root, [row for row in kind if is_score(row)])
     return rows
+
+
+def _rank(root: Path, rows: Sequence[Row]) -> None:
+    """The place of each, how far it is behind the best, and by which seeds: those that all have, with their scores.
+
+    Where an old run kept none, all seeds, if all have the same; else there is no order. Means over unlike seeds could
+    say the opposite of the paired difference.
+    """
+    scores = [_by_seed(root, row, "log_likelihood") for row in rows]
+    shared = [seed for seed in (scores[0] if scores else ()) if all(seed in each for each in scores)]
+    if shared:
+        of_all = [torch.stack([each[seed] for seed in shared]) for each in scores]
+        best = max(of_all, key=lambda each: each.mean().item())
+        for row, each in zip(rows, of_all, strict=True):
+            row["behind"] = {"value": 0.0, "standard_error": math.nan} if each is best else paired(best - each)
+        rows = sorted(rows, key=lambda row: row["behind"]["value"])
+    same = all(row["seed_numbers"] == rows[0]["seed_numbers"] for row in rows)
+    for place, row in enumerate(rows, 1):
+        row["place"] = place if shared or same else None
+        row["ranked_by"] = shared or (row["seed_numbers"] if same else [])
+
+
+def ranking(rows: Sequence[Row]) -> list[list[Row]]:
+    """What may be compared together, in lists, the first place first; what has none last, as it came."""
+    return [sorted(kind, key=lambda row: row.get("place") or math.inf) for kind in alike(rows)]
+
+
+def ranked_by(kind: Sequence[Mapping[str, Any]]) -> str:
+    """By which seeds an order is, where not all rows have the same."""
+    ranked = [row for row in kind if is_score(row)]
+    if all(row["ranked_by"] == row["seed_numbers"] for row in ranked):
+        return ""
+    if not (seeds := ranked[0]["ranked_by"]):
+        return "not all have the same seeds, and none is shared by all: this is no order"
+    return f"not all have the same seeds: the order is by those that all share, {', '.join(map(str, seeds))}"
 
 
 def _numbers(root: Path, found: Mapping[Cell, Mapping[str, Any]]) -> Row:
     results = list(found.values())
     row: Row = {field: results[0].get(field) for field in ALIKE["log_likelihood"]}
     row |= {"seeds": len(found), "runs": [cell.name for cell in found]}
+    row["seed_numbers"] = [cell.recipe.seed for cell in found]
     for name in ("elbo", "log_likelihood", "kl", "bits_per_dimension", "accuracy"):
         row[name] = _over_seeds([each[name]["value"] for each in results if each.get(name)])
     row["active_units"] = _over_seeds(
@@ -79,16 +111,13 @@ def _over_seeds(values: Sequence[float | None]) -> dict[str, float] | None:
     return {"value": mean(numbers), "standard_error": error}
 
 
-def paired_difference(
-    root: Path, asked: Grid, one: Row, other: Row, score: str = "log_likelihood"
-) -> dict[str, float] | None:
+def paired_difference(root: Path, one: Row, other: Row, score: str) -> dict[str, float] | None:
     """Of the seeds that both have, datum by datum; None where there is none, or an old run kept no scores."""
-    left, right = (_by_seed(root, asked, row, score) for row in (one, other))
+    left, right = (_by_seed(root, row, score) for row in (one, other))
     shared = [seed for seed in left if seed in right]
     return paired(torch.stack([left[seed] - right[seed] for seed in shared])) if shared else None
 
 
-def _by_seed(root: Path, asked: Grid, row: Row, score: str) -> dict[int, Tensor]:
-    seeds = {cell.name: cell.recipe.seed for cell in asked.cells()}
-    found = {seeds[name]: evaluation(root / name)[1] for name in row["runs"]}
+def _by_seed(root: Path, row: Row, score: str) -> dict[int, Tensor]:
+    found = {seed: evaluation(root / name)[1] for seed, name in zip(row["seed_numbers"], row["runs"], strict=True)}
     return {seed: table[score] for seed, table in found.items() if table}

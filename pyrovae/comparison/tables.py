@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from pyrovae.comparison.rows import Row
+from pyrovae.comparison.rows import Row, ranked_by, ranking
 from pyrovae.grid import AXES
-from pyrovae.ranking import is_score, kinds
+from pyrovae.ranking import is_score
 from pyrovae.report import table
 
 
@@ -41,15 +41,15 @@ ALIKE_IS_NOTHING = ("active_units", "parameters", "steps", "seeds")
 
 
 def tables(rows: Sequence[Row]) -> Iterator[str]:
-    """A table in Markdown for all that may be compared, best log p(x) first: a table for each measure."""
-    for chosen in kinds(rows):
+    """A table in Markdown for all that may be compared, the first place first: a table for each measure."""
+    for chosen in ranking(rows):
         (heads, alike), varied = columns(chosen), [option for option in AXES.values() if option in chosen[0]]
         lines = [
             [f"`{row[option]}`" for option in varied] + [shown(row.get(each.name), each.digits) for each in heads]
             for row in chosen
         ]
         found = table([*varied, *(each.head for each in heads)], lines, len(varied))
-        yield "\n\n".join(filter(None, [caption(rows, chosen), found, alike_text(alike)]))
+        yield "\n\n".join(filter(None, [caption(rows, chosen), found, alike_text(alike), ranked_by(chosen)]))
 
 
 def alike_text(alike: Mapping[str, str]) -> str:
@@ -97,7 +97,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, list):
-        yield name, " ".join(value)
+        yield name, " ".join(map(str, value))
     elif isinstance(value, dict):
         yield name, value["value"]
         yield f"{name}_error", None if math.isnan(value["standard_error"]) else value["standard_error"]
