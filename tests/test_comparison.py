@@ -479,7 +479,7 @@ def test_what_is_damaged_is_made_again_and_what_is_added_is_made():
         before, after = ([row[name]["value"] for row in each.rows] for each in (first, again))
         assert after[:2] == pytest.approx(before)
     assert [(path / "best.safetensors").stat().st_mtime_ns for path in paths] == weights
-    assert again.difference("4", "4") == {"value": 0, "standard_error": 0}
+    assert again.difference("4", "4") == {"value": 0, "standard_error": 0, "margin": 0}
 
 
 def test_gaps_have_the_errors_of_rows_and_seeds(tmp_path):
@@ -613,6 +613,20 @@ def test_a_higher_bound_is_told_as_a_bound(tmp_path, axis, guides_alone):
     assert "b has the highest bound on log p(x); the next, a, is behind by 1.00" in text
     assert ("may be the guide's nearness alone" in text) is guides_alone
     assert "highest log p(x)" not in text
+
+
+@pytest.mark.parametrize(("spread", "clear"), [(0.02, True), (0.2, False)])
+def test_two_seeds_are_clear_by_students_t_alone(tmp_path, spread, clear):
+    """b is behind by a nat, ± spread over the two seeds: the margin of it is 12.7 of that, and so are the bars."""
+    asked = Grid({"priors": ["a", "b"]}, Recipe(), 2)
+    for cell, of_each in zip(asked.cells(), (1.0 + spread, 1.0 - spread, 0.0, 0.0), strict=True):
+        results(tmp_path, cell.name, None, "mass", [of_each] * 3)
+    both = found(tmp_path, asked)
+    assert both.rows[1]["behind"]["margin"] == pytest.approx(12.7062 * spread, rel=1e-4)
+    text = read(both.html()).text
+    assert f"is behind by 1.00 ± {spread:.2f} nats per datum" in text
+    assert ("within its 95 % margin of 2 seeds, 2.54, no clear winner" in text) is not clear
+    assert "two standard errors" not in text
 
 
 def test_what_is_written_by_others_is_text_in_the_page(tmp_path):

@@ -69,12 +69,13 @@ def test_rings_of_one_place_are_all_seen_and_no_line_joins_them():
     assert (dots.get_markerfacecolor(), rings.get_markerfacecolor()) == (plots.COLOURS[0], "none")
 
 
-def test_intervals_are_two_standard_errors_to_either_side():
+def test_intervals_are_a_margin_or_two_standard_errors_to_either_side():
     numbers = {"a": {"value": 0.0, "standard_error": float("nan")}, "b": {"value": 3.0, "standard_error": 0.25}}
+    numbers["c"] = numbers["b"] | {"margin": 2.0}
     (axes,) = plots.intervals(numbers, "nats", first=1).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
     ends = [bars.get_segments()[0][:, 0].tolist() for bars in axes.collections]
-    assert ends == [[0, 0], [2.5, 3.5]]
+    assert ends == [[0, 0], [2.5, 3.5], [1, 5]]
     assert axes.lines[0].get_color() == plots.COLOURS[1]
 
 

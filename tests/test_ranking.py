@@ -137,7 +137,7 @@ def test_differences_are_paired():
         scores={"a": rows, "b": rows - 1, "c": rows - 2 + noise},
     )
     behind = {row["name"]: row["behind"] for row in ranked}
-    assert behind["a"] == {"value": 0, "standard_error": 0}
+    assert behind["a"] == {"value": 0, "standard_error": 0, "margin": 0}
     assert behind["b"]["value"] == pytest.approx(1)
     assert behind["b"]["standard_error"] == pytest.approx(0, abs=1e-6)
     assert behind["c"]["value"] == pytest.approx(2 - noise.mean().item(), rel=1e-5)
@@ -153,7 +153,37 @@ def test_the_error_of_a_paired_difference_is_over_data_and_seeds():
     found = paired(1 + data + seeds[:, None])
     assert found["value"] == pytest.approx(1)
     assert found["standard_error"] == pytest.approx(math.sqrt((4 / 3) / 4 + 1 / 3))
+    assert found["margin"] == pytest.approx(math.hypot(3.18245 * math.sqrt((4 / 3) / 4), 4.30265 * math.sqrt(1 / 3)))
     assert paired((1 + data)[None])["standard_error"] == pytest.approx(math.sqrt((4 / 3) / 4))
+
+
+def of_seeds(trials, seeds, sigma, lead=0.0, n=100):
+    """Differences of two choices, each trained with some seeds: the seeds' own, of unit sd, the data's and the rest."""
+    noise = torch.Generator().manual_seed(seeds)
+    of_seed, of_datum, both = (
+        torch.randn(trials, *shape, generator=noise) for shape in ((seeds, 1), (1, n), (seeds, n))
+    )
+    return [paired(each) for each in lead + of_seed + sigma * math.sqrt(n) * (of_datum + both) / math.sqrt(2)]
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.3, 1.0, 3.0])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_of_equal_choices_one_in_twenty_is_clear(seeds, sigma):
+    """The binomial error of 800 trials is .008. Two standard errors, where the seeds rule, are not enough."""
+    found = of_seeds(800, seeds, sigma)
+    rates = [
+        sum(abs(d["value"]) > d[of] * times for d in found) / 800
+        for of, times in (("margin", 1), ("standard_error", 2))
+    ]
+    assert rates[0] < 0.074
+    if sigma < 0.5:
+        assert rates[1] > {2: 0.14, 3: 0.1, 5: 0.07}[seeds]
+        assert rates[0] > 0.01
+
+
+def test_a_lead_of_many_errors_is_clear():
+    for seeds, lead, rate in ((2, 40.0, 0.9), (3, 10.0, 0.95), (5, 5.0, 0.95)):
+        assert sum(d["value"] > d["margin"] for d in of_seeds(200, seeds, 0.3, lead)) > rate * 200
 
 
 def test_models_are_ranked_by_what_evaluate_gives(tmp_path):

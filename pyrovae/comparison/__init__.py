@@ -88,7 +88,7 @@ class Comparison:
     def difference(
         self, one: str | Sequence[str], other: str | Sequence[str], score: str = "log_likelihood"
     ) -> dict[str, float]:
-        """Mean of score(one) - score(other) over the same data, with its error: see `ranking.paired`.
+        """Mean of score(one) - score(other) over the same data, with its error and margin: see `ranking.paired`.
 
         Args:
             one, other: choices: a value of each axis.

@@ -94,12 +94,14 @@ def verdict(asked: Grid, kind: Sequence[Mapping[str, Any]]) -> str:
     by = f" {how.capitalize()}." if how else ""
     best, second = (label(asked, row) for row in ranked[:2])
     behind = ranked[1].get("behind")
-    if not behind or math.isnan(behind["standard_error"]):
+    if not behind or math.isnan(behind["margin"]):
         return f"{best} {HIGHEST}.{by}{_nearness(asked)}"
-    clear = behind["value"] > 2 * behind["standard_error"]
     told = f"the next, {second}, is behind by {shown(behind, 2)} nats per datum"
-    told += "" if clear else ": within two standard errors, no clear winner"
-    alone = ", of one training each: another seed may order them otherwise" if len(ranked[1]["ranked_by"]) == 1 else ""
+    seeds = len(ranked[1]["ranked_by"])
+    if behind["value"] <= behind["margin"]:
+        of = f" of {seeds} seeds" if seeds > 1 else ""
+        told += f": within its 95 % margin{of}, {behind['margin']:.2f}, no clear winner"
+    alone = ", of one training each: another seed may order them otherwise" if seeds == 1 else ""
     return f"{best} {HIGHEST}; {told}{alone}.{by}{_nearness(asked)}"
 
 

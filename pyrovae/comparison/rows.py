@@ -15,6 +15,8 @@ from pyrovae.ranking import ALIKE, alike, is_score, kinds, paired
 from pyrovae.runs import effort, evaluation
 
 Row = dict[str, Any]
+# How far the best is behind itself.
+NOTHING = {"value": 0.0, "standard_error": math.nan, "margin": math.nan}
 
 
 def label(asked: Grid, row: Mapping[str, Any]) -> str:
@@ -48,7 +50,7 @@ def _rank(root: Path, rows: Sequence[Row]) -> None:
         of_all = [torch.stack([each[seed] for seed in shared]) for each in scores]
         best = max(of_all, key=lambda each: each.mean().item())
         for row, each in zip(rows, of_all, strict=True):
-            row["behind"] = {"value": 0.0, "standard_error": math.nan} if each is best else paired(best - each)
+            row["behind"] = dict(NOTHING) if each is best else paired(best - each)
         rows = sorted(rows, key=lambda row: row["behind"]["value"])
     same = all(row["seed_numbers"] == rows[0]["seed_numbers"] for row in rows)
     for place, row in enumerate(rows, 1):

@@ -86,7 +86,7 @@ def shown(number: Mapping[str, float] | float | None, digits: int) -> str:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """A line a row; a number with an error is two columns, NAME and NAME_error."""
+    """A line a row; a number with an error is two columns, NAME and NAME_error, with a margin three."""
     flat = [dict(chain.from_iterable(_flat(name, value) for name, value in row.items())) for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(chain.from_iterable(flat))), lineterminator="\n")
@@ -100,6 +100,8 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield name, " ".join(map(str, value))
     elif isinstance(value, dict):
         yield name, value["value"]
-        yield f"{name}_error", None if math.isnan(value["standard_error"]) else value["standard_error"]
+        for part, suffix in (("standard_error", "error"), ("margin", "margin")):
+            if part in value:
+                yield f"{name}_{suffix}", None if math.isnan(value[part]) else value[part]
     else:
         yield name, value

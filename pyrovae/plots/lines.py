@@ -179,15 +179,16 @@ def auroc_bars(by_class: dict[str, dict[str, float]], x: str = "class") -> Figur
 def intervals(
     numbers: dict[str, dict[str, float]], x: str, first: int = 0, size: tuple[float, float] = (5.6, 0.3)
 ) -> Figure:
-    """For each label its `value` and two `standard_error` to either side, a line a label, the first on top.
+    """For each label its `value`, and its `margin` or else two `standard_error` to either side; the first on top.
 
     Labels have the colours of `training_curves`; size is in inches: of the figure's width, and of a label's height.
     """
     figure = Figure(figsize=(size[0], 0.8 + size[1] * len(numbers)))
     axes = figure.subplots()
     for number, (label, each) in enumerate(numbers.items()):
-        colour, error = COLOURS[(first + number) % len(COLOURS)], np.nan_to_num(each["standard_error"])
-        axes.errorbar(each["value"], label, xerr=2 * error, color=colour, marker="o", ms=5, capsize=3, lw=1.5)
+        colour = COLOURS[(first + number) % len(COLOURS)]
+        margin = np.nan_to_num(each.get("margin", 2 * each["standard_error"]))
+        axes.errorbar(each["value"], label, xerr=margin, color=colour, marker="o", ms=5, capsize=3, lw=1.5)
     axes.set(xlabel=x, ylim=(len(numbers) - 0.5, -0.5))
     axes.grid(axis="y", visible=False)
     return figure
