@@ -23,7 +23,7 @@ from pyrovae import checks, names, recipe
 from pyrovae.data.split import blocks, by_label
 from pyrovae.programs import arguments, pair, takes_labels
 from pyrovae.recipe import Recipe
-from pyrovae.runs import OUTPUTS, evaluation, part_of, same_data
+from pyrovae.runs import OUTPUTS, drawn, evaluation, part_of, same_data
 
 FILE = "compare.toml"
 # The options that a comparison may vary, by the plural that lists them.
@@ -211,25 +211,36 @@ def carry_out(root: Path, cells: Sequence[Cell], split: str, jobs: int, gaps: in
     """Carry out the runs, checked before, that are not finished yet, `jobs` at a time; those that failed, and why.
 
     Each is `pyrovae train` in a process of its own, whose output is in NAME.log. An interrupted one goes on where it
-    stopped; one that fails stops no other.
+    stopped, with `pyrovae plot` where figures alone are left; one that fails stops no other.
     """
     root.mkdir(parents=True, exist_ok=True)
-    left = [cell for cell in cells if finished(root, cell, split, gaps) is None]
+    scored = {cell: finished(root, cell, split, gaps) is not None for cell in cells}
+    left = [cell for cell in cells if not (scored[cell] and drawn(root / cell.name))]
     with ThreadPoolExecutor(jobs) as pool:
-        done = pool.map(lambda cell: _run(root, cell, gaps), left)
+        done = pool.map(lambda cell: _plot(root, cell) if scored[cell] else _train(root, cell, gaps), left)
         ended = list(tqdm(done, total=len(left), unit="run", disable=None))
     return {cell.name: why for cell, why in zip(left, ended, strict=True) if why}
 
 
-def _run(root: Path, cell: Cell, gaps: int) -> str:
-    """One run, to its evaluation; why it failed, if it did."""
-    path, log = root / cell.name, root / f"{cell.name}.log"
+def _train(root: Path, cell: Cell, gaps: int) -> str:
+    """One run, to its figures; why it failed, if it did."""
+    path = root / cell.name
     path.mkdir(exist_ok=True)
     if not (path / "run.toml").exists():
         recipe.write(cell.recipe, path / "run.toml")
-    command = [sys.executable, "-m", "pyrovae", "train", str(path), *(["--resume"] if _begun(path) else [])]
-    command += ["--examine", "diagnosis", "--rows", str(gaps)] if gaps else []
-    with open(log, "w") as file:
+    examined = ["--examine", "diagnosis", "--rows", str(gaps)] if gaps else []
+    return _run(root, cell, ["train", str(path), *(["--resume"] if _begun(path) else []), *examined])
+
+
+def _plot(root: Path, cell: Cell) -> str:
+    """The figures of a run that has its numbers; why they failed, if they did."""
+    return _run(root, cell, ["plot", str(root / cell.name)], "a")
+
+
+def _run(root: Path, cell: Cell, words: Sequence[str], mode: str = "w") -> str:
+    """A command of ours in a process of its own; why it failed, if it did."""
+    command, log = [sys.executable, "-m", "pyrovae", *words], root / f"{cell.name}.log"
+    with open(log, mode) as file:
         ended = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=_environment(cell.recipe))
     return _reason(ended.returncode, log)
 
@@ -252,7 +263,7 @@ def _environment(asked: Recipe) -> dict[str, str]:
 
 
 def finished(root: Path, cell: Cell, split: str, gaps: int = 0) -> dict[str, Any] | None:
-    """A finished run's numbers, if they are those that its grid asks for: by hand one may have asked for others."""
+    """An evaluated run's numbers, if they are those that its grid asks for: by hand one may have asked for others."""
     try:
         found, _ = evaluation(root / cell.name)
     except ValueError:  # none yet, or a damaged one, which is made again

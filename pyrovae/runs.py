@@ -48,6 +48,8 @@ OUTPUTS = (
 # What is kept of each datum, and what scores are of: they are those of evaluation.json where it agrees in all of it.
 SCORES = ("elbo", "reconstruction", "kl", "log_likelihood", "monte_carlo_error")
 SCORED = ("weights_sha256", "data", "data_sha256", "split", "binarize", "rows", "particles", "seed", "measure")
+# The figure that is written last: where it is, all are.
+LAST_FIGURE = "loss"
 
 
 def free_name(root: Path, stem: str) -> Path:
@@ -397,10 +399,15 @@ def plot(path: Path) -> list[Path]:
     """figures/*.png of a run: its loss curves, what it generates, reconstructs and encodes, and its program."""
     made, model = recipe.read(path / "run.toml"), load(path)
     held_out = part_of(made.splits())[1]
-    figures = draw(model, held_out, made.seed)
+    written = plots.write_figures(path / "figures", draw(model, held_out, made.seed))
     if records := files.read_lines(path / "metrics.jsonl"):
         # A known label's loss is of log p(x, y), and of q(y|x): far more than that of a row without.
         some = made.labels and takes_labels(model) and not needs_labels(model)
         of = (", some labels missing", ", all labels known") if some else ("", "")
-        figures["loss"] = plots.loss_curves(records, of)
-    return plots.write_figures(path / "figures", figures)
+        written += plots.write_figures(path / "figures", {LAST_FIGURE: plots.loss_curves(records, of)})
+    return sorted(written)
+
+
+def drawn(path: Path) -> bool:
+    """Whether `plot` came to its end."""
+    return (path / "figures" / f"{LAST_FIGURE}.png").exists()

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import pyrovae
 from pyrovae import comparison, files, grid, names, recipe, runs
@@ -459,6 +460,42 @@ def test_what_a_comparison_shows_is_what_its_runs_found(capsys, monkeypatch):
     printed = capsys.readouterr()
     assert str(found) in printed.out
     assert "No space left on device" in printed.err
+
+
+def test_figures_that_are_left_are_drawn_and_nothing_else_is_done(monkeypatch):
+    """A plot that fails is told, at every call; once it is made the page has the pictures that it would have had."""
+
+    def fails(*args):
+        raise MemoryError("no room for pictures")
+
+    monkeypatch.setattr(runs, "draw", fails)
+    monkeypatch.setattr(grid, "subprocess", SimpleNamespace(run=_failing_in_process, STDOUT=None))
+    options = {"latent_dims": [2], "epochs": 1, "particles": 3, "network": "mlp(hidden=[8])"}
+    for found in (pyrovae.compare("dims", jobs=1, **options), pyrovae.compare("dims", jobs=1)):
+        assert found.failed == {"2+seed-0": "MemoryError: no room for pictures"}
+        assert len(found.rows) == 1
+        assert "samples of 2" not in read(found.html()).pictures
+    before = {path: path.stat().st_mtime_ns for path in Path("dims/2+seed-0").iterdir() if path.is_file()}
+    assert {path.name for path in before} >= {"evaluation.json", "best.safetensors", "metrics.jsonl"}
+    times = []
+    monkeypatch.setattr(runs, "draw", lambda *args: times.append(1) or {"samples": Figure(figsize=(1, 1))})
+    for _ in range(2):
+        found = pyrovae.compare("dims", jobs=1)
+        assert (found.failed, len(times)) == ({}, 1)
+        assert "samples of 2" in read(found.html()).pictures
+    Path("dims/2+seed-0/figures/loss.png").unlink()  # the last: it was interrupted before
+    assert (pyrovae.compare("dims", jobs=1).failed, len(times)) == ({}, 2)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def _failing_in_process(command, stdout, **options):
+    """What a process of its own would do: its last line says why, and its status is 1."""
+    with redirect_stdout(stdout), redirect_stderr(stdout):
+        try:
+            return subprocess.CompletedProcess(command, main(command[3:]))
+        except MemoryError as error:
+            print(f"MemoryError: {error}")
+            return subprocess.CompletedProcess(command, 1)
 
 
 @pytest.mark.usefixtures("_in_process", "_without_pictures")
