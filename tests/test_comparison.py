@@ -471,20 +471,20 @@ def test_figures_that_are_left_are_drawn_and_nothing_else_is_done(monkeypatch):
     monkeypatch.setattr(runs, "draw", fails)
     monkeypatch.setattr(grid, "subprocess", SimpleNamespace(run=_failing_in_process, STDOUT=None))
     options = {"latent_dims": [2], "epochs": 1, "particles": 3, "network": "mlp(hidden=[8])"}
-    for found in (pyrovae.compare("dims", jobs=1, **options), pyrovae.compare("dims", jobs=1)):
-        assert found.failed == {"2+seed-0": "MemoryError: no room for pictures"}
-        assert len(found.rows) == 1
-        assert "samples of 2" not in read(found.html()).pictures
-    before = {path: path.stat().st_mtime_ns for path in Path("dims/2+seed-0").iterdir() if path.is_file()}
-    assert {path.name for path in before} >= {"evaluation.json", "best.safetensors", "metrics.jsonl"}
-    times = []
-    monkeypatch.setattr(runs, "draw", lambda *args: times.append(1) or {"samples": Figure(figsize=(1, 1))})
+    asked, root = grid.from_options(options), Path("dims")
+    cells = asked.cells()
     for _ in range(2):
-        found = pyrovae.compare("dims", jobs=1)
-        assert (found.failed, len(times)) == ({}, 1)
-        assert "samples of 2" in read(found.html()).pictures
-    Path("dims/2+seed-0/figures/loss.png").unlink()  # the last: it was interrupted before
-    assert (pyrovae.compare("dims", jobs=1).failed, len(times)) == ({}, 2)
+        assert grid.carry_out(root, cells, "test", 1) == {"2+seed-0": "MemoryError: no room for pictures"}
+    assert len(found(root, asked).rows) == 1
+    before = {path: path.stat().st_mtime_ns for path in (root / "2+seed-0").iterdir() if path.is_file()}
+    assert {path.name for path in before} >= {"evaluation.json", "best.safetensors", "metrics.jsonl"}
+    drawn = []
+    monkeypatch.setattr(runs, "draw", lambda *args: drawn.append(1) or {"samples": Figure(figsize=(1, 1))})
+    for _ in range(2):
+        assert (grid.carry_out(root, cells, "test", 1), len(drawn)) == ({}, 1)
+    (root / "2+seed-0" / "figures" / "loss.png").unlink()  # the last of them: as if interrupted before it
+    assert (grid.carry_out(root, cells, "test", 1), len(drawn)) == ({}, 2)
+    assert "samples of 2" in read(found(root, asked).html()).pictures
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
