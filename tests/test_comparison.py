@@ -275,7 +275,7 @@ def test_unlike_seeds_are_ranked_by_those_that_all_share(tmp_path):
     assert "b has the highest bound on log p(x); the next, a, is behind by 0.6" in page.text
     assert "of one training each" in page.text
     for text in (table, page.text):
-        assert "ot all have the same seeds: the order is by those that all share, 0" in text
+        assert "ot all have the same seeds: the order, and how far behind, is by those that all share: 0" in text
 
 
 def test_where_no_seed_is_shared_there_is_no_order(tmp_path):

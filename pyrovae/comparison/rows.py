@@ -70,7 +70,8 @@ def ranked_by(kind: Sequence[Mapping[str, Any]]) -> str:
         return ""
     if not (seeds := ranked[0]["ranked_by"]):
         return "not all have the same seeds, and none is shared by all: this is no order"
-    return f"not all have the same seeds: the order is by those that all share, {', '.join(map(str, seeds))}"
+    shared = ", ".join(map(str, seeds))
+    return f"not all have the same seeds: the order, and how far behind, is by those that all share: {shared}"
 
 
 def _numbers(root: Path, found: Mapping[Cell, Mapping[str, Any]]) -> Row:
