@@ -139,12 +139,15 @@ class Clusters(nn.Module):
             self._check_family()
         self.h_y = nn.Parameter(torch.zeros(self.clusters))
         self.h_z = nn.Parameter(self.spread * torch.randn(self.clusters, *self.family.param_shape))
+        self.register_buffer("found", torch.tensor(self.spread > 0))
 
     def extra_repr(self) -> str:
         return f"clusters={self.clusters}, spread={self.spread}"
 
     def forward(self, y: Tensor) -> dist.TorchDistribution:
-        return self.family(torch.tensordot(y, self.h_z, 1))
+        # Until they are found, one for all: each with its own would drift apart by their rounding errors.
+        h_z = torch.where(self.found, self.h_z, self.h_z.mean(0))
+        return self.family(torch.tensordot(y, h_z, 1))
 
     def _check_family(self) -> None:
         if type(self.family) not in COVARIANCES:
@@ -179,6 +182,7 @@ class Clusters(nn.Module):
         shares, means, covariances = map(torch.from_numpy, (em.weights_, em.means_, em.covariances_))
         self.h_y.copy_(shares.log())
         self.h_z.copy_(torch.cat([means, self._scale(covariances)], -1))
+        self.found.fill_(True)
 
     def _scale(self, covariances: Tensor) -> Tensor:
         """The part of h_z that tells the covariances (K, d, d), or the variances (K, d), of normal clusters."""
