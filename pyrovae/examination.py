@@ -56,19 +56,13 @@ def examine(
         parts: of PARTS; none are all of them.
         rows: of the data; the interval takes a tenth of them, `simulation_based` and `quality` five times as many.
         seed: of the noise.
-
     """
     *_, found = examining(programs, data, train, parts, rows, seed)
     return found
 
 
 def examining(
-    programs: Programs,
-    data: Data,
-    train: Data | None = None,
-    parts: Sequence[str] = (),
-    rows: int = 200,
-    seed: int = 0,
+    programs: Programs, data: Data, train: Data | None, parts: Sequence[str], rows: int, seed: int
 ) -> Iterator[Examination]:
     """The same, as far as it has come after each part: should the next one fail, this much is found."""
     checks.integer("rows", rows, 50)
