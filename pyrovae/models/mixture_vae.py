@@ -122,6 +122,8 @@ class Clusters(nn.Module):
         spread: standard deviation of h_z at the start.
     """
 
+    found: Tensor
+
     def __init__(
         self,
         latent_shape: tuple[int, ...],
