@@ -57,14 +57,15 @@ def examine(
         rows: of the data; the interval takes a tenth of them, `simulation_based` and `quality` five times as many.
         seed: of the noise.
     """
-    *_, found = examining(programs, data, train, parts, rows, seed)
+    *_, (found, _) = examining(programs, data, train, parts, rows, seed)
     return found
 
 
 def examining(
     programs: Programs, data: Data, train: Data | None, parts: Sequence[str], rows: int, seed: int
-) -> Iterator[Examination]:
-    """The same, as far as it has come after each part: should the next one fail, this much is found."""
+) -> Iterator[tuple[Examination, dict[str, Figure]]]:
+    """The same, as far as it has come after each part, and the figures of that part: should the next one fail, this
+    much is found."""
     checks.integer("rows", rows, 50)
     data, train = choosable(data), None if train is None else choosable(train)
     found = Examination()
@@ -78,7 +79,7 @@ def examining(
         found.numbers[name] = numbers
         found.figures |= figures
         _weigh(found.numbers)
-        yield found
+        yield found, figures
 
 
 def _weigh(numbers: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pyrovae import checks, files, plots
 from pyrovae.ranking import paired
-from pyrovae.report import spread, table
+from pyrovae.report import shown, spread, table
 from pyrovae.runs import surroundings
 
 __all__ = ["FILE", "Findings", "check", "found", "gallery", "repeated", "run", "spread", "table", "told", "with_error"]
@@ -138,8 +138,7 @@ def repeated(scores: Iterable[Tensor]) -> dict[str, float]:
 
 def with_error(scores: Iterable[Tensor], digits: int = 2) -> str:
     """The same as text, MEAN ± ERROR."""
-    found = repeated(scores)
-    return f"{found['value']:.{digits}f} ± {found['standard_error']:.{digits}f}"
+    return shown(repeated(scores), digits)
 
 
 def _load(path: Path) -> ModuleType:

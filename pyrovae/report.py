@@ -1,6 +1,7 @@
 """Results in text: tables in Markdown; an examination in words, a line for each number, with its unit and its error."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
@@ -16,6 +17,16 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]], names: int = 1
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """Mean ± standard deviation over repetitions; of one there is none."""
     return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
+def shown(number: Mapping[str, float] | float | None, digits: int) -> str:
+    """A number with its error, where there are such."""
+    if number is None:
+        return ""
+    value, error = (number["value"], number["standard_error"]) if isinstance(number, Mapping) else (number, math.nan)
+    return ("" if math.isnan(value) else f"{value:.{digits}f}") + (
+        "" if math.isnan(error) else f" ± {error:.{digits}f}"
+    )
 
 
 def placed(text: str, name: str, content: str) -> str:

@@ -326,10 +326,10 @@ def evaluate(
         shutil.rmtree(each)
     if parts:
         results["command"] += f" --examine {','.join(parts)} --rows {rows}"
-        for found in examining(model, part, splits.train if name != "train" else None, parts, rows, seed):
+        for found, figures in examining(model, part, splits.train if name != "train" else None, parts, rows, seed):
             results["examination"] = results.get("examination", {}) | found.numbers
             files.write_json(path / "evaluation.json", results)  # after each part: the next may fail
-            plots.write_figures(path / "figures", found.figures)
+            plots.write_figures(path / "figures", figures)
     return results
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from pyrovae import files, pages, plots
 from pyrovae.comparison.rows import Row, label, ranked_by, ranking
-from pyrovae.comparison.tables import alike_text, caption, columns, shown
+from pyrovae.comparison.tables import alike_text, caption, columns
 from pyrovae.grid import Grid
 from pyrovae.ranking import is_score
 from pyrovae.recipe import Recipe
+from pyrovae.report import shown
 
 TEMPLATE = Path(__file__).with_name("page.html")
 # What changes how near a guide comes to the posterior of one and the same model.

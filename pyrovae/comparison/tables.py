@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pyrovae.comparison.rows import Row, ranked_by, ranking
 from pyrovae.grid import AXES
 from pyrovae.ranking import is_score
-from pyrovae.report import table
+from pyrovae.report import shown, table
 
 
 class Column(NamedTuple):
@@ -73,16 +73,6 @@ def columns(chosen: Sequence[Row]) -> tuple[list[Column], dict[str, str]]:
     texts = {each: {shown(row.get(each.name), each.digits) for row in chosen} for each in there}
     alike = [each for each in there if each.name in ALIKE_IS_NOTHING and len(texts[each]) == 1 and chosen[1:]]
     return [each for each in there if each not in alike], {each.head: texts[each].pop() for each in alike}
-
-
-def shown(number: Mapping[str, float] | float | None, digits: int) -> str:
-    """A number with its error, where there are such."""
-    if number is None:
-        return ""
-    value, error = (number["value"], number["standard_error"]) if isinstance(number, Mapping) else (number, math.nan)
-    return ("" if math.isnan(value) else f"{value:.{digits}f}") + (
-        "" if math.isnan(error) else f" ± {error:.{digits}f}"
-    )
 
 
 def as_csv(rows: Sequence[Row]) -> str:
