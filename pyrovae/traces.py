@@ -1,6 +1,7 @@
 """Both programs run many times at once, each site scored for each row: what estimates are made of."""
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch.distributions import Independent, kl_divergence
 
 from pyrovae.programs import Program
 
+# What scoring leaves at a site.
+SCORES = {"log_prob", "log_prob_sum", "unscaled_log_prob", "score_parts"}
 # How a KL can be had, from the best.
 WAYS = ("closed form", "closed form at draws", "sampled")
 
@@ -195,16 +198,29 @@ def is_point(trace: Trace) -> bool:
 
 
 def at(trace: Trace, values: dict[str, Tensor]) -> Trace:
-    """A copy of a trace with these values at its sites."""
+    """A copy of a trace with these values at its sites, not scored yet."""
     moved = trace.copy()
-    for name, value in values.items():
-        moved.nodes[name] = moved.nodes[name] | {"value": value}
+    for name, site in moved.nodes.items():
+        unscored: Any = {key: part for key, part in site.items() if key not in SCORES}
+        moved.nodes[name] = unscored | ({"value": values[name]} if name in values else {})
     return moved
 
 
 def detached(trace: Trace) -> Trace:
     """A copy of a trace whose latents are constants."""
     return at(trace, {name: site["value"].detach() for name, site in sites(trace, False).items()})
+
+
+def rescored(moved: Trace, run: Callable[[Trace], Trace]) -> Trace:
+    """A guide's trace, scored at values that it did not draw (`at`, `detached`).
+
+    The distribution of its only site depends on no latent, and scores them itself. Where there are more, a later one
+    may be made of an earlier: there the guide is to be run again, with all its networks.
+    """
+    if sum(site["type"] == "sample" for site in moved.nodes.values()) > 1:
+        return run(moved)
+    moved.compute_log_prob()
+    return moved
 
 
 def check_latents(trace: Trace, what: str) -> None:

@@ -296,6 +296,21 @@ def test_the_path_derivative_has_no_variance_at_the_posterior(linear):
     assert drawn("sampled") > 1e-3
 
 
+@pytest.mark.parametrize(
+    "objective",
+    [ELBO(1.0, "path-derivative"), objectives.IWAE(3, dreg=True), objectives.ReweightedWakeSleep(3)],
+    ids=["path derivative", "dreg", "wake-sleep"],
+)
+def test_one_latent_is_scored_again_without_its_encoder(objective, vae, x):
+    """Of two layers q(z2|z1) is another distribution at another z1: there the guide is run again."""
+    two, calls = pyrovae.models.HierarchicalVAE(x.shape[1:], 3, above=2), []
+    for model, network in ((vae, vae.encoder), (two, two.recognition.factors[0].network)):
+        network.register_forward_hook(lambda *_, model=model: calls.append(model))
+        objective.differentiable_loss(model.model, model.guide, x)
+    assert calls.count(vae) == 1
+    assert calls.count(two) == (3 if isinstance(objective, objectives.IWAE) else 2)  # at the path's, at the score's
+
+
 def test_without_the_data_the_guide_becomes_the_prior(digits):
     vae = pyrovae.VAE(digits.event_shape, 5)
     pyrovae.fit(

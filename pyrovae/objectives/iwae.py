@@ -21,6 +21,7 @@ from pyrovae.traces import (
     model_at,
     over,
     replayed,
+    rescored,
     sites,
 )
 
@@ -63,9 +64,12 @@ class IWAE(Objective):
 
         latents = at(q, {name: weighted(site["value"]) for name, site in sites(q, False).items()})
         p = model_at(model, latents, self.k, *args, **kwargs)
-        path = replayed(guide, latents, self.k, *args, **kwargs)
-        score = log_prob(replayed(guide, detached(q), self.k, *args, **kwargs), False)
-        log_w = log_weight(path, p) + score - score.detach()
+        path, score = (
+            rescored(moved, lambda trace: replayed(guide, trace, self.k, *args, **kwargs))
+            for moved in (latents, detached(q))
+        )
+        log_q = log_prob(score, False)
+        log_w = log_weight(path, p) + log_q - log_q.detach()
         share.append(log_w.detach().softmax(0))
         surrogate = (share[0] * log_w).sum(0)
         return log_mean_exp(log_w.detach())[0] + surrogate - surrogate.detach()

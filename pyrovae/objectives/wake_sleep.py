@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.objectives.objective import Objective
 from pyrovae.programs import Program
-from pyrovae.traces import check_latents, detached, draw, log_mean_exp, log_prob, model_at, replayed
+from pyrovae.traces import check_latents, detached, draw, log_mean_exp, log_prob, model_at, replayed, rescored
 
 
 class ReweightedWakeSleep(Objective):
@@ -27,10 +26,10 @@ class ReweightedWakeSleep(Objective):
         self.k = checks.integer("k", k)
 
     def value(self, number: Any, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        with torch.no_grad():
-            latents = detached(draw(guide, self.k, *args, **kwargs))
+        latents = detached(draw(guide, self.k, *args, **kwargs))
         check_latents(latents, "ReweightedWakeSleep")
-        log_q = log_prob(replayed(guide, latents, self.k, *args, **kwargs), False)
+        q = rescored(latents, lambda trace: replayed(guide, trace, self.k, *args, **kwargs))
+        log_q = log_prob(q, False)
         p = model_at(model, latents, self.k, *args, **kwargs)
         log_w = log_prob(p, True) + log_prob(p, False) - log_q.detach()
         wake_guide = (log_w.detach().softmax(0) * log_q).sum(0)
