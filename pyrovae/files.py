@@ -85,6 +85,31 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
     return tensors, json.loads(metadata["about"])
 
 
+def apart(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
+    """What JSON can say of tensors and numbers within lists and dicts; the tensors join `tensors`, as `name.*`."""
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {str(key): apart(f"{name}.{key}", item, tensors) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [apart(f"{name}.{number}", item, tensors) for number, item in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"{name}: expected tensors and numbers, which can be kept, found {type(value).__name__}")
+
+
+def together(said: Any, tensors: dict[str, Tensor]) -> Any:
+    """What `apart` took apart; tuples have become lists, and keys text."""
+    if isinstance(said, list):
+        return [together(item, tensors) for item in said]
+    if not isinstance(said, dict):
+        return said
+    if said.keys() == {"tensor"}:
+        return tensors[said["tensor"]]
+    return {key: together(item, tensors) for key, item in said.items()}
+
+
 def digest(tensors: dict[str, Tensor], text: str) -> str:
     """Of tensors, with their names, types and shapes, and of a text."""
     found = hashlib.sha256(text.encode())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyrovae import checks
+from pyrovae import checks, files
 from pyrovae.batches import Batches
 from pyrovae.data import Splits
 from pyrovae.data.split import Batch, Data, as_split
@@ -297,27 +297,26 @@ class Training:
         optimizer = self.svi.optimizer.state_dict()
         tensors = {f"weights.{name}": value for name, value in self.weights().items()}
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
-        for index, values in optimizer["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items() if value is not None}
+        about = {name: getattr(self, name) for name in _COUNTERS}
+        about |= {"objective_step": self.objective.step, "optimizer": files.apart("optimizer", optimizer, tensors)}
         tensors |= {f"noise.{device}": value for device, value in enumerate(self.noise.state)}
         tensors["order"] = self.order.get_state()
-        about = {name: getattr(self, name) for name in _COUNTERS}
-        about |= {"objective_step": self.objective.step, "param_groups": optimizer["param_groups"]}
         return {name: value.detach().clone() for name, value in tensors.items()}, copy.deepcopy(about)
 
     def restore(self, state: State) -> None:
         """Go on from a `state`, to the same bits as if there had been no interruption."""
-        tensors, about = state
+        tensors, about = {name: value.clone() for name, value in state[0].items()}, state[1]
         _copy(_part(tensors, "weights"), self.weights())
-        self.best = {name: value.clone() for name, value in _part(tensors, "best").items()}
-        kept: dict[int, dict[str, Tensor]] = {}
+        self.best = _part(tensors, "best")
+        optimizer = files.together(about["optimizer"], tensors)
         held = [value for group in self.svi.optimizer.param_groups for value in group["params"]]
         with channels_last(modules(self.programs)):  # as the parameters lie in steps, so does what belongs to them
-            for key, value in _part(tensors, "optimizer").items():
-                index, name = key.split(".", 1)
-                kept.setdefault(int(index), {})[name] = laid_out(value, held[int(index)])
-        self.svi.optimizer.load_state_dict({"state": kept, "param_groups": copy.deepcopy(about["param_groups"])})
-        self.noise.state = [value.clone() for _, value in sorted(_part(tensors, "noise").items())]
+            kept = {
+                int(index): {name: _laid_out(value, held[int(index)]) for name, value in values.items()}
+                for index, values in optimizer["state"].items()
+            }
+        self.svi.optimizer.load_state_dict(optimizer | {"state": kept})
+        self.noise.state = [value for _, value in sorted(_part(tensors, "noise").items())]
         self.order.set_state(tensors["order"])
         for name in _COUNTERS:
             setattr(self, name, about[name])
@@ -362,6 +361,10 @@ def _initialise_after(programs: Programs, asked: int, epochs: int) -> int:
 
 
 _COUNTERS = ("epoch", "step", "best_epoch", "stale", "best_loss", "rate")
+
+
+def _laid_out(value: Any, parameter: Tensor) -> Any:
+    return laid_out(value, parameter) if isinstance(value, Tensor) else value
 
 
 def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:

@@ -116,8 +116,25 @@ def test_same_seed_same_bits_other_seed_other_bits(vae, x):
     assert not same(models[0], models[2])
 
 
+class Nested(torch.optim.Optimizer):
+    """One of a user's own: its state holds numbers, and tensors in lists."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr, "betas": (0.5, 0.9)})
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for value in group["params"]:
+                state = self.state[value] or {"steps": 0, "moments": [[], torch.zeros_like(value)], "unused": None}
+                state["steps"] += 1
+                state["moments"][1].lerp_(value.grad, 0.5)
+                value.data -= group["lr"] * state["moments"][1].sign() / state["steps"] ** 0.5
+                self.state[value] = state
+
+
 SETTINGS = {
     "adam": {},
+    "a nested state": {"optimizer": Nested},
     "sgd with momentum": {"optimizer": partial(torch.optim.SGD, momentum=0.9)},
     "adamw": {"optimizer": torch.optim.AdamW, "clip": 1.0, "lr_schedule": cosine},
     "warm-up": {"objective": lambda: ELBO(WarmUp(15))},
@@ -148,7 +165,10 @@ def test_convolutions_resume_to_the_same_bits(digits):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=() if n in ("adam", "warm-up", "validation") else pytest.mark.slow) for n in SETTINGS],
+    [
+        pytest.param(n, marks=() if n in ("adam", "a nested state", "warm-up", "validation") else pytest.mark.slow)
+        for n in SETTINGS
+    ],
 )
 def test_a_resumed_training_is_bitwise_the_uninterrupted_one(digits, name):
     few = replace(digits, train=Split(digits.train.x[:300], binarize="dynamic"))
@@ -165,8 +185,10 @@ def test_a_resumed_training_is_bitwise_the_uninterrupted_one(digits, name):
         resumed = start(seed=99)  # other weights, so that restoring is seen to matter
         assert not same(resumed.programs, whole.programs)
         resumed.restore(states[stop])
+        before = {name: value.clone() for name, value in states[stop][0].items()}
         later = list(resumed)
         assert same(whole.programs, resumed.programs)
+        assert all(torch.equal(value, before[name]) for name, value in states[stop][0].items())
         assert [r | {"seconds": 0} for r in later] == [r | {"seconds": 0} for r in records[stop:]]
         tensors, about = resumed.state()
         assert about == whole.state()[1]
