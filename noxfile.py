@@ -61,7 +61,7 @@ def gallery(session: nox.Session) -> None:
 @nox.session
 def reference(session: nox.Session) -> None:
     """Train a published row again: nox -s reference -- burda-vae --budget cpu; without a name, the table."""
-    install(session)
+    install(session, "reference")
     session.run("python", "runs/reference/reference.py", *session.posargs)
 
 

@@ -1,6 +1,5 @@
 """The page of a comparison: tables, curves, pictures, recipes, and what failed."""
 
-import json
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -142,9 +141,7 @@ def _runs(root: Path, asked: Grid, rows: Sequence[Row]) -> Iterator[Row]:
 
 def _versions(paths: Sequence[Path]) -> Row:
     """What the runs were made with; several where they differ."""
-    made = [
-        json.loads((path / "environment.json").read_text()) for path in paths if (path / "environment.json").exists()
-    ]
+    made = [found for path in paths if (found := files.read_json(path / "environment.json"))]
     names = ("pyrovae", "commit", "python", "torch", "pyro-ppl", "system", "processors", "threads", "device")
     return {
         name: " and ".join(dict.fromkeys(str(each[name]) for each in made if each.get(name))) for name in names if made

@@ -1,0 +1,96 @@
+"""A run is a directory: run.toml goes in, everything else comes out. Each stage reads the directory and nothing else.
+
+run.toml                the recipe
+environment.json        versions, commit, device, threads, digest of the training data, how the steps ran, seconds
+metrics.jsonl           one record an epoch
+tensorboard/            the same, as curves
+best.safetensors        weights of the best epoch by validation loss (of the last, without validation data)
+last.safetensors        weights, optimiser, generators and counters after the last epoch: what --resume goes on from
+previous.safetensors    the same one epoch earlier, should the last be damaged
+evaluation.json         numbers on the test data
+scores.safetensors      what they are the means of: the scores of each datum, (N,), in the order of the data
+figures/                pictures
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from pyrovae import checks, files, plots, recipe
+from pyrovae.figures import draw
+from pyrovae.programs import needs_labels, takes_labels
+from pyrovae.runs.provenance import surroundings
+from pyrovae.runs.scoring import SCORED, SCORES, evaluate, evaluation, part_of
+from pyrovae.runs.training import OUTPUTS, effort, load, prepare, same_data, train
+
+__all__ = [
+    "OUTPUTS",
+    "SCORED",
+    "SCORES",
+    "drawn",
+    "effort",
+    "evaluate",
+    "evaluation",
+    "free_name",
+    "load",
+    "part_of",
+    "plot",
+    "prepare",
+    "same_data",
+    "surroundings",
+    "thread_count",
+    "threads",
+    "train",
+]
+
+# The figure that is written last: where it is, all are.
+LAST_FIGURE = "loss"
+
+
+def free_name(root: Path, stem: str) -> Path:
+    """The first of root/stem-1, root/stem-2, ... that does not exist."""
+    return next(path for number in range(1, 10**6) if not (path := root / f"{stem}-{number}").exists())
+
+
+@contextmanager
+def threads(count: int = 0) -> Iterator[None]:
+    """Inside, torch uses so many threads (0: half of its own choice); outside, as many as before.
+
+    Half, because threads that wait for a processor which others keep busy slow a small step down by tens of times.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or max(1, before // 2))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def thread_count(path: Path) -> int:
+    """How many threads the run at `path` had; 0 where there is none."""
+    known = path / "environment.json"
+    try:
+        return checks.integer("threads", json.loads(known.read_text())["threads"]) if known.exists() else 0
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{known}: expected the environment of a run, found a damaged file ({error})") from None
+
+
+def plot(path: Path) -> list[Path]:
+    """figures/*.png of a run: its loss curves, what it generates, reconstructs and encodes, and its program."""
+    made, model = recipe.read(path / "run.toml"), load(path)
+    held_out = part_of(made.splits())[1]
+    written = plots.write_figures(path / "figures", draw(model, held_out, made.seed))
+    if records := files.read_lines(path / "metrics.jsonl"):
+        # A known label's loss is of log p(x, y), and of q(y|x): far more than that of a row without.
+        some = made.labels and takes_labels(model) and not needs_labels(model)
+        of = (", some labels missing", ", all labels known") if some else ("", "")
+        written += plots.write_figures(path / "figures", {LAST_FIGURE: plots.loss_curves(records, of)})
+    return sorted(written)
+
+
+def drawn(path: Path) -> bool:
+    """Whether `plot` came to its end."""
+    return (path / "figures" / f"{LAST_FIGURE}.png").exists()

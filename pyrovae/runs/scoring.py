@@ -1,0 +1,130 @@
+"""The second stage: the weights of a run go in, evaluation.json and the scores of each datum come out."""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae import checks, files, plots, recipe
+from pyrovae.data import DATASETS, Split, Splits
+from pyrovae.evaluate import scores, summary
+from pyrovae.examination import FIGURES, examining
+from pyrovae.likelihoods.bits import bits_per_dimension
+from pyrovae.runs.training import load
+
+# What is kept of each datum, and what scores are of: they are those of evaluation.json where it agrees in all of it.
+SCORES = ("elbo", "reconstruction", "kl", "log_likelihood", "monte_carlo_error")
+SCORED = ("weights_sha256", "data", "data_sha256", "split", "binarize", "rows", "particles", "seed", "measure")
+
+
+def evaluate(
+    path: Path, particles: int = 0, split: str = "", seed: int = 0, parts: Sequence[str] = (), rows: int = 200
+) -> dict[str, Any]:
+    """evaluation.json: the numbers of `pyrovae.evaluate` for a run's best weights, and what they are numbers of.
+
+    Interrupted, it goes on where it was when the same is asked again.
+
+    Args:
+        path: the run's directory.
+        particles: importance samples; 0 is the recipe's number.
+        split: test, valid or train; empty is the first of them that the data have.
+        seed: of the noise.
+        parts, rows: of an `examine`, whose numbers stand under "examination" and whose figures join the others. Parts
+            examined before stay where weights, data, split, binarisation and seed are the same; else they and their
+            figures go.
+    """
+    made = recipe.read(path / "run.toml")
+    splits = made.splits()
+    name, part = part_of(splits, split)
+    model = load(path).to(made.torch_device())
+    count = particles or made.particles
+    digest = files.sha256(path / "best.safetensors")
+    asked = repr((made, digest, part.sha256, name, count, seed, torch.__version__))
+    keep = path / f".evaluating-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
+    table, estimator = scores(model, part, count, seed, keep=keep)
+    results = {
+        "schema": recipe.SCHEMA,
+        "command": f"pyrovae evaluate {path.name} --particles {count} --split {name} --seed {seed}",
+        "run": path.name,
+        "data": made.data if made.data in DATASETS else Path(made.data).name,
+        "data_sha256": part.sha256,
+        "split": name,
+        "binarize": made.binarize,
+        "weights": "best",
+        "weights_sha256": digest,
+        **summary(model, part, (table, estimator), count, seed),
+    }
+    results["bits_per_dimension"] = _bits(results, math.prod(model.event_shape), part.binarize == "dequantize")
+    results |= _examined(path, results)
+    of_each = {score: table[score] for score in SCORES}
+    files.write_tensors(path / "scores.safetensors", of_each, {field: results[field] for field in SCORED})
+    files.write_json(path / "evaluation.json", results)
+    for each in path.glob(".evaluating-*"):
+        shutil.rmtree(each)
+    if parts:
+        results["command"] += f" --examine {','.join(parts)} --rows {rows}"
+        for found, figures in examining(model, part, splits.train if name != "train" else None, parts, rows, seed):
+            results["examination"] = results.get("examination", {}) | found.numbers
+            files.write_json(path / "evaluation.json", results)  # after each part: the next may fail
+            plots.write_figures(path / "figures", figures)
+    return results
+
+
+def evaluation(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `evaluate` wrote: evaluation.json, and the SCORES of each datum, none where an earlier version made it.
+
+    Raises:
+        ValueError: there is no evaluation; one of the files is damaged, or they are of two evaluations.
+    """
+    try:
+        found = json.loads((path / "evaluation.json").read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: expected a run that is evaluated, found no evaluation.json") from None
+    except ValueError as error:
+        raise ValueError(f"{path / 'evaluation.json'}: expected JSON, found a damaged file ({error})") from None
+    if not (path / "scores.safetensors").exists():
+        return found, {}
+    table, of = files.read_tensors(path / "scores.safetensors")
+    for field in SCORED:
+        one, other = found.get(field), of.get(field)
+        if one != other:
+            raise ValueError(f"{path}: expected scores of the {field} in evaluation.json, {one!r}, found {other!r}")
+    return found, table
+
+
+def _examined(path: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """The examination that stands beside the results in evaluation.json, if it is of the same; if not, no figure of it
+    stays."""
+    old = {"data_sha256": results["data_sha256"]} | files.read_json(path / "evaluation.json")
+    agree = ("weights_sha256", "data_sha256", "split", "binarize", "seed")
+    same = all(old.get(name) == results[name] for name in agree)
+    if same and "examination" in old:
+        return {"examination": old["examination"]}
+    for each in FIGURES:
+        (path / "figures" / f"{each}.png").unlink(missing_ok=True)
+    return {}
+
+
+def _bits(results: dict[str, Any], dimensions: int, dequantized: bool) -> dict[str, float] | None:
+    """The log-likelihood in bits per dimension; None where its measure has none."""
+    score = results["log_likelihood"]
+    try:
+        value = bits_per_dimension(score["value"], dimensions, results["measure"], dequantized)
+    except ValueError:
+        return None
+    return {"value": value, "standard_error": score["standard_error"] / (dimensions * math.log(2))}
+
+
+def part_of(splits: Splits, name: str = "") -> tuple[str, Split]:
+    """A part of the data and its name; without a name the first of test, valid and train that there is."""
+    parts = {each: part for each in ("test", "valid", "train") if (part := getattr(splits, each))}
+    name = name or next(iter(parts))
+    if checks.member("split", name, ("test", "valid", "train")) not in parts:
+        raise ValueError(f"split: expected one of {', '.join(parts)}, which the data have, found {name!r}")
+    return name, parts[name]

@@ -1,0 +1,196 @@
+"""The first stage: run.toml goes in, weights and curves come out."""
+
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from pyrovae import checks, files, recipe
+from pyrovae.data import Split, Splits
+from pyrovae.programs import placement
+from pyrovae.recipe import Recipe
+from pyrovae.runs.provenance import surroundings
+from pyrovae.train import Training
+
+OUTPUTS = (
+    *("metrics.jsonl", "best.safetensors", "last.safetensors", "previous.safetensors"),
+    *("evaluation.json", "scores.safetensors"),
+)
+
+
+def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
+    """Check all that a training needs before any work: the directory, the recipe, the data, the state to go on from.
+
+    Raises:
+        ValueError: the directory holds another run, or none to resume; a recipe or data that cannot be meant.
+    """
+    occupied = [name for name in OUTPUTS if (path / name).exists()]
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path}: expected a directory, found a file")
+    if occupied and not resume:
+        raise ValueError(f"{path} already holds a run ({occupied[0]}): --resume goes on with it, --name starts another")
+    if resume or (path.exists() and any(path.iterdir())):
+        recipe.check_same(path, vars(recipe.read(path / "run.toml")), vars(asked), "--name starts another run")
+    state = _last_state(path) if resume else None
+    splits = asked.splits()
+    # What "auto" found in the first part is what the second part uses.
+    chosen = asked if state is None else replace(asked, matmul=state[1]["matmul"])
+    training = chosen.training(asked.build(splits.event_shape, splits.num_classes, len(splits.train)), splits)
+    if state is not None:
+        same_data(path, splits, "--name starts another run")
+        training.restore(state)
+        _same_place(path, state[1], training)
+    _make(path)
+    return training
+
+
+def same_data(path: Path, splits: Splits, advice: str) -> None:
+    """Raise a ValueError if a run's training data, or those that it was evaluated on, are others by now.
+
+    What an earlier version made says nothing of them.
+    """
+    made, found = (files.read_json(path / name) for name in ("environment.json", "evaluation.json"))
+    parts = {"trained": (made, splits.train), "evaluated": (found, getattr(splits, str(found.get("split")), None))}
+    for what, (said, part) in parts.items():
+        if part is not None and said.get("data_sha256", part.sha256) != part.sha256:
+            raise ValueError(
+                f"{path}: expected {splits.name} as it was {what} on, found other data; put those back, or {advice}"
+            )
+
+
+def train(path: Path, asked: Recipe, training: Training) -> None:
+    """Carry out a prepared training; after every epoch the directory holds all that is needed to go on from there."""
+    if not (path / "run.toml").exists():
+        recipe.write(asked, path / "run.toml")
+    files.write_json(path / "environment.json", _environment(training))
+    files.keep_lines(path / "metrics.jsonl", training.epoch)
+    with SummaryWriter(path / "tensorboard", purge_step=training.epoch + 1) as board:
+        for record in training:
+            files.append_line(path / "metrics.jsonl", record)
+            for name in record.keys() - {"epoch", "step"}:
+                board.add_scalar(name, record[name], record["epoch"])
+            if training.best_epoch == training.epoch:
+                files.write_tensors(path / "best.safetensors", training.weights(), _made_for(training))
+            _write_state(path, training)
+    records = files.read_lines(path / "metrics.jsonl")
+    seconds = sum(record["seconds"] for record in records)
+    files.write_json(path / "environment.json", _environment(training) | {"training_seconds": seconds})
+
+
+def _write_state(path: Path, training: Training) -> None:
+    tensors, about = training.state()
+    last = path / "last.safetensors"
+    if last.exists():  # and will, at every moment: a copy, so that an interruption between the two loses no epoch
+        with files.replacing(path / "previous.safetensors") as temporary:
+            shutil.copyfile(last, temporary)
+    files.write_tensors(last, tensors, about | _place(training) | _made_for(training))
+
+
+def _made_for(training: Training) -> dict[str, Any]:
+    """What a model is built from beside its recipe."""
+    return {
+        "epoch": training.epoch,
+        "event_shape": training.programs.event_shape,
+        "num_classes": training.num_classes,
+        "training_rows": len(training.batches.data),
+    }
+
+
+def _last_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The newest state that is whole; None if no epoch was finished."""
+    present = [path / name for name in ("last.safetensors", "previous.safetensors") if (path / name).exists()]
+    damaged = []
+    for candidate in present:
+        try:
+            state = files.read_tensors(candidate)
+        except ValueError as error:
+            damaged.append(str(error))
+            continue
+        for message in damaged:
+            warnings.warn(f"{message}; going on from {candidate.name}, one epoch earlier", stacklevel=3)
+        return state
+    if damaged:
+        raise ValueError(f"no state to resume from: {'; '.join(damaged)}")
+    return None
+
+
+def _place(training: Training) -> dict[str, Any]:
+    """What else the bits of a training depend on."""
+    return {
+        "threads": torch.get_num_threads(),
+        "device": str(placement(training.programs)[0]),
+        "torch": torch.__version__,
+        "path": training.svi.path,
+        "matmul": training.matmul,
+    }
+
+
+def _same_place(path: Path, about: dict[str, Any], training: Training) -> None:
+    for name, now in _place(training).items():
+        if about[name] != now:
+            warnings.warn(
+                f"{path} was trained with {name} {about[name]}, now {now}: it goes on, but not to the same bits",
+                stacklevel=3,
+            )
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(path / ".writable", b"")
+        (path / ".writable").unlink()
+        for leftover in path.glob(".[0-9]*-*.*"):  # of a process that was killed while it wrote
+            leftover.unlink()
+    except OSError as error:
+        raise ValueError(f"{path}: expected a directory that can be written to ({error.strerror})") from None
+
+
+def _environment(training: Training) -> dict[str, Any]:
+    assert isinstance(training.batches.data, Split)
+    return {
+        **surroundings(),
+        "parameters": sum(value.numel() for value in training.svi.parameters.values()),
+        "data_sha256": training.batches.data.sha256,
+        **_place(training),
+        **training.matmul_measured,
+    }
+
+
+def load(path: str | Path, weights: str = "best") -> Any:
+    """The model of a run, in evaluation mode, on the CPU.
+
+    Args:
+        path: the run's directory.
+        weights: "best" (by validation loss) or "last".
+
+    Raises:
+        ValueError: not a run, or one whose weights are missing or damaged.
+    """
+    checks.member("weights", weights, ("best", "last"))
+    path = Path(path)
+    made = recipe.read(path / "run.toml")
+    tensors, about = files.read_tensors(path / f"{weights}.safetensors")
+    if weights == "last":
+        tensors = {name.removeprefix("weights."): x for name, x in tensors.items() if name.startswith("weights.")}
+    sizes = tuple(about["event_shape"]), about.get("num_classes"), about.get("training_rows")
+    model = replace(made, device="cpu").build(*sizes)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path}: its weights are not of the model in its run.toml ({checks.reason(error, last=True)})"
+        ) from None
+    return model.eval()
+
+
+def effort(path: Path) -> dict[str, float]:
+    """What a training took, as far as its files say: its seconds, threads and steps, and the programs' parameters."""
+    made = files.read_json(path / "environment.json")
+    said = {"seconds": made.get("training_seconds")} | {name: made.get(name) for name in ("threads", "parameters")}
+    said["steps"] = next((record["step"] for record in reversed(files.read_lines(path / "metrics.jsonl"))), None)
+    return {name: value for name, value in said.items() if value is not None}
