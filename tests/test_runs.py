@@ -289,6 +289,19 @@ def test_a_damaged_state_is_named_and_the_previous_one_used(finished, monkeypatc
     assert train("runs/hurt", "--resume") == 2
 
 
+def test_a_state_of_another_version_is_named(finished, monkeypatch, capsys):
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 2)
+        assert train("--name", "old", *QUICK) == 130
+    path = runs.Path("runs/old/last.safetensors")
+    tensors, about = files.read_tensors(path)
+    files.write_tensors(path, tensors, {name: said for name, said in about.items() if name != "optimizer"})
+    before = path.read_bytes()
+    assert train("runs/old", "--resume") == 2
+    assert "expected the state of a training, found none of its 'optimizer'" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
 def test_a_run_that_blows_up_keeps_its_last_good_state(capsys):
     assert train("--name", "hot", "--learning-rate", "1e12", *QUICK) == 1
     printed = capsys.readouterr().err

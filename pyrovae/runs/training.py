@@ -43,7 +43,11 @@ def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
     training = chosen.training(asked.build(splits.event_shape, splits.num_classes, len(splits.train)), splits)
     if state is not None:
         same_data(path, splits, "--name starts another run")
-        training.restore(state)
+        try:
+            training.restore(state)
+        except KeyError as error:
+            said = f"expected the state of a training, found none of its {error}: another version of pyrovae wrote it"
+            raise ValueError(f"{path}: {said}; --name starts another run") from None
         _same_place(path, state[1], training)
     _make(path)
     return training
