@@ -195,6 +195,17 @@ def test_a_resumed_training_is_bitwise_the_uninterrupted_one(digits, name):
         assert all(torch.equal(value, tensors[name]) for name, value in whole.state()[0].items())
 
 
+def test_a_state_that_cannot_be_kept_is_named(vae, x):
+    class Closed(Nested):
+        def state_dict(self):
+            return super().state_dict() | {"state": {0: {"hook": print}}}
+
+    with pytest.raises(
+        ValueError, match=r"optimizer.state.0.hook: expected tensors and numbers.*found builtin_function"
+    ):
+        Training(vae, x, epochs=1, optimizer=Closed).state()
+
+
 def test_the_best_weights_survive_an_interruption():
     """Interrupted after the best epoch and resumed: early stopping still ends with the best one's weights."""
     noise = Splits("noise", Split(torch.randn(20, 6)), Split(torch.randn(20, 6)))
