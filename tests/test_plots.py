@@ -37,6 +37,13 @@ def test_loss_curves_draw_the_records():
     np.testing.assert_allclose(axes[0].lines[1].get_ydata(), [11.0 / i for i in range(1, 6)])
 
 
+def test_a_steep_beginning_does_not_flatten_the_rest():
+    records = [{"epoch": i, "loss": 100.0 + 900.0 * (i < 3) - i, "beta": 1.0} for i in range(1, 31)]
+    low, high = plots.loss_curves(records).axes[0].get_ylim()
+    assert 65 < low < 70
+    assert 96 < high < 100
+
+
 def test_training_curves_have_a_line_a_run_and_a_colour_a_label():
     fall = [100.0 / i for i in range(1, 31)]
     runs = {"a": [(range(1, 31), fall), (range(1, 31), fall)], "b": [(range(1, 21), [50.0] + [20.0] * 19)]}

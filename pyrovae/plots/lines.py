@@ -15,7 +15,7 @@ from pyrovae.plots.style import COLOURS, styled
 def loss_curves(records: Sequence[dict[str, Any]], of: tuple[str, str] = ("", "")) -> Figure:
     """Training and validation loss over epochs, in nats per datum; beta below them where it changes.
 
-    `of` says what data each is of, where the two are no losses of one kind.
+    The first tenth may be above the top. `of` says what data each is of, where the two are no losses of one kind.
     """
     epochs = [record["epoch"] for record in records]
     betas = [record["beta"] for record in records]
@@ -23,9 +23,12 @@ def loss_curves(records: Sequence[dict[str, Any]], of: tuple[str, str] = ("", ""
     figure = Figure(figsize=(5, 3.8 if changes else 3))
     axes = figure.subplots(2 if changes else 1, 1, sharex=True, squeeze=False, height_ratios=[3, 1] if changes else [1])
     drawn = (("loss", f"training{of[0]}", COLOURS[0]), ("valid_loss", f"validation{of[1]}", COLOURS[1]))
+    later = []
     for key, label, colour in drawn:
         if key in records[0]:
-            axes[0, 0].plot(epochs, [record[key] for record in records], color=colour, label=label, lw=1.5)
+            axes[0, 0].plot(epochs, losses := [record[key] for record in records], color=colour, label=label, lw=1.5)
+            later.append(losses[len(losses) // 10 :])
+    _zoom(axes[0, 0], later)
     axes[0, 0].set_ylabel("loss (nats per datum)")
     axes[0, 0].legend()
     if changes:
