@@ -26,7 +26,8 @@ def loss_curves(records: Sequence[dict[str, Any]], of: tuple[str, str] = ("", ""
     later = []
     for key, label, colour in drawn:
         if key in records[0]:
-            axes[0, 0].plot(epochs, losses := [record[key] for record in records], color=colour, label=label, lw=1.5)
+            losses = [record[key] for record in records]
+            axes[0, 0].plot(epochs, losses, color=colour, label=label, lw=1.5)
             later.append(losses[len(losses) // 10 :])
     _zoom(axes[0, 0], later)
     axes[0, 0].set_ylabel("loss (nats per datum)")

@@ -84,11 +84,6 @@ def told() -> str:
             "",
             *sources,
             "",
-            "Burda et al. take 5000 samples: with as many the first seed of `burda-vae` is at 85.99 ± 0.23",
-            "(`pyrovae evaluate RUN --particles 5000`, 8 minutes). IWAE with k = 50 had 25 epochs, of 3280.",
-            "On four quiet cores of AVX-512, by 12 epochs of each, `burda-vae` takes 11 minutes, `burda-iwae-5` 9,",
-            "`standard-normal` 7.",
-            "",
         ]
     )
 
