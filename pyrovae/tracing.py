@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae import checks
 
@@ -134,6 +135,20 @@ def on_copies() -> Iterator[None]:
     """Inside, tensors from outside are read, and written, as copies, and no random number is used up."""
     with torch.random.fork_rng(), _Replaced({}, []):
         yield
+
+
+class Elements(TorchDispatchMode):
+    """Counts the elements of all that torch makes inside, views aside: what a compiled graph could do without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.count += sum(tensor.numel() for tensor in _tensors(made))
+        return made
 
 
 class _Replaced(TorchFunctionMode):

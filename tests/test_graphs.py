@@ -31,7 +31,8 @@ from pyrovae.likelihoods import Normal
 from pyrovae.models import HierarchicalVAE, MixtureVAE, SemiSupervisedVAE
 from pyrovae.networks import Conv
 from pyrovae.objectives import ELBO, WarmUp
-from pyrovae.tracing import Graph
+from pyrovae.priors import VampPrior
+from pyrovae.tracing import Elements, Graph
 
 D, K, N = 12, 3, 10
 constraints = dist.constraints
@@ -408,11 +409,12 @@ SCORED = {
     "grey": lambda: pyrovae.VAE(D, K, likelihood=Normal),
     "clusters, enumerated": lambda: MixtureVAE(D, K, clusters=3),
     "two layers": lambda: HierarchicalVAE(D, K, (2,)),
+    "a prior of many parts": lambda: pyrovae.VAE(D, K, prior=partial(VampPrior, components=400)),
 }
 
 
 def scored(name, monkeypatch, pays):
-    """Scores of 140 rows at 30 particles in chunks of 7, recorded from chunk `pays` on; and how many ran as graphs."""
+    """Scores of 140 rows at 30 particles in chunks of 7, recorded from element `pays` on; which calls ran as graphs."""
     torch.manual_seed(0)
     made, ran, call = SCORED[name]().double(), [], Graph.__call__
     monkeypatch.setattr(inference, "FLOATS", 7 * inference.ROWS * D)
@@ -423,13 +425,16 @@ def scored(name, monkeypatch, pays):
     return table, how, ran
 
 
-@pytest.mark.parametrize(("name", "pays"), [*((name, 0) for name in SCORED), ("diagonal", 6)])
-def test_scores_from_a_graph_are_those_of_the_programs(name, pays, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "pays", "graphs"),
+    [*((name, 0, 8) for name in SCORED), ("diagonal", 7.4e6, 4), ("a prior of many parts", 7.4e6, 8)],
+)
+def test_scores_from_a_graph_are_those_of_the_programs(name, pays, graphs, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Graph, "compile", lambda graph: None)
         table, how, ran = scored(name, patch, pays)
     eager, expected, none = scored(name, monkeypatch, 10**9)
-    assert (len(ran), len(none), how) == ({0: 8, 6: 4}[pays], 0, expected)
+    assert (len(ran), len(none), how) == (graphs, 0, expected)
     assert table.keys() == eager.keys()
     for key, values in eager.items():
         torch.testing.assert_close(table[key], values, rtol=1e-9, atol=1e-9)
@@ -454,6 +459,12 @@ def test_rows_with_and_without_a_label_have_graphs_of_their_own(monkeypatch):
     eager, recorded = ran(10**9), ran(0)
     for name in ("log_weight", "x"):
         torch.testing.assert_close(recorded[name], eager[name], rtol=1e-9, atol=1e-9)
+
+
+def test_elements_are_of_all_that_is_made_and_not_looked_at():
+    with Elements() as made:
+        (torch.ones(3, 4).expand(5, 3, 4).clone()[:2] + 1).sum()
+    assert made.count == 12 + 60 + 24 + 1
 
 
 @pytest.mark.slow
