@@ -238,10 +238,18 @@ def _plot(root: Path, cell: Cell) -> str:
 
 
 def _run(root: Path, cell: Cell, words: Sequence[str], mode: str = "w") -> str:
-    """A command of ours in a process of its own; why it failed, if it did."""
-    command, log = [sys.executable, "-m", "pyrovae", *words], root / f"{cell.name}.log"
+    return command(words, root / f"{cell.name}.log", cell.recipe.threads, mode)
+
+
+def command(words: Sequence[str], log: Path, threads: int = 0, mode: str = "w") -> str:
+    """`pyrovae WORDS` in a process of its own, which prints to `log`; why it failed, if it did.
+
+    It must not take the cores of its neighbours: it gets so many threads, where that is not 0.
+    """
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     with open(log, mode) as file:
-        ended = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=_environment(cell.recipe))
+        called = [sys.executable, "-m", "pyrovae", *words]
+        ended = subprocess.run(called, stdout=file, stderr=subprocess.STDOUT, env=environment)
     return _reason(ended.returncode, log)
 
 
@@ -255,11 +263,6 @@ def _reason(status: int, log: Path) -> str:
         return f"ended by signal {-status}" if status else ""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
     return next((line.removeprefix("pyrovae: ") for line in reversed(lines) if line), f"status {status}, in silence")
-
-
-def _environment(asked: Recipe) -> dict[str, str]:
-    """One process must not take the cores of its neighbours."""
-    return os.environ | ({"OMP_NUM_THREADS": str(asked.threads)} if asked.threads else {})
 
 
 def finished(root: Path, cell: Cell, split: str, gaps: int = 0) -> dict[str, Any] | None:

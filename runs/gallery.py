@@ -1,55 +1,81 @@
 """The README's pictures, made again: python runs/gallery.py NAME ...; without a name all of them, which takes hours.
 
-An experiment is repeated on MNIST with the seeds that it had; a run is trained again. Then the README's gallery is
-written from what they found.
+First the recipes of runs/ are trained, then experiments are repeated on MNIST, side by side, a thread each, with the
+seeds that they had. Then the README's gallery is written from what they found; one that fails leaves what was found
+before, and stops no other.
 """
 
 import argparse
+import os
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pyrovae import checks, experiments, files
-from pyrovae.__main__ import main
+from pyrovae.grid import command
 from pyrovae.report import placed
 
 RUNS = Path(__file__).parent
 README = RUNS.parent / "README.md"
+LOGS = Path(tempfile.gettempdir(), "pyrovae-gallery")
 
 
 def make() -> None:
-    known = [path.name for path in sorted(RUNS.iterdir()) if is_experiment(path) or (path / "run.toml").exists()]
+    recipes, questions = ([path.parent.name for path in sorted(RUNS.glob(f"*/{file}"))] for file in _FILES)
+    known = sorted({*recipes, *questions})
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")
+    parser.add_argument("--jobs", default=os.cpu_count() or 1, type=int, help="experiments at a time")
+    parser.add_argument(
+        "--seeds", default=1, type=int, help="repetitions of an experiment, at least; not fewer than it had"
+    )
     parser.add_argument("--text", action="store_true", help="nothing is made again; the gallery is written alone")
     asked = parser.parse_args()
     try:
+        checks.integer("jobs", asked.jobs)
+        checks.integer("seeds", asked.seeds)
         for name in asked.names:
             checks.member("name", name, known)
     except ValueError as error:
         parser.error(str(error))
-    for name in [] if asked.text else asked.names or known:
-        repeat(name) if is_experiment(RUNS / name) else retrain(RUNS / name)
+    names = [] if asked.text else asked.names or known
+    LOGS.mkdir(exist_ok=True)
+    failed = {name: retrain(name) for name in names if name in recipes}
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        left = [name for name in names if name in questions]
+        failed |= zip(left, pool.map(lambda name: repeat(name, asked.seeds), left), strict=True)
     files.write_bytes(README, placed(README.read_text(), "gallery", experiments.gallery(RUNS)).encode())
+    if told := "\n".join(f"{name} failed: {why}" for name, why in failed.items() if why):
+        raise SystemExit(f"{told}\nWhat they printed is in {LOGS}.")
 
 
-def is_experiment(path: Path) -> bool:
-    return (path / experiments.FILE).exists()
+_FILES = "run.toml", experiments.FILE
 
 
-def repeat(name: str) -> None:
-    done = (RUNS / name / "mnist" / "findings.md").exists()
-    experiments.run(RUNS, name, "mnist", int(experiments.told(RUNS, name, "mnist")["seeds"]) if done else 1)
+def repeat(name: str, seeds: int) -> str:
+    if (RUNS / name / "mnist" / "findings.md").exists():
+        seeds = max(seeds, int(experiments.told(RUNS, name, "mnist")["seeds"]))
+    return carry_out(["experiment", name, "--data", "mnist", "--seeds", str(seeds), "--root", str(RUNS)], name, 1)
 
 
-def retrain(path: Path) -> None:
+def retrain(name: str) -> str:
     """Carried out elsewhere: what the recipe's folder holds gives way when all is done."""
+    path = RUNS / name
     with tempfile.TemporaryDirectory() as folder:
-        if status := main(["train", str(path), "--root", folder, "--name", path.name]):
-            raise SystemExit(status)
+        if why := carry_out(["train", str(path), "--root", folder, "--name", name], f"{name}-recipe"):
+            return why
         for made in ("evaluation.json", "environment.json"):
-            shutil.copyfile(Path(folder, path.name, made), path / made)
-        shutil.copytree(Path(folder, path.name, "figures"), path / "figures", dirs_exist_ok=True)
+            shutil.copyfile(Path(folder, name, made), path / made)
+        shutil.copytree(Path(folder, name, "figures"), path / "figures", dirs_exist_ok=True)
+    return ""
+
+
+def carry_out(words: list[str], name: str, threads: int = 0) -> str:
+    print(f"pyrovae {' '.join(words)}", flush=True)
+    why = command(words, LOGS / f"{name}.log", threads)
+    print(f"{name}: {why or 'done'}", flush=True)
+    return why
 
 
 if __name__ == "__main__":

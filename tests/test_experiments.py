@@ -53,6 +53,34 @@ def test_a_gallery_tells_the_first_sentence_of_each(toy):
     assert "It is 2 &lt; 3.<br><code>nox -s experiment -- other --data mnist --seeds 2</code>, 0 minutes" in html
 
 
+def galleried(root, *words):
+    """`python runs/gallery.py WORDS`, in a copy of that script beside these experiments."""
+    (root.parent / "README.md").write_text("Ours.\n<!-- gallery -->\nold\n<!-- end of gallery -->\n")
+    (root / "gallery.py").write_text((RUNS / "gallery.py").read_text())
+    asked = subprocess.run([sys.executable, root / "gallery.py", *words], check=False, capture_output=True, text=True)
+    return asked, (root.parent / "README.md").read_text()
+
+
+def test_one_of_the_gallery_that_fails_stops_no_other(tmp_path):
+    for name, sums in {"bad": "1 / 0", "good": "2.0"}.items():
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        text = TOY.replace("2.0 + BUDGETS[name]", sums)
+        (tmp_path / "runs" / name / "experiment.py").write_text(text)
+    asked, readme = galleried(tmp_path / "runs", "--seeds", "2")
+    assert asked.returncode == 1
+    assert "bad failed: ZeroDivisionError: division by zero" in asked.stderr
+    assert (readme.count("<td"), "--seeds 2" in readme, readme[:5]) == (1, True, "Ours.")
+    assert "2.00 ± 0.00" in (tmp_path / "runs" / "good" / "mnist" / "findings.md").read_text()
+
+
+def test_a_gallery_of_what_is_unknown_begins_nothing(toy):
+    asked, readme = galleried(toy, "toy", "tyo")
+    assert asked.returncode == 2
+    assert "did you mean 'toy'" in asked.stderr
+    assert "old" in readme
+    assert not (toy / "toy" / "mnist").exists()
+
+
 def test_findings_that_are_something_else_are_refused(toy):
     path = experiments.run(toy, "toy") / "findings.md"
     path.write_text(path.read_text().replace("--seeds", "--seed"))
