@@ -23,17 +23,35 @@ from pyrovae.ranking import paired
 from pyrovae.report import shown, spread, table
 from pyrovae.runs import surroundings
 
-__all__ = ["FILE", "Findings", "check", "found", "gallery", "repeated", "run", "spread", "table", "told", "with_error"]
+__all__ = [
+    "FILE",
+    "OVER_BOTH",
+    "OVER_SEEDS",
+    "Findings",
+    "check",
+    "found",
+    "gallery",
+    "repeated",
+    "run",
+    "spread",
+    "table",
+    "told",
+    "with_error",
+]
 
 FILE = "experiment.py"
+# What ± is of `spread`, and of `with_error`.
+OVER_SEEDS = "the standard deviation over seeds"
+OVER_BOTH = "the standard error over the images, which all share, and over seeds where there are several"
 
 
 @dataclass
 class Findings:
-    """What an experiment found: Markdown, and figures by name; several of one name are the frames of an animation."""
+    """What an experiment found: Markdown, figures by name (several are the frames of an animation), and what ± is."""
 
     text: str
     figures: Mapping[str, Figure | Sequence[Figure]] = field(default_factory=dict)
+    error: str = OVER_SEEDS
 
 
 def found(root: Path) -> dict[str, str]:
@@ -81,7 +99,8 @@ def run(root: Path, name: str, data: str = "digits", seeds: int = 1) -> Path:
         drawn = plots.write_figures(new / "figures", findings.figures)
         moving = {path.stem for path in drawn if path.suffix == ".gif"}
         pictures = [_picture(each, each in moving) for each in findings.figures]
-        sections = [f"# {(module.__doc__ or name).strip()}", findings.text.strip(), *pictures, footer]
+        error = [f"±: {findings.error}."] if "±" in findings.text else []
+        sections = [f"# {(module.__doc__ or name).strip()}", findings.text.strip(), *error, *pictures, footer]
         files.write_bytes(new / "findings.md", ("\n\n".join(sections) + "\n").encode())
     return target
 

@@ -39,7 +39,7 @@ def experiment(name, seeds):
         "images-by-surprise": extremes(greys.test[: len(y)].numpy(), y.numpy(), classes[0]),
         "roc-of-the-ones": plots.roc_curves({k: (s[y != 1].numpy(), s[y == 1].numpy()) for k, s in ones[0].items()}),
     }
-    return Findings(told(by_class, by_score, ones[0]["-log p(x)"], y), figures)
+    return Findings(told(by_class, by_score, [one["-log p(x)"] for one in ones], y), figures)
 
 
 def trained(x, latents, likelihood, seed, epochs, batch_size):
@@ -93,7 +93,7 @@ def extremes(x, y, found):
     return plots.image_table({title: np.stack(rows) for title, rows in panels.items()})
 
 
-def told(by_class, by_score, surprisal, y):
+def told(by_class, by_score, costs, y):
     """by_class: for each score, for each seed, the AUROC of each class; by_score: the same of the ones."""
     classes = {
         score: [mean(one["value"] for one in seed.values()) for seed in each] for score, each in by_class.items()
@@ -101,16 +101,18 @@ def told(by_class, by_score, surprisal, y):
     ones = {score: [one["value"] for one in each] for score, each in by_score.items()}
     errors = {score: each[0]["standard_error"] for score, each in by_score.items()}
     (least, best), (_, keenest) = ends(classes), ends(ones)
-    first = by_class["-log p(x)"][0]
-    worst = min(first, key=lambda each: first[each]["value"])
+    surprisal, single = torch.stack(costs).mean(0), by_class["-log p(x)"]
+    rates = {each: mean(one[each]["value"] for one in single) for each in single[0]}
+    worst = min(rates, key=rates.get)
     return (
         f"One class, trained on, is told from the other nine by -log p(x) with a mean AUROC of "
         f"{spread(classes['-log p(x)'], 3)}; where all digits but the ones are trained on, the ones are told from them "
         f"with {spread(ones['-log p(x)'], 3)}, {verdict(ones['-log p(x)'], errors['-log p(x)'])}: one of them costs "
         f"{surprisal[y == 1].mean():.1f} nats, one of the others {surprisal[y != 1].mean():.1f}. Of the single classes "
-        f"{worst} has least, {first[worst]['value']:.3f}. There {best} is the best of the scores, "
+        f"{worst} has least, {rates[worst]:.3f}. There {best} is the best of the scores, "
         f"{mean(classes[best]):.3f}, and {least} the worst, {mean(classes[least]):.3f}; for the ones {keenest} is "
-        f"best, {mean(ones[keenest]):.3f}. Bars and sorted images are of -log p(x).\n\n"
+        f"best, {mean(ones[keenest]):.3f}. Pictures are of the first seed, bars and sorted images of "
+        "-log p(x).\n\n"
         + table(["score", "AUROC, mean of the classes"], [[score, spread(each, 3)] for score, each in classes.items()])
         + "\n\n"
         + table(

@@ -177,7 +177,8 @@ def told(found, alone, rows):
         f"{over(found, last, 'distortion')}; both latents are active up to beta = {both}, none from {none} on. "
         f"The distortion is -E_q[log p(x|z)]; its sum with the KL, -ELBO, is least at beta = {least:.2g}: "
         f"{spread([bound(each[least]) for each in found])} nats per image. Later models have had more epochs, and all "
-        "are scored on test images.\n\nThis is a continuation: one training, in which each model starts from the one "
+        "are scored on test images. Pictures are of the first seed.\n\n"
+        "This is a continuation: one training, in which each model starts from the one "
         f"before (warm start). At beta = 1 it has a KL of {over(found, 1, 'rate')} and a -ELBO of "
         f"{spread([bound(each[1]) for each in found])}; trained there from scratch for as many epochs, "
         f"{spread([each['rate'] for each in alone])} and "
@@ -219,11 +220,11 @@ def betas_table(found):
 
 def of_bounds(found, beta):
     """Of which log p(x) the ELBO at another beta is no bound."""
-    weighted = found[0][beta]["distortion"] + beta * found[0][beta]["rate"]
+    weighted = spread([each[beta]["distortion"] + beta * each[beta]["rate"] for each in found], 1)
     return (
         f"Nats per image; -log p(x) by {PARTICLES} importance samples. At beta > 1, distortion + beta KL is a bound on "
         f"-log p(x), but a worse one than -ELBO; at beta < 1 it bounds nothing of this model: at {beta:.2g} it is "
-        f"{weighted:.1f}, where importance sampling finds {found[0][beta]['-log p(x)']:.1f}. Divided by beta it is "
+        f"{weighted}, where importance sampling finds {over(found, beta, '-log p(x)', 1)}. Divided by beta it is "
         "-ELBO of the likelihood p(x|z)^(1/beta) / Z(z), but for log Z(z). Of a normal that is the one of variance "
         "beta s², and Z a constant; of a Bernoulli Z(z) depends on z. At beta > 1 it is above 1, and what was "
         "maximised is no bound on the log p(x) of that model."

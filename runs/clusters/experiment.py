@@ -103,7 +103,7 @@ def told(found, budget):
         f"right by MixtureVAE: {pixels} beside k-means of the pixels, and {apart} beside a mixture that is fitted to "
         f"the codes of a VAE trained as long, which it does not shape. Best is {best}, with {spread(rates[best], 3)}. "
         f"Both VAEs have {before} epochs at beta 0.1 in common; then the clusters are found, and {together} epochs at "
-        "beta 1 follow, with them and without. ± is the standard deviation over seeds. Picture: a cluster of "
+        "beta 1 follow, with them and without. Picture: a cluster of "
         "MixtureVAE a row, with the class that most of its test images have, and the share of these; last seed.\n\n"
         + table(["clusters", "accuracy", "NMI", "ARI"], rows)
     )

@@ -6,7 +6,7 @@ import torch
 
 from pyrovae import data, fit, plots
 from pyrovae.evaluate import scores
-from pyrovae.experiments import Findings, table
+from pyrovae.experiments import OVER_BOTH, Findings, table, with_error
 from pyrovae.models import Completion, CompletionVAE
 from pyrovae.models.completion_vae import quadrants
 from pyrovae.networks import MLP
@@ -39,7 +39,7 @@ def experiment(name, seeds):
                 found.setdefault((seen, kind), []).append(-torch.stack([numbers["log_likelihood"], numbers["elbo"]]))
                 print(f"{seen} seen, {kind}, seed {seed}: {found[seen, kind][-1][0].mean():.2f}", flush=True)
         figures[f"seen-{seen}"] = completed(*both.values(), shown)
-    return Findings(told(found, name, budget), figures)
+    return Findings(told(found, name, budget), figures, OVER_BOTH)
 
 
 def models(shape, seen, budget):
@@ -71,21 +71,18 @@ def completed(network, cvae, x):
 
 
 def told(found, name, budget):
-    def nats(values):
-        return f"{values.mean():.2f} ± {values.std() / len(values) ** 0.5:.2f}"
-
     rows, gains = [], []
     for seen in SOHN:
-        (network, _), (cvae, bound) = (torch.stack(found[seen, kind]).mean(0) for kind in ("network", "CVAE"))
-        gains.append(nats(network - cvae))
+        (network, _), (cvae, bound) = (torch.stack(found[seen, kind], 1) for kind in ("network", "CVAE"))
+        gains.append(with_error(network - cvae))
         published = [SOHN[seen]] if name == "mnist" else []
-        rows.append([seen, nats(network), nats(cvae), nats(bound), gains[-1], *published])
+        rows.append([seen, *map(with_error, (network, cvae, bound)), gains[-1], *published])
     heads = ["quadrants seen", "network", "CVAE", "CVAE, -ELBO", "gain"] + ["Sohn et al. 2015"] * (name == "mnist")
     one, two, three = gains
     return (
         f"After {budget['epochs']} epochs of both the latents are worth {one} nats where one quadrant is seen, {two} "
         f"where two are, and {three} where three are. These are gains in -log p(u|s), of the unseen pixels u of a "
-        f"test image given the seen ones, over {len(network)} images, ± standard error of their mean; of the CVAE it "
+        f"test image given the seen ones, over {network.shape[1]} images; of the CVAE it "
         f"is by {PARTICLES} importance samples. Pictures: digits of which one, two and three quadrants are seen, what "
         f"the network expects of them, and what the CVAE does at {DRAWS} draws of its latents."
         + f"{NOTE * (name == 'mnist')}\n\n"

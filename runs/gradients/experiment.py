@@ -13,7 +13,7 @@ from pyro.infer import TraceGraph_ELBO
 from torch.nn import functional as F  # noqa: N812
 
 from pyrovae import SVI, VAE, Training, TrainingError, data, gradients, plots
-from pyrovae.experiments import Findings, spread, table
+from pyrovae.experiments import OVER_SEEDS, Findings, spread, table
 from pyrovae.guides import DiagonalNormal
 from pyrovae.likelihoods import Normal
 from pyrovae.networks import MLP
@@ -27,6 +27,7 @@ BUDGETS = {
 }
 BATCH, ROWS, BURN_IN = 100, 1000, 50
 RATES = (1e-3, 3e-4)  # of which each estimator has the better; at the first the gradients are measured
+ERRORS = f"of a variance its standard error over the draws, else {OVER_SEEDS}"
 PATHWISE, REFERENCE, PATH = "pathwise", "pathwise, KL in closed form", "path derivative"
 SCORE, BASELINE = "score function", "score function, baseline"
 
@@ -52,7 +53,7 @@ def experiment(name, seeds):
             tried[-1][kind][rate] = looked_at(splits, kind, rate, budget, seed)
         noise.append(tried[-1][REFERENCE][RATES[0]]["noise"])
         scales.append({(*case, way): scaled(greys, way, *case, budget, seed) for case in CASES for way in FAMILIES})
-    return Findings("\n\n".join([told(noise, tried), of_scales(scales)]), pictures(noise, tried, scales))
+    return Findings("\n\n".join([told(noise, tried), of_scales(scales)]), pictures(noise, tried, scales), ERRORS)
 
 
 def looked_at(splits, kind, rate, budget, seed):
@@ -210,8 +211,8 @@ def told(noise, tried):
             f"estimate one gradient: of {len(z)} differences from that with the KL in closed form, along the gradient, "
             f"{sum(each > 2 for each in z)} are above 2 standard errors, and the largest is {max(z):.1f}; the rms of z "
             f"over all parameters is between {min(rms):.2f} and {max(rms):.2f}, where equal means give 1.",
-            f"Variance summed over the encoder's parameters, as a multiple of the pathwise one's, ± standard error of "
-            f"the draws: of z alone, for {BATCH} images, in a training with the KL in closed form at rate "
+            f"Variance summed over the encoder's parameters, as a multiple of the pathwise one's: by the draws "
+            f"of z alone, for {BATCH} images, in a training with the KL in closed form at rate "
             f"{RATES[0]:g}. -ELBO, in nats per datum: after {last} steps of a training of its own.",
             table(["variance", *by_steps, *(f"-ELBO, rate {rate:g}" for rate in RATES)], rows),
             "z of the mean's part along the gradient, beside that with the KL in closed form (one for all):",

@@ -9,7 +9,7 @@ from pyro import poutine
 
 from pyrovae import VAE, anneal, data, fit, gaps, plots, refine
 from pyrovae.diagnostics import by_datum
-from pyrovae.experiments import Findings, spread, table, with_error
+from pyrovae.experiments import OVER_BOTH, OVER_SEEDS, Findings, spread, table, with_error
 from pyrovae.guides import IAF, DiagonalNormal, FullRankNormal, Planar
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
@@ -48,20 +48,21 @@ PARTICLES, FEW = 300, 40  # of z for each image; for the gaps, whose every chunk
 CHAINS = 8  # of annealed importance sampling
 SHOWN = (0.5, 0.9, 0.98)  # quantiles of the diagonal guide's KL, at which the pictures have their data
 
+ERRORS = f"of gaps and gains {OVER_BOTH}; else {OVER_SEEDS}"
 ON_ONE_MODEL = (
     "The model was trained with a diagonal guide. Then its decoder stands still, and each family learns a guide of it "
     "from the beginning, in {epochs} epochs. Nats per datum of {rows} test images: log p(x) of the model is "
     f"the largest of the guides' estimates, with {PARTICLES} importance samples each, and of annealed importance "
     f"sampling with {CHAINS} chains of {{temperatures}} temperatures, which says {{annealed}}: all are lower bounds in "
     "the mean, and those of guides are low where k-hat is above .7; gap, what lies between it and the ELBO; gain, "
-    "beside the diagonal guide, ± the standard error of the differences datum by datum; encoder, what refining each "
+    "beside the diagonal guide; encoder, what refining each "
     f"datum's proposal by {STEPS} steps of Adam wins back of the gap (a lower bound), and family, the rest. "
     f"`{REFINED}` is a guide which does that. Seconds are those of its training, milliseconds those of a proposal.\n\n"
 )
 TOGETHER = (
     "\n\nGuide and model trained together: log p(x), by the guide's own samples, is another number for each model. A "
-    "family that holds the diagonal one, as the full-rank does, can be behind it only as long as it has not converged. "
-    "± is over the data{seeds}.\n\n"
+    "family that holds the diagonal one, as the full-rank does, can be behind it only as long as it has not "
+    "converged.\n\n"
 )
 
 
@@ -76,7 +77,7 @@ def experiment(name, seeds):
         x, temperatures = splits.test[: budget["rows"]], budget["temperatures"]
         annealed.append(anneal(base[0], x, CHAINS, temperatures, seed=seed).value)
         print(*(f"{kind}: {each['elbo'].mean():.2f}" for kind, each in frozen[-1].items()), sep=", ", flush=True)
-    return Findings(told(frozen, annealed, joint, budget), {"posteriors": pictures(splits, budget)})
+    return Findings(told(frozen, annealed, joint, budget), {"posteriors": pictures(splits, budget)}, ERRORS)
 
 
 def trained(splits, budget, seed, latents, family, decoder=None):
@@ -183,7 +184,7 @@ def told(frozen, annealed, joint, budget):
         f"the rest, {lost['diagonal'] - encoder:.2f}, by its family. Least is lost by {best}, {lost[best]:.2f}.\n\n"
         + ON_ONE_MODEL.format(**budget, annealed=spread([each.mean().item() for each in annealed]))
         + table(heads, rows)
-        + TOGETHER.format(seeds=" and the seeds" if joint[1:] else ", of one training each")
+        + TOGETHER
         + table(
             ["guide", "ELBO", "gain", "log p(x)", "gain", "seconds"], [row_of_joint(kind, joint) for kind in joint[0]]
         )

@@ -8,7 +8,7 @@ from torch import nn
 
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.evaluate import scores
-from pyrovae.experiments import Findings, repeated, table, with_error
+from pyrovae.experiments import OVER_BOTH, Findings, repeated, table, with_error
 from pyrovae.models import HierarchicalVAE
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
@@ -42,7 +42,7 @@ def experiment(name, seeds):
             if kind == "two layers, top-down":
                 layered = varied(vae)
     figures = {"gains": compared(found), "layers": plots.image_table(layered)}
-    return Findings(told(found), figures | {"samples": plots.image_grids(pictures, 4, 1.7)})
+    return Findings(told(found), figures | {"samples": plots.image_grids(pictures, 4, 1.7)}, OVER_BOTH)
 
 
 def models(shape, budget):
@@ -95,6 +95,12 @@ def cost(repetitions):
     return repeated(-one["log p(x)"] for one in repetitions)["value"]
 
 
+def of_sites(repetitions):
+    """The mean over the seeds, site by site."""
+    means = {site: fmean(one[site] for one in repetitions) for site in sorted(repetitions[0])}
+    return ", ".join(f"{site} {value:.1f}" for site, value in means.items())
+
+
 def told(found):
     rows = []
     for kind, each in found.items():
@@ -105,8 +111,8 @@ def told(found):
                 with_error([-one["log p(x)"] for one in each]),
                 f"{-fmean(one['elbo']['value'] for one in each):.2f}",
                 with_error(beside(found, kind, "one layer")),
-                ", ".join(f"{site} {kl['value']:.1f}" for site, kl in sorted(each[0]["kl_by_site"].items())),
-                ", ".join(f"{site} {count}" for site, count in sorted(each[0]["active_units"].items())),
+                of_sites([{site: kl["value"] for site, kl in one["kl_by_site"].items()} for one in each]),
+                of_sites([one["active_units"] for one in each]),
             ]
         )
     heads = ["", "weights", "-log p(x)", "-ELBO", "gain, same images", "KL", "active units"]
@@ -114,7 +120,6 @@ def told(found):
     best = min(two, key=lambda kind: cost(found[kind]))
     return (
         f"At best ({best}) a second layer gains {with_error(beside(found, best, WIDER))} nats of log p(x) beside one "
-        f"layer of as many weights. Nats per datum of at most {ROWS} test images, {PARTICLES} importance samples; ± is "
-        "the standard error over the images, of a difference that over the same ones, and of several seeds over them. "
-        "The first picture has two of it to either side, and below each name its -log p(x).\n\n" + table(heads, rows)
+        f"layer of as many weights. Nats per datum of at most {ROWS} test images, {PARTICLES} importance samples. "
+        "The first picture has two ± to either side, and below each name its -log p(x).\n\n" + table(heads, rows)
     )

@@ -10,7 +10,7 @@ from torch import nn
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.data import Split
 from pyrovae.evaluate import scores
-from pyrovae.experiments import Findings, spread, table, with_error
+from pyrovae.experiments import OVER_BOTH, OVER_SEEDS, Findings, spread, table, with_error
 from pyrovae.inference import reconstruct
 from pyrovae.models import ConditionalVAE
 from pyrovae.networks import MLP, Conv
@@ -40,6 +40,7 @@ BUDGETS = {
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Tanh, nn.Softplus)
 ROWS, PARTICLES, LEAST = 1000, 100, 3  # test images, and z for each; seeds for each activation
 CONDITIONAL = "conditional"
+ERRORS = f"of a gain {OVER_BOTH}; else {OVER_SEEDS}"
 
 
 def experiment(name, seeds):
@@ -58,7 +59,7 @@ def experiment(name, seeds):
         "reconstructions": reconstructions(made, splits.test),
         "activations": plots.dots(by_activation, "-ELBO, test (nats)"),
     }
-    return Findings(told(found, budget) + "\n\n" + told_of_activations(by_activation, budget), figures)
+    return Findings(told(found, budget) + "\n\n" + told_of_activations(by_activation, budget), figures, ERRORS)
 
 
 def models(shape, classes, budget):
@@ -167,6 +168,6 @@ def told_of_activations(found, budget):
     return (
         f"Of the activations {best} is best and {last} last, {apart:.2f} nats apart, of perceptrons of "
         f"{' and '.join(map(str, budget['deep']))} units after {budget['epochs_each']} epochs at one learning rate "
-        f"(± the standard deviation over {len(found[best])} seeds); which is ahead so early may be which learns "
+        f"({len(found[best])} seeds); which is ahead so early may be which learns "
         "fastest.\n\n" + table(["activation", "-ELBO"], [[kind, spread(each)] for kind, each in found.items()])
     )

@@ -144,11 +144,11 @@ def told_of_greys(vae, found, greys):
     score, floor = found[SOFT][0]["-ELBO"], entropy(greys)  # of the same training as the sums
     read = score / (greys[0].numel() * math.log(2))
     return (
-        f"Cross-entropy of greys is no likelihood. Its {score:.2f} nats look like {read:.3f} bits per dimension; but "
-        "over the 256 levels of a pixel its terms sum to more than one. Divided by their sum, in the mean over those "
-        f"images and z ~ q(z|x), they code the greys in at most {normalised(vae, score, greys):.2f} bits per "
-        f"dimension. And it is never below {floor:.2f} nats, the entropy of the pixels as probabilities, sum_i "
-        "h(x_i): so much is left where a reconstruction is perfect, as it is the least that any model of their "
+        f"Cross-entropy of greys is no likelihood. Its {score:.2f} nats (first seed) look like {read:.3f} bits per "
+        "dimension; but over the 256 levels of a pixel its terms sum to more than one. Divided by their sum, in the "
+        f"mean over those images and z ~ q(z|x), they code the greys in at most {normalised(vae, score, greys):.2f} "
+        f"bits per dimension. And it is never below {floor:.2f} nats, the entropy of the pixels as probabilities, "
+        "sum_i h(x_i): so much is left where a reconstruction is perfect, as it is the least that any model of their "
         "black-and-white draws can have."
     )
 

@@ -11,7 +11,7 @@ from sklearn.neural_network import MLPClassifier
 from pyrovae import VAE, anomaly, baselines, data, fit, plots
 from pyrovae.data import Split
 from pyrovae.evaluate import accuracy
-from pyrovae.experiments import Findings, spread, table, with_error
+from pyrovae.experiments import OVER_BOTH, OVER_SEEDS, Findings, spread, table, with_error
 from pyrovae.inference import classify
 from pyrovae.likelihoods import Normal
 from pyrovae.models import CompletionVAE, SemiSupervisedVAE
@@ -26,11 +26,12 @@ BUDGETS = {
 }
 ROWS, PARTICLES, FEW = 1000, 200, 300  # test images, z for each; images at which the windows' width is chosen
 HALF = partial(quadrants, seen=2)
+ERRORS = f"of AUROC and accuracy {OVER_SEEDS}; else {OVER_BOTH}"
 NOTES = (
     "\n\nBlack-and-white images, of which all densities see one draw in training. Of the three simple densities log p "
     "is exact: a mixture of {components} products of Bernoullis by expectation maximisation, one around each training "
     f"image (`pyrovae.baselines`), and each pixel by itself; of the VAE it is estimated with {PARTICLES} importance "
-    "samples, a lower bound in the mean. ± is the standard error over the images and, of several seeds, over them.\n\n"
+    "samples, a lower bound in the mean.\n\n"
     "- Density: [`VAE`](../../../pyrovae/models/vae.py); priors and guides are compared in "
     "[`runs/compare`](../../compare/README.md).\n"
     "- Anomalies: the same VAE, by -log p(x); anomalies are test images upside down. Where raw likelihood "
@@ -69,7 +70,7 @@ def experiment(name, seeds):
         "labels": plots.image_table(by_class(semi, codes(vae, test.x), test)),
         "completion": plots.image_table(halves(half, test)),
     }
-    return Findings(told(found, budget, splits.event_shape), figures)
+    return Findings(told(found, budget, splits.event_shape), figures, ERRORS)
 
 
 def trained(build, train, budget, seed):
@@ -177,7 +178,8 @@ def told(found, budget, shape):
         f"A test image costs the VAE {nats['VAE']:.2f} nats, and {nats[best]:.2f} the best of the simple densities, "
         f"{best}. Upside down they are told apart with an AUROC of {spread(apart['VAE'], 3)}, best by {keenest}, "
         f"{spread(apart[keenest], 3)}; the right half costs "
-        f"{rest['VAE'][0].mean():.2f} nats where the left one is seen; and with {budget['labels']} labels "
+        f"{mean(each.mean().item() for each in rest['VAE']):.2f} nats where the left one is seen; and with "
+        f"{budget['labels']} labels "
         f"{rates['VAE']} of them are told right, by a network of the labelled images alone {rates['network']}.\n\n"
         + table(["", *kinds], rows)
         + NOTES.format(**budget)

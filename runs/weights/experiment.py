@@ -6,7 +6,7 @@ import torch
 
 from pyrovae import VAE, Training, data, plots
 from pyrovae.data import Split, Splits
-from pyrovae.experiments import Findings, repeated, table, with_error
+from pyrovae.experiments import OVER_BOTH, Findings, repeated, table, with_error
 from pyrovae.inference import log_likelihood
 from pyrovae.models import BayesianVAE
 from pyrovae.networks import MLP
@@ -37,7 +37,7 @@ def experiment(name, seeds):
         for place, (kind, by_size) in enumerate(found.items())
     }
     axes = {"x": "training images", "y": "log p(x) of test images (nats)", "log": "x", "below": True}
-    return Findings(told(found), {"log-p-by-images": plots.curves(lines, **axes)})
+    return Findings(told(found), {"log-p-by-images": plots.curves(lines, **axes)}, OVER_BOTH)
 
 
 def curve(by_size, factor):
@@ -92,8 +92,7 @@ def told(found):
         f"With {sizes[0]} images the posterior predictive of a BayesianVAE is {gains(sizes[0], last, best)} nats over "
         f"a VAE's last epoch and its best, which validation images chose; with {sizes[-1]} it is "
         f"{gains(sizes[-1], last, best)}. To average over w is worth {gains(sizes[0], at_mean)} and "
-        f"{gains(sizes[-1], at_mean)} over the mean of q(w).\n\nlog p(x) of {TEST} test images, in nats per datum; ± "
-        "is the standard error over the images, of a gain over the same ones, and of several seeds over them. In the "
-        "picture, whose bars are the same ±, the points of one size stand side by side.\n\n"
+        f"{gains(sizes[-1], at_mean)} over the mean of q(w).\n\nlog p(x) of {TEST} test images, in nats per datum. In "
+        "the picture, whose bars are the same ±, the points of one size stand side by side.\n\n"
         + table(["training images", *found], rows)
     )
