@@ -18,18 +18,15 @@ from pyrovae.report import placed
 
 RUNS = Path(__file__).parent
 README = RUNS.parent / "README.md"
-LOGS = Path(tempfile.gettempdir(), "pyrovae-gallery")
 
 
 def make() -> None:
-    recipes, questions = ([path.parent.name for path in sorted(RUNS.glob(f"*/{file}"))] for file in _FILES)
+    recipes, questions = (named(file) for file in ("run.toml", experiments.FILE))
     known = sorted({*recipes, *questions})
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")
     parser.add_argument("--jobs", default=os.cpu_count() or 1, type=int, help="experiments at a time")
-    parser.add_argument(
-        "--seeds", default=1, type=int, help="repetitions of an experiment, at least; not fewer than it had"
-    )
+    parser.add_argument("--seeds", default=1, type=int, help="at least; an experiment has no fewer than it had")
     parser.add_argument("--text", action="store_true", help="nothing is made again; the gallery is written alone")
     asked = parser.parse_args()
     try:
@@ -40,30 +37,27 @@ def make() -> None:
     except ValueError as error:
         parser.error(str(error))
     names = [] if asked.text else asked.names or known
-    LOGS.mkdir(exist_ok=True)
-    failed = {name: retrain(name) for name in names if name in recipes}
+    logs = Path(tempfile.mkdtemp(prefix="gallery-"))
+    failed = {name: retrain(name, logs) for name in names if name in recipes}
+    left = [name for name in names if name in questions]
     with ThreadPoolExecutor(asked.jobs) as pool:
-        left = [name for name in names if name in questions]
-        failed |= zip(left, pool.map(lambda name: repeat(name, asked.seeds), left), strict=True)
+        failed |= zip(left, pool.map(lambda name: repeat(name, asked.seeds, logs), left), strict=True)
     files.write_bytes(README, placed(README.read_text(), "gallery", experiments.gallery(RUNS)).encode())
     if told := "\n".join(f"{name} failed: {why}" for name, why in failed.items() if why):
-        raise SystemExit(f"{told}\nWhat they printed is in {LOGS}.")
+        raise SystemExit(f"{told}\nWhat they printed is in {logs}.")
+    shutil.rmtree(logs)
 
 
-_FILES = "run.toml", experiments.FILE
+def named(file: str) -> list[str]:
+    """The folders of runs/ that hold this file."""
+    return [path.parent.name for path in sorted(RUNS.glob(f"*/{file}"))]
 
 
-def repeat(name: str, seeds: int) -> str:
-    if (RUNS / name / "mnist" / "findings.md").exists():
-        seeds = max(seeds, int(experiments.told(RUNS, name, "mnist")["seeds"]))
-    return carry_out(["experiment", name, "--data", "mnist", "--seeds", str(seeds), "--root", str(RUNS)], name, 1)
-
-
-def retrain(name: str) -> str:
-    """Carried out elsewhere: what the recipe's folder holds gives way when all is done."""
+def retrain(name: str, logs: Path) -> str:
+    """Carried out elsewhere: what the recipe's folder holds gives way when all is done. Why it failed, if it did."""
     path = RUNS / name
     with tempfile.TemporaryDirectory() as folder:
-        if why := carry_out(["train", str(path), "--root", folder, "--name", name], f"{name}-recipe"):
+        if why := carry_out(["train", str(path), "--root", folder, "--name", name], logs / f"{name}-recipe.log"):
             return why
         for made in ("evaluation.json", "environment.json"):
             shutil.copyfile(Path(folder, name, made), path / made)
@@ -71,10 +65,18 @@ def retrain(name: str) -> str:
     return ""
 
 
-def carry_out(words: list[str], name: str, threads: int = 0) -> str:
-    print(f"pyrovae {' '.join(words)}", flush=True)
-    why = command(words, LOGS / f"{name}.log", threads)
-    print(f"{name}: {why or 'done'}", flush=True)
+def repeat(name: str, seeds: int, logs: Path) -> str:
+    """Why it failed, if it did."""
+    if (RUNS / name / "mnist" / "findings.md").exists():
+        seeds = max(seeds, int(experiments.told(RUNS, name, "mnist")["seeds"]))
+    words = ["experiment", name, "--data", "mnist", "--seeds", str(seeds), "--root", str(RUNS)]
+    return carry_out(words, logs / f"{name}.log", 1)
+
+
+def carry_out(words: list[str], log: Path, threads: int = 0) -> str:
+    print(f"pyrovae {' '.join(words)} > {log}", flush=True)
+    why = command(words, log, threads)
+    print(f"{log.stem}: {why or 'done'}", flush=True)
     return why
 
 
