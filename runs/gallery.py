@@ -56,8 +56,10 @@ def named(file: str) -> list[str]:
 def retrain(name: str, logs: Path) -> str:
     """Carried out elsewhere: what the recipe's folder holds gives way when all is done. Why it failed, if it did."""
     path = RUNS / name
+    examined = ",".join(files.read_json(path / "evaluation.json").get("examination", {}))
     with tempfile.TemporaryDirectory() as folder:
-        if why := carry_out(["train", str(path), "--root", folder, "--name", name], logs / f"{name}-recipe.log"):
+        words = ["train", str(path), "--root", folder, "--name", name, *(["--examine", examined] if examined else [])]
+        if why := carry_out(words, logs / f"{name}-recipe.log"):
             return why
         for made in ("evaluation.json", "environment.json"):
             shutil.copyfile(Path(folder, name, made), path / made)
