@@ -99,9 +99,10 @@ def run(root: Path, name: str, data: str = "digits", seeds: int = 1) -> Path:
         drawn = plots.write_figures(new / "figures", findings.figures)
         moving = {path.stem for path in drawn if path.suffix == ".gif"}
         pictures = [_picture(each, each in moving) for each in findings.figures]
-        error = [f"±: {findings.error}."] if "±" in findings.text else []
-        sections = [f"# {(module.__doc__ or name).strip()}", findings.text.strip(), *error, *pictures, footer]
-        files.write_bytes(new / "findings.md", ("\n\n".join(sections) + "\n").encode())
+        notes = [f"±: {findings.error}."] * ("±" in findings.text)
+        notes += ["A picture of one training is of the first seed's."] * (seeds > 1)
+        sections = [f"# {(module.__doc__ or name).strip()}", findings.text.strip(), " ".join(notes), *pictures, footer]
+        files.write_bytes(new / "findings.md", ("\n\n".join(filter(None, sections)) + "\n").encode())
     return target
 
 

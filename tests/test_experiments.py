@@ -34,7 +34,7 @@ def test_what_was_found_is_written_down(toy):
     text = (target / "findings.md").read_text()
     assert text.startswith("# Whether two and two are four.")
     assert "4.00 ± 0.00" in text
-    assert "\n\n±: the standard deviation over seeds.\n\n" in text
+    assert "\n\n±: the standard deviation over seeds. A picture of one training is of the first seed's.\n\n" in text
     assert "nox -s experiment -- toy --data digits --seeds 2" in text
     assert (target / "figures" / "empty.png").stat().st_size > 100
     once = (experiments.run(toy, "toy", "mnist") / "findings.md").read_text()

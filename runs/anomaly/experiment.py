@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from statistics import mean
+from statistics import mean, stdev
 
 import numpy as np
 import torch
@@ -99,7 +99,7 @@ def told(by_class, by_score, costs, y):
         score: [mean(one["value"] for one in seed.values()) for seed in each] for score, each in by_class.items()
     }
     ones = {score: [one["value"] for one in each] for score, each in by_score.items()}
-    errors = {score: each[0]["standard_error"] for score, each in by_score.items()}
+    errors = {score: mean(one["standard_error"] for one in each) for score, each in by_score.items()}
     (least, best), (_, keenest) = ends(classes), ends(ones)
     surprisal, single = torch.stack(costs).mean(0), by_class["-log p(x)"]
     rates = {each: mean(one[each]["value"] for one in single) for each in single[0]}
@@ -109,10 +109,9 @@ def told(by_class, by_score, costs, y):
         f"{spread(classes['-log p(x)'], 3)}; where all digits but the ones are trained on, the ones are told from them "
         f"with {spread(ones['-log p(x)'], 3)}, {verdict(ones['-log p(x)'], errors['-log p(x)'])}: one of them costs "
         f"{surprisal[y == 1].mean():.1f} nats, one of the others {surprisal[y != 1].mean():.1f}. Of the single classes "
-        f"{worst} has least, {rates[worst]:.3f}. There {best} is the best of the scores, "
+        f"{worst} has least, {rates[worst]:.3f}. There {best} is, in the mean, the best of the scores, "
         f"{mean(classes[best]):.3f}, and {least} the worst, {mean(classes[least]):.3f}; for the ones {keenest} is "
-        f"best, {mean(ones[keenest]):.3f}. Pictures are of the first seed, bars and sorted images of "
-        "-log p(x).\n\n"
+        f"best, {mean(ones[keenest]):.3f}. Bars and sorted images are of -log p(x).\n\n"
         + table(["score", "AUROC, mean of the classes"], [[score, spread(each, 3)] for score, each in classes.items()])
         + "\n\n"
         + table(
@@ -128,6 +127,8 @@ def ends(found):
 
 
 def verdict(values, error):
-    if abs(mean(values) - 0.5) <= 2 * error:
-        return "no better than guessing"
+    """error: that over the rows; to it comes that over the seeds."""
+    over_seeds = stdev(values) / len(values) ** 0.5 if values[1:] else 0
+    if abs(mean(values) - 0.5) <= 2 * math.hypot(error, over_seeds):
+        return "within two errors of guessing"
     return "better than guessing" if mean(values) > 0.5 else "worse than guessing"

@@ -49,7 +49,7 @@ def experiment(name, seeds):
                 print(f"{kind}, {latents} latents, seed {seed}: {found[kind, latents][-1]}", flush=True)
     two, more = ({kind: first[kind, latents] for kind in KINDS} for latents in budget["latents"])
     figures = {"walk": walk(more, splits), "plane": plane(two, splits), "interpolation": interpolation(more, splits)}
-    return Findings(told(found, judge.measured(splits.test[1 : 2 * ROWS : 2])), figures)
+    return Findings(told(found, judge.measured(judge.others)), figures)
 
 
 class Judge:
@@ -68,7 +68,7 @@ class Judge:
             F.cross_entropy(self.net(x[rows]), y[rows]).backward()
             optimizer.step()
         self.features = nn.Sequential(*list(self.net)[:-1])
-        self.real = splits.test[: 2 * ROWS : 2]
+        self.real, self.others = splits.test[: 2 * ROWS : 2], splits.test[1 : 2 * ROWS : 2]
         self.threshold = self.confidence(self.real).quantile(0.05)
 
     @torch.no_grad()
@@ -104,7 +104,7 @@ def measured(vae, splits, judge, seed):
     start, end = z[torch.randperm(len(x))[: 2 * min(PAIRS, len(x) // 2)]].chunk(2)
     path = vae.p_x(between(start, end, STEPS)).mean
     steps, ends = path.flatten(2).diff(dim=1).norm(dim=-1), (path[:, -1] - path[:, 0]).flatten(1).norm(dim=-1)
-    u = torch.randn(ROWS, z.shape[1])
+    u = torch.randn(len(judge.others), z.shape[1])
     rebuilt = evaluate(vae, x, 10)
     drawn = {source: judge.measured(vae.p_x(at(each, u)).mean) for source, each in normals(vae, splits).items()}
     return {
@@ -114,7 +114,7 @@ def measured(vae, splits, judge, seed):
         "jump": (steps.amax(1) / steps.mean(1)).mean().item(),
         "trust": trustworthiness(x.flatten(1), z, n_neighbors=NEIGHBOURS),
         "sure between": judge.sure(path[:, 1:-1].flatten(0, 1)),
-        "drawn": {CODES: judge.measured(vae.p_x(z).mean)} | drawn,
+        "drawn": {CODES: judge.measured(vae.p_x(vae.q_z(judge.others).mean).mean)} | drawn,
     }
 
 
@@ -235,6 +235,6 @@ def notes(found):
         "ranks in pixels. Sure: the highest probability of a classifier of the training images is above the 5 % "
         "quantile of that of test images; it may be sure of nonsense. Precision is the share of what is decoded that "
         "lies among test images, coverage the share of these that have some of it near, in the features of that "
-        "classifier (`quality.manifolds`). Pictures: the first seed; u is z for the VAE, and m + L u = z for the "
+        "classifier (`quality.manifolds`). Pictures: u is z for the VAE, and m + L u = z for the "
         "autoencoder, with the mean m and the covariance L L' of its codes."
     )

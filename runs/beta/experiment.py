@@ -169,22 +169,19 @@ def told(found, alone, rows):
     """found: for each seed, by beta, the numbers of a continuation; alone: for each seed those from scratch."""
     first, last = min(found[0]), max(found[0])
     least = min(found[0], key=lambda beta: sum(bound(each[beta]) for each in found))
-    both = last_of(takewhile(lambda beta: active(found, beta) == {2}, sorted(found[0])))
-    none = last_of(takewhile(lambda beta: active(found, beta) == {0}, sorted(found[0], reverse=True)))
     return (
         f"As beta rises from {first:.2g} to {last:.2g} the KL goes from {over(found, first, 'rate')} to "
         f"{over(found, last, 'rate')} nats and the distortion from {over(found, first, 'distortion')} to "
-        f"{over(found, last, 'distortion')}; both latents are active up to beta = {both}, none from {none} on. "
-        f"The distortion is -E_q[log p(x|z)]; its sum with the KL, -ELBO, is least at beta = {least:.2g}: "
+        f"{over(found, last, 'distortion')}; both latents are active {span(found)}. The distortion is -E_q[log "
+        f"p(x|z)]; its sum with the KL, -ELBO, is least, in the mean, at beta = {least:.2g}: "
         f"{spread([bound(each[least]) for each in found])} nats per image. Later models have had more epochs, and all "
-        "are scored on test images. Pictures are of the first seed.\n\n"
-        "This is a continuation: one training, in which each model starts from the one "
+        "are scored on test images.\n\nThis is a continuation: one training, in which each model starts from the one "
         f"before (warm start). At beta = 1 it has a KL of {over(found, 1, 'rate')} and a -ELBO of "
         f"{spread([bound(each[1]) for each in found])}; trained there from scratch for as many epochs, "
         f"{spread([each['rate'] for each in alone])} and "
-        f"{spread([bound(each) for each in alone])}.\n\n{betas_table(found)}\n\n{of_bounds(found, first)}\n\nI(x; z) "
-        f"and the KL of the aggregate posterior q(z) to the prior are of {rows} images: no estimate of I exceeds log "
-        f"{rows} = {math.log(rows):.2f}, and near it I is too low and the other as much too high."
+        f"{spread([bound(each) for each in alone])}.\n\n{betas_table(found, least)}\n\n{of_bounds(found, first)}\n\n"
+        f"I(x; z) and the KL of the aggregate posterior q(z) to the prior are of {rows} images: no estimate of I "
+        f"exceeds log {rows} = {math.log(rows):.2f}, and near it I is too low and the other as much too high."
     )
 
 
@@ -193,8 +190,12 @@ def active(found, beta):
     return {each[beta]["active"] for each in found}
 
 
-def last_of(betas):
-    return next((f"{beta:.2g}" for beta in reversed(list(betas))), "no beta")
+def span(found):
+    """In all seeds, from the least beta on; and from where on none is in any."""
+    both = list(takewhile(lambda beta: active(found, beta) == {2}, sorted(found[0])))
+    none = list(takewhile(lambda beta: active(found, beta) == {0}, sorted(found[0], reverse=True)))
+    first = f"up to beta = {both[-1]:.2g}" if both else "at no beta"
+    return f"{first}, {f'none from {none[-1]:.2g} on' if none else 'one or both at every beta'}"
 
 
 def over(found, beta, key, digits=2):
@@ -206,10 +207,11 @@ def bound(each):
     return each["rate"] + each["distortion"]
 
 
-def betas_table(found):
+def betas_table(found, least):
+    """Every second beta, and that of the least -ELBO."""
     heads = ["beta", "KL", "distortion", "-ELBO", "distortion + beta KL", "-log p(x)", "I(x; z)", "KL of q(z)"]
     rows = []
-    for beta in list(found[0])[::2]:
+    for beta in sorted({*list(found[0])[::2], least}):
         weighted = spread([beta * each[beta]["rate"] + each[beta]["distortion"] for each in found])
         rows.append([f"{beta:.3g}", over(found, beta, "rate"), over(found, beta, "distortion")])
         rows[-1] += [spread([bound(each[beta]) for each in found]), weighted]
@@ -235,12 +237,10 @@ def told_of_classes(classes, greys):
     first, last = classes[min(classes)], classes[max(classes)]
     means = np.stack([greys[greys.y == y].mean(0).numpy() for y in range(10)])
     return (
-        f"Conditional VAE: the {SQUARE**2} images of a class at the same z differ by {apart(first):.3f} of the grey "
-        f"scale "
-        f"at beta = {min(classes):.2g}, by {apart(last):.3f} at {max(classes):.2g} (standard deviation of a pixel, "
-        f"root "
-        "mean square), where they are the mean of their class, within "
-        f"{np.sqrt(np.square(last - means[:, None]).mean()):.3f} (root mean square)."
+        f"Conditional VAE, one training: the {SQUARE**2} images of a class at the same z differ by {apart(first):.3f} "
+        f"of the grey scale at beta = {min(classes):.2g}, by {apart(last):.3f} at {max(classes):.2g} (standard "
+        "deviation of a pixel, root mean square); there they are "
+        f"{np.sqrt(np.square(last - means[:, None]).mean()):.3f} from the mean of their class (root mean square)."
     )
 
 

@@ -38,8 +38,9 @@ def experiment(name, seeds):
                 numbers = scores(model, test, PARTICLES if kind == "CVAE" else 1, 0)[0]
                 found.setdefault((seen, kind), []).append(-torch.stack([numbers["log_likelihood"], numbers["elbo"]]))
                 print(f"{seen} seen, {kind}, seed {seed}: {found[seen, kind][-1][0].mean():.2f}", flush=True)
-        figures[f"seen-{seen}"] = completed(*both.values(), shown)
-    return Findings(told(found, name, budget), figures, OVER_BOTH)
+            figures.setdefault(f"seen-{seen}", both)
+    pictures = {name: completed(*both.values(), shown) for name, both in figures.items()}
+    return Findings(told(found, name, budget), pictures, OVER_BOTH)
 
 
 def models(shape, seen, budget):
@@ -80,11 +81,11 @@ def told(found, name, budget):
     heads = ["quadrants seen", "network", "CVAE", "CVAE, -ELBO", "gain"] + ["Sohn et al. 2015"] * (name == "mnist")
     one, two, three = gains
     return (
-        f"After {budget['epochs']} epochs of both the latents are worth {one} nats where one quadrant is seen, {two} "
-        f"where two are, and {three} where three are. These are gains in -log p(u|s), of the unseen pixels u of a "
-        f"test image given the seen ones, over {network.shape[1]} images; of the CVAE it "
-        f"is by {PARTICLES} importance samples. Pictures: digits of which one, two and three quadrants are seen, what "
-        f"the network expects of them, and what the CVAE does at {DRAWS} draws of its latents."
+        f"After at most {budget['epochs']} epochs of both, as validation images choose, the latents are worth {one} "
+        f"nats where one quadrant is seen, {two} where two are, and {three} where three are. These are gains in -log "
+        f"p(u|s), of the unseen pixels u of a test image given the seen ones, over {network.shape[1]} images; of the "
+        f"CVAE it is by {PARTICLES} importance samples. Pictures: digits of which one, two and three quadrants are "
+        f"seen, what the network expects of them, and what the CVAE does at {DRAWS} draws of its latents."
         + f"{NOTE * (name == 'mnist')}\n\n"
         + table(heads, rows)
     )

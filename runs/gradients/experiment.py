@@ -203,14 +203,15 @@ def told(noise, tried):
     return "\n\n".join(
         [
             f"After {last} steps the encoder's gradient by the score function has {ratio(noise, SCORE, last)} times "
-            f"the variance of that by the path, with a decaying average as its baseline {ratio(noise, BASELINE, last)} "
-            f"times; with the KL in closed form it is {ratio(noise, REFERENCE, last)} times, by the path derivative "
-            f"{ratio(noise, PATH, last)} times. As many steps of training by Adam, at that of "
-            f"{len(RATES)} rates which ends lower on training images, lead to a test -ELBO in nats by the path of "
-            f"{end[PATHWISE]}, by the score function of {end[SCORE]}, with its baseline of {end[BASELINE]}. All "
-            f"estimate one gradient: of {len(z)} differences from that with the KL in closed form, along the gradient, "
-            f"{sum(each > 2 for each in z)} are above 2 standard errors, and the largest is {max(z):.1f}; the rms of z "
-            f"over all parameters is between {min(rms):.2f} and {max(rms):.2f}, where equal means give 1.",
+            "the variance of that by the path, with a decaying average as its baseline "
+            f"{ratio(noise, BASELINE, last)} times; with the KL in closed form it is {ratio(noise, REFERENCE, last)} "
+            f"times, by the path derivative {ratio(noise, PATH, last)} times. As many steps of training by Adam, at "
+            f"that of {len(RATES)} rates which ends lower on training images, lead to a test -ELBO in nats by the "
+            f"path of {end[PATHWISE]}, by the score function of {end[SCORE]}, with its baseline of {end[BASELINE]}. "
+            f"All should estimate one gradient: of {len(z)} differences from that with the KL in closed form, along "
+            f"the gradient, {sum(each > 2 for each in z)} are above 2 standard errors (of equal means one in 22 is), "
+            f"and the largest is {max(z):.1f}; the rms of z over all parameters is between {min(rms):.2f} and "
+            f"{max(rms):.2f}, where equal means give 1.",
             f"Variance summed over the encoder's parameters, as a multiple of the pathwise one's: by the draws "
             f"of z alone, for {BATCH} images, in a training with the KL in closed form at rate "
             f"{RATES[0]:g}. -ELBO, in nats per datum: after {last} steps of a training of its own.",

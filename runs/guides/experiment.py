@@ -48,7 +48,7 @@ PARTICLES, FEW = 300, 40  # of z for each image; for the gaps, whose every chunk
 CHAINS = 8  # of annealed importance sampling
 SHOWN = (0.5, 0.9, 0.98)  # quantiles of the diagonal guide's KL, at which the pictures have their data
 
-ERRORS = f"of gaps and gains {OVER_BOTH}; else {OVER_SEEDS}"
+ERRORS = f"in the columns gap and gain {OVER_BOTH}; else {OVER_SEEDS}"
 ON_ONE_MODEL = (
     "The model was trained with a diagonal guide. Then its decoder stands still, and each family learns a guide of it "
     "from the beginning, in {epochs} epochs. Nats per datum of {rows} test images: log p(x) of the model is "
@@ -61,8 +61,8 @@ ON_ONE_MODEL = (
 )
 TOGETHER = (
     "\n\nGuide and model trained together: log p(x), by the guide's own samples, is another number for each model. A "
-    "family that holds the diagonal one, as the full-rank does, can be behind it only as long as it has not "
-    "converged.\n\n"
+    "family that holds the diagonal one, as the full-rank does, can be behind it on training images only as "
+    "long as it has not converged.\n\n"
 )
 
 
@@ -181,7 +181,8 @@ def told(frozen, annealed, joint, budget):
     return (
         f"On one model, whose log p(x) is at least {spread([each.mean().item() for each in log_p])} nats, the diagonal "
         f"guide loses at least {lost['diagonal']:.2f} nats: at least {encoder:.2f} by the encoder that all data share, "
-        f"the rest, {lost['diagonal'] - encoder:.2f}, by its family. Least is lost by {best}, {lost[best]:.2f}.\n\n"
+        f"the rest, {lost['diagonal'] - encoder:.2f}, by its family or what more refinement would win back. Least, in "
+        f"the mean, is lost by {best}, {lost[best]:.2f}.\n\n"
         + ON_ONE_MODEL.format(**budget, annealed=spread([each.mean().item() for each in annealed]))
         + table(heads, rows)
         + TOGETHER

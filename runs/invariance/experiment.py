@@ -43,7 +43,10 @@ def experiment(name, seeds):
             first.setdefault(kind, vae)
             print(f"{kind}, seed {seed}: {found[kind][-1]}", flush=True)
     shown = test[[splits.test.y.tolist().index(digit) for digit in (2, 4, 7)]]
-    return Findings(told(found), {"turned": turns(*first.values(), shown), "sites": traversals(vae, black(shown[:1]))})
+    return Findings(
+        told(found),
+        {"turned": turns(*first.values(), shown), "sites": traversals(first["InvariantVAE"], black(shown[:1]))},
+    )
 
 
 def models(shape, budget):

@@ -66,7 +66,7 @@ def experiment(name, seeds):
     return Findings(
         text(rates, budget, name, seeds),
         {"accuracy": plots.rows_of_dots(dots, "accuracy")},
-        "the standard deviation over draws of the labels",
+        "the standard deviation over draws of the labels, and M2's seed with them",
     )
 
 
@@ -132,9 +132,10 @@ def text(rates, budget, name, seeds):
     return (
         f"With {counts[0]} labels M1 + M2 tells {fewest['M1 + M2']} of the test images right, a classifier of the "
         f"labelled images alone {fewest['classifier alone']}, M1 {fewest['M1']}, and M2 {fewest['M2']}. Accuracy over "
-        f"{seeds} draws of them, of one for the controls; bars are the same ± as in the table. Codes of M1 are "
-        "means of q(z|x), in training and test. Controls of M2: y drawn where an image has no label, not summed "
-        "out; and without the label term, log q(y|x) where it has one. "
-        f"Epochs: {epochs}; the published ones had hundreds to thousands (Kingma et al. 2014; M2 and the controls: "
+        f"{seeds} draws of them, of one for the controls; bars are the same ± as in the table. Codes of M1 are means "
+        "of q(z|x), in training and test, of one VAE for all draws. The classifier sees one draw of black and white "
+        "of its images, M2 a fresh one in every epoch. Controls of M2: y drawn where an image has no label, not "
+        f"summed out; and without the label term, log q(y|x) where it has one. Epochs: {epochs}; the published ones "
+        "had hundreds to thousands (Kingma et al. 2014; M2 and the controls: "
         "Pyro's tutorial).\n\n" + table(heads, rows)
     )

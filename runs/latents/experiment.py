@@ -34,16 +34,18 @@ def experiment(name, seeds):
     pixels = {GREYS: data.load(name, binarize="none", valid=0).test[:ROWS]}
     if budget["likelihood"] is Bernoulli:
         pixels |= {PIXELS: test}
-    found = []
+    found, first = [], None
     for seed in range(seeds):
         vae = trained(splits, budget, seed)
         with torch.no_grad():
             codes = vae.q_z(test).mean
         maps = {"PCA": PCA(2).fit_transform(codes), "t-SNE": TSNE(init="pca", random_state=seed).fit_transform(codes)}
         found.append(measured(vae, test, classes, pixels, codes, maps))
+        first = first or (vae, codes, maps)
         print(f"seed {seed}: {found[-1]}", flush=True)
     shown = torch.stack([test[classes == each][0] for each in classes.unique()])
-    nats = torch.tensor(found[-1]["kl_per_latent"]).where(active(codes), 0)
+    vae, codes, maps = first
+    nats = torch.tensor(found[0]["kl_per_latent"]).where(active(codes), 0)
     return Findings(told(found), {"maps": plots.maps(maps, classes.numpy())} | pictures(vae, shown, nats))
 
 
@@ -124,12 +126,11 @@ def told(found):
     ]
     return (
         f"By their {NEIGHBOURS} nearest codes in all {len(found[0]['kl_per_latent'])} latents, "
-        f"{spread(accuracy[FULL], 3)} of the test images are told right, by their nearest images "
-        f"{pixels}; in a plane by PCA {spread(accuracy['PCA'], 3)}, in one by "
-        f"t-SNE {spread(accuracy['t-SNE'], 3)}. "
-        f"Active (their mean varies over the images by more than {ACTIVE}) are {active_units} latents; log p(x) is "
-        f"{spread([each['log p(x)'] for each in found])} nats per datum. Accuracy is that of a {NEIGHBOURS}-nearest-"
-        f"neighbour classifier of at most {ROWS} test images in tenfold cross-validation; trustworthiness is of the "
-        f"{NEIGHBOURS} nearest in a map, by their ranks in all latents: 1 where none is a stranger. The maps and "
-        "pictures are those of the last seed.\n\n" + table(["neighbours in", "accuracy", "trustworthiness"], rows)
+        f"{spread(accuracy[FULL], 3)} of the test images are told right, by their nearest images {pixels}; in a plane "
+        f"by PCA {spread(accuracy['PCA'], 3)}, in one by t-SNE {spread(accuracy['t-SNE'], 3)}. Active (their mean "
+        f"varies over the images by more than {ACTIVE}) are {active_units} latents; log p(x) is "
+        f"{spread([each['log p(x)'] for each in found])} nats per datum. Accuracy is that of a "
+        f"{NEIGHBOURS}-nearest-neighbour classifier of at most {ROWS} test images in tenfold cross-validation; "
+        f"trustworthiness is of the {NEIGHBOURS} nearest in a map, by their ranks in all latents: 1 where none is a "
+        "stranger.\n\n" + table(["neighbours in", "accuracy", "trustworthiness"], rows)
     )

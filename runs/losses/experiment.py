@@ -161,21 +161,20 @@ def told(cells, found, beyond, eigenvalues):
     pixels, units = round(2 * mean**2), ", ".join(str(each[mean]["active"]) for each in found)
     return (
         f"Of these {len(cells)} losses of squared errors and KL, each the ELBO of a normal density with a variance s² "
-        f"of its own, those with s² up to {alive**2:.3g} have active units, those from {dead**2:.3g} on have none; "
-        f"learned, s² becomes "
-        f"{over('learned scale', 'variance', 4)}. The mean of squares with the whole KL has s² = {short(mean**2)}: "
-        f"active units {units}, KL {over(mean, 'KL', 4)} nats. A linear VAE has an active unit for each eigenvalue of "
-        f"the pixels' covariance above s², and the largest is {eigenvalues[0]:.3g}. The learned s² stands beside a "
-        f"mean squared error of test images of {over('learned scale', 'MSE', 4)}, its optimum, and has -ELBO "
-        f"{over('learned scale', '-ELBO', 1)} nats; of the fixed ones s² = {best**2:.3g} is best, "
-        f"{over(best, '-ELBO', 1)}.\n\n{cells_table(cells, found, beyond, eigenvalues)}\n\nOf eigenvalues "
-        "as many are counted as there are latents. Rows of one s² are one loss "
-        "but for a factor, and one training; beta is that beside the sum of squares, whose s² is .5. MSE is of E[x|z] "
-        "at draws of q(z|x), a pixel being from 0 to 1; -ELBO is in nats per image, a density of grey values in every "
-        "row. The KL is that to the prior p(z): KL(q(z|x) || p(z|x)) is what the ELBO lacks of log p(x), and stands "
-        f"in no loss.\n\nBy the linear rule the mean of squares with the mean of the latents' KLs, s² = {pixels} / (2 "
-        f"latents), comes to life with more than {pixels / 2 / eigenvalues[0]:.0f} latents; here it has {latents:.0f}. "
-        "With the KL divided by the pixels, too, it is the sum again."
+        f"of its own, some have active units up to s² = {alive**2:.3g}, those from {dead**2:.3g} on have none; "
+        f"learned, s² becomes {over('learned scale', 'variance', 4)}. The mean of squares with the whole KL has s² = "
+        f"{short(mean**2)}: active units {units}, KL {over(mean, 'KL', 4)} nats. A linear VAE has an active unit for "
+        f"each eigenvalue of the pixels' covariance above s², and the largest is {eigenvalues[0]:.3g}. The learned s² "
+        f"stands beside a mean squared error of test images of {over('learned scale', 'MSE', 4)}, which of training "
+        f"images is its optimum, and has -ELBO {over('learned scale', '-ELBO', 1)} nats; of the fixed ones s² = "
+        f"{best**2:.3g} is best, {over(best, '-ELBO', 1)}.\n\n{cells_table(cells, found, beyond, eigenvalues)}\n\nOf "
+        "eigenvalues as many are counted as there are latents. Rows of one s² are one loss but for a factor, and one "
+        "training; beta is that beside the sum of squares, whose s² is .5. MSE is of E[x|z] at draws of q(z|x), a "
+        "pixel being from 0 to 1; -ELBO is in nats per image, a density of grey values in every row. The KL is that "
+        "to the prior p(z): KL(q(z|x) || p(z|x)) is what the ELBO lacks of log p(x), and stands in no loss.\n\nBy the "
+        f"linear rule the mean of squares with the mean of the latents' KLs, s² = {pixels} / (2 latents), comes to "
+        f"life with more than {int(pixels / 2 / eigenvalues[0])} latents; here it has {latents:.0f}. With the KL "
+        "divided by the pixels, too, it is the sum again."
     )
 
 
@@ -187,7 +186,7 @@ def cells_table(cells, found, beyond, eigenvalues):
         rows.append([row, column, short(s**2), short(2 * s**2), beyond[s], *numbers([one[s] for one in found])])
     learned = [each["learned scale"] for each in found]
     variances = [each["variance"] for each in learned]
-    more = int((eigenvalues > variances[0]).sum())
+    more = ", ".join(sorted({str(int((eigenvalues > variance).sum())) for variance in variances}))
     twice = spread([2 * each for each in variances], 4)
     rows.append(["learned scale", "summed", spread(variances, 4), twice, more, *numbers(learned)])
     return table(heads, rows)

@@ -80,7 +80,7 @@ def measured(vae, test, greys):
         "-log p": -log_p,
         "bits": bits(log_p, greys[0].numel(), measure, test.binarize == "dequantize"),
         "squares": (reconstruct(vae, x) - greys).square().mean().item(),
-        "scale": "" if scale is None else f"{scale.item():.3f}",
+        "scale": None if scale is None else scale.item(),
     }
 
 
@@ -124,14 +124,14 @@ def told(found):
             spread([one["-log p"] for one in of]),
             spread([one["bits"] for one in of], 3) if kind in coded else "none",
             f"{squares[kind]:.4f}",
-            of[0]["scale"],
+            "" if of[0]["scale"] is None else spread([one["scale"] for one in of], 3),
         ]
         for kind, of in found.items()
     ]
     heads = ["pixels", "the score is a", "-ELBO", "-log p", "bits per dimension", "squared error", "s"]
     return (
-        f"Shortest is the code of {shortest}, {coded[shortest]:.2f} bits per dimension; the means of {nearest} are "
-        f"nearest to the greys, with a mean squared error of {squares[nearest]:.4f}.\n\n"
+        f"Shortest, in the mean, is the code of {shortest}, {coded[shortest]:.3f} bits per dimension; the means of "
+        f"{nearest} are nearest to the greys, with a mean squared error of {squares[nearest]:.4f}.\n\n"
         f"Nats per datum of at most {ROWS} test images, {PARTICLES} importance samples. Numbers of two measures have "
         "no order: a mass over binary values is of other data than one over 256 levels. Bits per dimension are of the "
         "bytes, by a mass over them or (an upper bound) a density of bytes with uniform noise. The squared error is "
