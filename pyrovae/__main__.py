@@ -5,13 +5,13 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pyrovae import checks, comparison, experiments, grid, names, recipe, report, runs
-from pyrovae.examination import PARTS
+from pyrovae import checks, comparison, experiments, files, grid, names, recipe, report, runs
+from pyrovae.examination import LEAST, PARTS
 from pyrovae.faults import TrainingError
 from pyrovae.recipe import Recipe
 
@@ -47,7 +47,7 @@ def _train(
         parts = _parts(examine, rows)
         target, asked = _target(path, name, root, resume, options)
         count = asked.threads or runs.thread_count(target)
-    with runs.threads(count):
+    with _claimed(target), runs.threads(count):
         with _bad_input():
             training = runs.prepare(target, asked, resume)
         print(f"{target}: {asked.data}, {len(training.batches.data)} rows to train on", flush=True)
@@ -82,7 +82,7 @@ def _target(path: Path | None, name: str, root: Path, resume: bool, options: dic
 
 
 def _evaluate(path: Path, particles: int, split: str, seed: int, examine: str, rows: int = 0) -> None:
-    with _bad_input(), runs.threads(runs.thread_count(path)):
+    with _claimed(path), _bad_input(), runs.threads(runs.thread_count(path)):
         parts = _parts(examine, rows)
         checks.integer("particles", particles, 0)
         results = runs.evaluate(path, particles, split, seed, parts, rows or ROWS)
@@ -93,6 +93,7 @@ def _parts(examine: str, rows: int) -> list[str]:
     """The parts of an examination that are asked for."""
     if rows and not examine:
         raise ValueError(f"--rows: expected --examine beside it, since it is of that, found --rows {rows} alone")
+    checks.integer("rows", rows or ROWS, LEAST)
     parts = names.split(examine) if examine else []
     for part in parts:
         checks.member("part", part, [*PARTS, "all"])
@@ -106,7 +107,7 @@ def _tell(results: dict[str, Any], parts: Sequence[str]) -> None:
 
 
 def _plot(path: Path) -> None:
-    with _bad_input(), runs.threads(runs.thread_count(path)):
+    with _claimed(path), _bad_input(), runs.threads(runs.thread_count(path)):
         written = runs.plot(path)
     print("\n".join(map(str, written)))
 
@@ -119,7 +120,7 @@ def _compare(path: Path | None, jobs: int, root: Path | None = None, **options: 
         split = grid.check(cells)
     print(f"{target}: {len(cells)} runs, {jobs} at a time", flush=True)
     try:
-        with _bad_input():
+        with _claimed(target), _bad_input():
             found = comparison.carry_out(target, asked, split, jobs)
             print(f"\n{found}")
             found.write()
@@ -198,6 +199,15 @@ def _bad_input() -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         raise BadInputError(checks.reason(error)) from error
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[None]:
+    """The folder of a run or of a comparison, for this command alone."""
+    with ExitStack() as held:
+        with _bad_input():
+            held.enter_context(files.claimed(path))
+        yield
 
 
 class _Parser(argparse.ArgumentParser):

@@ -20,6 +20,7 @@ from pyrovae.randomness import seeded
 
 # Draws for k-hat, and steps of refinement for the gaps; chains and temperatures of an interval.
 PARTICLES, STEPS, CHAINS, TEMPERATURES = 1000, 100, 8, 200
+LEAST = 50  # rows
 
 # A p-value of the ranks below which a guide is not the posterior, whatever its weights say.
 REJECTED = 1e-3
@@ -66,7 +67,7 @@ def examining(
 ) -> Iterator[tuple[Examination, dict[str, Figure]]]:
     """The same, as far as it has come after each part, and the figures of that part: should the next one fail, this
     much is found."""
-    checks.integer("rows", rows, 50)
+    checks.integer("rows", rows, LEAST)
     data, train = choosable(data), None if train is None else choosable(train)
     found = Examination()
     for name in parts or PARTS:

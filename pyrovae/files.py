@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,52 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+if sys.platform != "win32":
+    import fcntl
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, if it is not there."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path}: expected a directory, found a file")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{path}: expected a directory that can be written to ({error.strerror})") from None
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """A folder, made where there is none, that no other process can claim meanwhile; if it stays empty, it goes again.
+
+    On Windows another can.
+    """
+    new = [each for each in (path, *path.parents) if not each.exists()]
+    make_folder(path)
+    try:
+        with _locked(path):
+            yield
+    finally:
+        with suppress(OSError):  # it is not empty
+            for each in new:
+                each.rmdir()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    if sys.platform == "win32":
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which ends with the process, however that ends
+        except BlockingIOError:
+            raise ValueError(f"{path}: expected a folder that no other process works in, found one at work") from None
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -38,6 +85,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             path.rename(old)
         temporary.rename(path)
     finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
@@ -141,13 +190,15 @@ def append_line(path: Path, value: Any) -> None:
 
 
 def read_lines(path: Path) -> list[Any]:
-    """The lines of JSON; one that was cut short at the end is left out."""
+    """The lines of JSON, up to one that was cut short, or is none of ours."""
     values = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            values.append(json.loads(line))
-        except json.JSONDecodeError:
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        value = None
+        with suppress(json.JSONDecodeError):
+            value = json.loads(line)
+        if not isinstance(value, dict):
             break
+        values.append(value)
     return values
 
 

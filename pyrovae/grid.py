@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from pyrovae import checks, names, recipe
 from pyrovae.data.split import blocks, by_label
+from pyrovae.examination import LEAST
 from pyrovae.programs import arguments, pair, takes_labels
 from pyrovae.recipe import Recipe
 from pyrovae.runs import OUTPUTS, drawn, evaluation, part_of, same_data
@@ -69,7 +70,7 @@ class Grid:
     def __post_init__(self) -> None:
         checks.integer("seeds", self.seeds)
         if checks.integer("gaps", self.gaps, 0):
-            checks.integer("gaps", self.gaps, 50)
+            checks.integer("gaps", self.gaps, LEAST)
         if not self.axes:
             raise ValueError(f"expected something to compare, any of {', '.join(AXES)}, found nothing")
         for axis, values in self.axes.items():

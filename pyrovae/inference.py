@@ -22,8 +22,9 @@ from pyrovae.tracing import Elements, Graph, UntraceableError, signature
 Numbers = dict[str, Tensor]
 
 # Noise is drawn for fixed blocks of rows and of particles, so that a datum's score depends on the seed and its place
-# alone, not on how the data came; the second number bounds the memory of one value in the program (16 MiB in float32).
-ROWS, FLOATS = 128, 2**22
+# alone, not on how the data came. The other numbers bound memory: of x for all particles at once (16 MiB in float32),
+# and of the largest value that the programs make of them (512 MiB), a prior's components times the latents, say.
+ROWS, FLOATS, LARGEST = 128, 2**22, 2**27
 
 # Once a question has made so many elements, it pays to record and compile what is done with a chunk of particles: that
 # costs 20 s, or 5 where Inductor's cache knows it, and saves a quarter of the time with a perceptron, four fifths of it
@@ -233,17 +234,18 @@ def read(programs: Programs, data: Data, seed: int) -> Iterator[tuple[int, Tenso
             yield number, rows + number * ROWS, arguments(programs, *part)
 
 
-def chunks(args: Sequence[Tensor], particles: int) -> Iterator[tuple[int, int]]:
-    """The particles in chunks that memory has room for: the number of each, and its size."""
-    most = max(1, FLOATS // args[0].numel())
+def chunks(args: Sequence[Tensor], particles: int, largest: int = 1) -> Iterator[tuple[int, int]]:
+    """The particles, whose largest value has so many elements each, in chunks that memory has room for: the number of
+    each, and its size."""
+    most = max(1, min(FLOATS // args[0].numel(), LARGEST // largest))
     for number, done in enumerate(range(0, particles, most)):
         yield number, min(most, particles - done)
 
 
 def _chunks(step: "_Chunk", args: list[Tensor], particles: int, seed: tuple[int, int]) -> Iterator[Numbers]:
-    before = seed[1] * len(list(chunks(args, particles)))
-    eager = Elements()
-    for number, size in chunks(args, particles):
+    largest, eager = step.largest(args), Elements()
+    before = seed[1] * len(list(chunks(args, particles, largest)))
+    for number, size in chunks(args, particles, largest):
         with seeded(*seed, number):
             if number == 0:  # always with Pyro's validation of the data
                 with eager:
@@ -260,6 +262,16 @@ class _Chunk:
         self.programs, self.of_each = programs, of_each
         # By size and kind of arguments: rows with and without a label have not the same numbers.
         self.recorded: dict[Any, Callable[[list[Tensor]], Numbers]] = {}
+        self.measured: dict[Any, int] = {}
+
+    def largest(self, args: list[Tensor]) -> int:
+        """The elements of the largest value that one particle makes."""
+        kind = signature(args)
+        if kind not in self.measured:
+            with seeded(0), Elements() as made:
+                self.run(1, args)
+            self.measured[kind] = made.largest
+        return self.measured[kind]
 
     def run(self, size: int, args: list[Tensor]) -> Numbers:
         return self.of_each(*traces(*pair(self.programs), size, *args, enumerated=True))

@@ -138,16 +138,17 @@ def on_copies() -> Iterator[None]:
 
 
 class Elements(TorchDispatchMode):
-    """Counts the elements of all that torch makes inside, views aside: what a compiled graph could do without."""
+    """Counts the elements of all that torch makes inside, views aside, and those of the largest."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.count = 0
+        self.count = self.largest = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         if not func.is_view:
-            self.count += sum(tensor.numel() for tensor in _tensors(made))
+            sizes = [tensor.numel() for tensor in _tensors(made)]
+            self.count, self.largest = self.count + sum(sizes), max(self.largest, *sizes, 0)
         return made
 
 

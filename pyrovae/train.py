@@ -17,7 +17,7 @@ from tqdm import tqdm
 from pyrovae import checks, files
 from pyrovae.batches import Batches
 from pyrovae.data import Splits
-from pyrovae.data.split import Batch, Data, as_split
+from pyrovae.data.split import Batch, Data, Split, as_split
 from pyrovae.faults import NOTHING, TrainingError, check_data, first_fault
 from pyrovae.modes import MATMULS, channels_last, fastest_matmul, matmul_precision, mode
 from pyrovae.objectives import ELBO, Objective
@@ -116,13 +116,13 @@ class Training:
         self.patience = None if patience is None else checks.integer("patience", patience)
         if patience is not None and self.valid is None:
             raise ValueError("patience: expected validation data to watch, found none")
-        self.initialise = _initialise_after(programs, initialise, self.epochs)
         self.learning_rate, self.lr_schedule = checks.positive("learning_rate", learning_rate), lr_schedule
         self.seed = checks.integer("seed", seed, 0)
         if self.seed >= 2**63:
             raise ValueError(f"seed: expected an integer < 2**63, found {seed}")
         self.objective = _objective(programs, objective)
         self.batches = Batches(programs, as_split(splits.train), batch_size, labelled)
+        self.initialise = _initialise_after(programs, initialise, self.epochs, self.batches)
         if self.valid is not None:
             check_data(programs, self.valid)
         if self.batches.order.labelled:
@@ -153,10 +153,12 @@ class Training:
     def _prepare(self) -> None:
         """Record a step: what cannot be trained is refused before the first."""
         with seeded(self.seed, 4), self._training():
+            batch = next(self.batches())
             try:
-                self.svi.prepare(*next(self.batches()))
-            except TrainingError as error:
-                raise ValueError(str(error)) from error
+                self.svi.prepare(*batch)
+            except (TrainingError, ValueError) as error:
+                x, *_ = self.batches.read(*batch)
+                raise ValueError(f"{checks.reason(error)}{_advice(x)}") from error
 
     def __iter__(self) -> Iterator[Record]:
         with tqdm(total=self.steps, initial=self.step, unit="step", disable=None, dynamic_ncols=True) as bar:
@@ -353,10 +355,18 @@ def _objective(programs: Programs, asked: Objective | None) -> Objective:
     return found
 
 
-def _initialise_after(programs: Programs, asked: int, epochs: int) -> int:
+def _advice(x: Tensor) -> str:
+    """What may be wrong with data that the first step cannot take."""
+    most = x.abs().max().item()
+    return f" (x is as large as {most:.2g}: where it is not of the order of 1, standardise it)" if most > 100 else ""
+
+
+def _initialise_after(programs: Programs, asked: int, epochs: int, batches: Batches) -> int:
     found = checks.integer("initialise", asked, 0)
     if found > epochs or (found and own(programs, "initialise") is None):
         raise ValueError(f"initialise: expected a model that begins from data in {epochs} epochs, found {asked}")
+    if found and isinstance(batches.data, Split) and len(batches.data) < (least := own(programs, "initial_rows") or 1):
+        raise ValueError(f"initialise: expected at least {least} rows to begin from, found {len(batches.data)}")
     return found
 
 

@@ -405,6 +405,11 @@ def test_programs_that_find_nothing_in_data_are_not_initialised():
             pyrovae.Training(programs, binary(), epochs=2, initialise=epochs)
 
 
+def test_fewer_rows_than_clusters_are_refused_before_the_first_step():
+    with pytest.raises(ValueError, match="initialise: expected at least 100 rows to begin from, found 20"):
+        pyrovae.Training(MixtureVAE(X, D, clusters=100), binary()[:20], epochs=2, initialise=1)
+
+
 def test_it_clusters_the_digits():
     """Chance is .1. k-means on the pixels is right about .78, this after a longer training about .83."""
     data = pyrovae.data.load("digits", binarize="none")

@@ -469,10 +469,22 @@ def test_a_graph_pays_sooner_where_a_chunk_is_more_work(monkeypatch):
     assert 0 < ran[0] < ran[1] == 8
 
 
+def test_a_chunk_has_no_more_particles_than_memory_has_room_for(monkeypatch):
+    torch.manual_seed(0)
+    made = pyrovae.VAE(D, 8, prior=partial(VampPrior, components=100))
+    one = 128 * 100 * 8
+    for most, largest in ((5, 5), (1, 1), (10**6, 30)):
+        monkeypatch.setattr(inference, "LARGEST", most * one)
+        with Elements() as found:
+            value, _ = inference.log_likelihood(made, x(128), 30)
+        assert found.largest == largest * one
+        assert len(value) == 128
+
+
 def test_elements_are_of_all_that_is_made_and_not_looked_at():
     with Elements() as made:
         (torch.ones(3, 4).expand(5, 3, 4).clone()[:2] + 1).sum()
-    assert made.count == 12 + 60 + 24 + 1
+    assert (made.count, made.largest) == (12 + 60 + 24 + 1, 60)
 
 
 @pytest.mark.slow

@@ -443,6 +443,10 @@ def occupied(path):
         (["train", "--name", "occupied"], "runs/occupied already holds a run (metrics.jsonl)"),
         (["train", "--root", "file", "--name", "a"], "file/a: expected a directory that can be written to"),
         (["train", "--data", "mnist", "--data-root", "short"], "expected 47040016 bytes, found 4"),
+        (["train", "--examine", "diagnosis", "--rows", "10"], "rows: expected an integer >= 50, found 10"),
+        (["train", "--name", "claimed"], "runs/claimed: expected a folder that no other process works in, found one"),
+        (["evaluate", "runs/claimed"], "runs/claimed: expected a folder that no other process works in, found one"),
+        (["compare", "--root", "runs/claimed", "--betas", "1,2"], "expected a folder that no other process works in"),
         (["evaluate", "nowhere"], "nowhere is not a run"),
         (["evaluate", "broken"], "broken/run.toml: expected TOML, found a damaged file"),
         (["evaluate", "other"], "other/run.toml: unknown option 'colour'"),
@@ -468,7 +472,8 @@ def test_bad_input_is_one_line_and_status_two(arguments, message, capsys):
         runs.Path(name).mkdir()
         (runs.Path(name) / "run.toml").write_text(text)
     before = sorted(runs.Path().rglob("*"))
-    assert main(arguments) == 2
+    with files.claimed(runs.Path("runs/claimed")):
+        assert main(arguments) == 2
     printed = capsys.readouterr()
     assert message in printed.err
     assert printed.err.count("\n") == 1
@@ -567,16 +572,19 @@ def test_an_interrupted_evaluation_goes_on(finished, monkeypatch):
     whole = runs.evaluate(finished, 3, seed=1)
     done, traced = [], inference.traces
 
+    def counted(model, guide, particles, *args, **kwargs):
+        done.extend([particles] * (particles == 3))  # of one the memory is measured that it needs
+        return traced(model, guide, particles, *args, **kwargs)
+
     def interrupted(*args, **kwargs):
         if len(done) == 2:
             raise KeyboardInterrupt
-        done.append(args)
-        return traced(*args, **kwargs)
+        return counted(*args, **kwargs)
 
     monkeypatch.setattr(inference, "traces", interrupted)
     with pytest.raises(KeyboardInterrupt):
         runs.evaluate(finished, 3, seed=1)
-    monkeypatch.setattr(inference, "traces", lambda *args, **kwargs: done.append(args) or traced(*args, **kwargs))
+    monkeypatch.setattr(inference, "traces", counted)
     assert runs.evaluate(finished, 3, seed=1) == whole
     assert len(done) == -(-whole["rows"] // inference.ROWS)
     assert not list(finished.glob(".evaluating-*"))
@@ -586,6 +594,54 @@ def vectors(path, scale, seed=0):
     """Data of one name and one shape."""
     path.parent.mkdir(exist_ok=True)
     np.save(path, np.random.default_rng(seed).normal(scale=scale, size=(60, 3)).astype(np.float32))
+
+
+def test_a_folder_that_was_claimed_in_vain_goes_again():
+    with files.claimed(runs.Path("a/b")):
+        assert runs.Path("a/b").is_dir()
+    with files.claimed(runs.Path("c")):
+        runs.Path("c/kept").write_text("")
+    with files.claimed(runs.Path("c")):
+        pass
+    assert [str(path) for path in sorted(runs.Path().rglob("*"))] == ["c", "c/kept"]
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(monkeypatch):
+    runs.Path("found").mkdir()
+    runs.Path("found/old").write_text("")
+    rename, names = runs.Path.rename, []
+
+    def fails(path, target):
+        names.append(path.name)
+        if len(names) == 2:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(runs.Path, "rename", fails)
+    with pytest.raises(KeyboardInterrupt), files.replacing_folder(runs.Path("found")) as new:
+        (new / "new").write_text("")
+    assert names[0] == "found"
+    assert [str(path) for path in sorted(runs.Path().rglob("*"))] == ["found", "found/old"]
+
+
+def test_test_data_are_looked_at_before_training(capsys):
+    x = (np.random.default_rng(0).random((60, 6)) < 0.4).astype(np.float32)
+    torn = x.copy()
+    torn[7, 3] = np.nan
+    np.savez("torn.npz", x_train=x, x_test=torn)
+    assert train("--data", "torn.npz", "--batch-size", 10, *QUICK) == 2
+    assert "NaN" in capsys.readouterr().err
+    assert not runs.Path("runs").exists()
+
+
+def test_files_of_a_run_that_hold_something_else_are_named(finished, tmp_path):
+    shutil.copytree(finished, "odd")
+    runs.Path("odd/evaluation.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"odd/evaluation.json: expected fields and values, found a list"):
+        runs.evaluation(runs.Path("odd"))
+    with runs.Path("odd/metrics.jsonl").open("ab") as file:
+        file.write(b"5\n\xff\n")
+    assert len(files.read_lines(runs.Path("odd/metrics.jsonl"))) == 4
 
 
 VECTORS = ["--likelihood", "normal", "--batch-size", 10, "--network", "mlp(hidden=[4])", "--compile", "no", *QUICK]

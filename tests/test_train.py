@@ -444,6 +444,14 @@ def test_bad_input_is_refused_before_any_step(vae, data, options, message):
     assert same(vae, before)
 
 
+def test_data_that_are_not_of_the_order_of_one_are_named(x):
+    """The first step's scales are zero or infinite, which torch says, but not why."""
+    with pytest.raises(
+        ValueError, match=r"\(x is as large as 1e\+06: where it is not of the order of 1, standardise it\)"
+    ):
+        fit(pyrovae.VAE(6, 2, likelihood=Normal), x * 1e6, epochs=1)
+
+
 def test_a_bad_row_anywhere_is_found_before_any_step(vae, x):
     x[37, 2] = torch.nan
     with pytest.raises(ValueError, match=r"found nan at \(37, 2\), 1 in all"):

@@ -37,8 +37,10 @@ def compare(root: str | Path, *, jobs: int = 0, **options: Any) -> "Comparison":
     """
     root = Path(root)
     asked = grid.asked(root, options)
-    found = carry_out(root, asked, grid.check(asked.cells()), at_a_time(asked, jobs))
-    found.write()
+    split, jobs = grid.check(asked.cells()), at_a_time(asked, jobs)
+    with files.claimed(root):
+        found = carry_out(root, asked, split, jobs)
+        found.write()
     return found
 
 

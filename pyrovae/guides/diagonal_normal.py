@@ -12,8 +12,8 @@ from pyrovae import checks
 class DiagonalNormal(nn.Module):
     """q(z|h) = Normal(z; m, diag(exp(v))), with h = (m, v): mean and log-variance.  (Kingma & Welling 2014)
 
-    Log-variance, because every real number is one: no constraint to enforce, no scale that vanishes by rounding, and
-    one step of the optimiser changes a variance of .01 and one of 100 by the same factor.
+    Log-variance, because every real number is one: no constraint to enforce, no scale that rounds to zero but for
+    v < -200, and one step of the optimiser changes a variance of .01 and one of 100 by the same factor.
 
     Args:
         latent_shape: event shape of z.

@@ -66,6 +66,11 @@ class MixtureVAE(VAE):
         super().__init__(event_shape, latent_dim, prior, likelihood, guide, encoder, decoder)
 
     @property
+    def initial_rows(self) -> int:
+        """How many data `initialise` must see at least."""
+        return self.prior.clusters
+
+    @property
     def begins_alike(self) -> bool:
         """Whether the clusters are one until `initialise`, and the model a plain VAE."""
         return self.prior.spread == 0

@@ -88,6 +88,8 @@ def evaluation(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"{path}: expected a run that is evaluated, found no evaluation.json") from None
     except ValueError as error:
         raise ValueError(f"{path / 'evaluation.json'}: expected JSON, found a damaged file ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path / 'evaluation.json'}: expected fields and values, found a {type(found).__name__}")
     if not (path / "scores.safetensors").exists():
         return found, {}
     table, of = files.read_tensors(path / "scores.safetensors")

@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pyrovae import checks, files, recipe
 from pyrovae.data import Split, Splits
+from pyrovae.faults import check_data
 from pyrovae.programs import placement
 from pyrovae.recipe import Recipe
 from pyrovae.runs.provenance import surroundings
@@ -30,8 +31,6 @@ def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
         ValueError: the directory holds another run, or none to resume; a recipe or data that cannot be meant.
     """
     occupied = [name for name in OUTPUTS if (path / name).exists()]
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{path}: expected a directory, found a file")
     if occupied and not resume:
         raise ValueError(f"{path} already holds a run ({occupied[0]}): --resume goes on with it, --name starts another")
     if resume or (path.exists() and any(path.iterdir())):
@@ -41,6 +40,8 @@ def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
     # What "auto" found in the first part is what the second part uses.
     chosen = asked if state is None else replace(asked, matmul=state[1]["matmul"])
     training = chosen.training(asked.build(splits.event_shape, splits.num_classes, len(splits.train)), splits)
+    if splits.test is not None:
+        check_data(training.programs, splits.test)
     if state is not None:
         same_data(path, splits, "--name starts another run")
         try:
@@ -144,8 +145,8 @@ def _same_place(path: Path, about: dict[str, Any], training: Training) -> None:
 
 
 def _make(path: Path) -> None:
+    files.make_folder(path)
     try:
-        path.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path / ".writable", b"")
         (path / ".writable").unlink()
         for leftover in path.glob(".[0-9]*-*.*"):  # of a process that was killed while it wrote
