@@ -147,8 +147,8 @@ class CompletionVAE(Completion):
         self.likelihood = Unseen(event_shape, mask, likelihood)
         self.event_shape = self.likelihood.event_shape
         self.latent_shape = (checks.integer("latent_dim", latent_dim),)
-        self.family = build(guide, self.latent_shape)
-        self.conditional_prior = build(conditional_prior, self.latent_shape)
+        self.family = build("guide", guide, self.latent_shape)
+        self.conditional_prior = build("conditional_prior", conditional_prior, self.latent_shape)
         same_space(self.conditional_prior, self.family)
         self.encoder = connect(encoder, [self.event_shape], self.family.param_shape, "encoder")
         inputs = [self.latent_shape, self.event_shape]
@@ -197,7 +197,7 @@ class Unseen(nn.Module):
         super().__init__()
         self.event_shape = checks.shape("event_shape", event_shape)
         self.register_buffer("mask", _checked(mask, self.event_shape).clone())
-        self.of = build(of, self.event_shape)
+        self.of = build("likelihood", of, self.event_shape)
         self.param_shape, self.advice = self.of.param_shape, getattr(self.of, "advice", "")
         entries = getattr(self.of(torch.zeros(1, *self.param_shape)), "base_dist", None)
         together = any(isinstance(part, Optimal) for part in self.of.modules())

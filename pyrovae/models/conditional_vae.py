@@ -65,14 +65,14 @@ class ConditionalVAE(VAE):
             label_shape, label = checks.integer("num_classes", num_classes), label or OneHotCategorical
         self.label_shape = checks.shape("label_shape", label_shape)
         self._wire(event_shape, latent_dim, prior, likelihood, guide, encoder, decoder, given=(self.label_shape,))
-        self.label: Any = None if label is None else build(label, self.label_shape)
+        self.label: Any = None if label is None else build("label", label, self.label_shape)
         if self.label is not None:
             self.h_y = nn.Parameter(torch.zeros(self.label.param_shape))  # of a class: uniform at first
         self.conditional_prior: Any = None
         if conditional_prior is None:
             self.prior()  # or a ValueError of one that is made of q(z|x): there is none without a y
         else:
-            self.conditional_prior = build(conditional_prior, self.latent_shape)
+            self.conditional_prior = build("conditional_prior", conditional_prior, self.latent_shape)
             same_space(self.conditional_prior, self.family)
             shape = self.conditional_prior.param_shape
             self.prior_network = connect(prior_network, [self.label_shape], shape, "prior_network")

@@ -15,7 +15,7 @@ from pyrovae.handlers import register, rows
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models.vae import VAE
 from pyrovae.networks import MLP
-from pyrovae.networks.connect import Part, build, connect, same_space, takes_missing
+from pyrovae.networks.connect import Part, build, buildable, connect, same_space, takes_missing
 from pyrovae.priors import StandardNormal
 
 
@@ -60,8 +60,8 @@ class HierarchicalVAE(VAE):
         self.event_shape = checks.shape("event_shape", event_shape)
         sizes = checks.integer("latent_dim", latent_dim), *checks.shape("above", above)
         self.latent_shapes = [(d,) for d in sizes]
-        self.prior = build(prior, self.latent_shapes[-1], self.event_shape)
-        self.likelihood = build(likelihood, self.event_shape)
+        self.prior = build("prior", prior, self.latent_shapes[-1], self.event_shape)
+        self.likelihood = build("likelihood", likelihood, self.event_shape)
         self.decoder = connect(decoder, [self.latent_shapes[0]], self.likelihood.param_shape, "decoder")
         self.conditionals: Any = nn.ModuleList(
             Factor(conditional_prior, shape, between, given, "between") for shape, given in pairwise(self.latent_shapes)
@@ -109,6 +109,7 @@ class HierarchicalVAE(VAE):
 def _each_its_own(**parts: Part) -> None:
     """Raise a ValueError where a part that each layer builds for itself is given built."""
     for role, part in parts.items():
+        buildable(role, part)
         if isinstance(part, nn.Module):
             raise ValueError(f"{role}: expected what builds one for each layer (a class, a partial), found {part!r}")
 
@@ -120,7 +121,7 @@ class Factor(nn.Module):
         self, family: Part, latent_shape: tuple[int, ...], network: Part, given: tuple[int, ...], role: str
     ) -> None:
         super().__init__()
-        self.family = build(family, latent_shape)
+        self.family = build("family", family, latent_shape)
         self.network = connect(network, [given], self.family.param_shape, role)
 
     def forward(self, y: Tensor) -> dist.TorchDistribution:

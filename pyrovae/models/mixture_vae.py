@@ -139,7 +139,7 @@ class Clusters(nn.Module):
     ) -> None:
         super().__init__()
         self.clusters, self.spread = checks.integer("clusters", clusters, least=2), checks.number("spread", spread, 0)
-        self.family: Any = build(family, latent_shape)
+        self.family: Any = build("conditional_prior", family, latent_shape)
         if hasattr(self.family, "space"):
             self.space = self.family.space
         if self.spread == 0:

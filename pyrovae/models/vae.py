@@ -62,9 +62,9 @@ class VAE(nn.Module):
         """Build the parts of a model with one layer of latents; both networks also take what is given."""
         self.event_shape = checks.shape("event_shape", event_shape)
         self.latent_shape = (checks.integer("latent_dim", latent_dim),)
-        self.prior = build(prior, self.latent_shape, self.event_shape)
-        self.likelihood = build(likelihood, self.event_shape)
-        self.family = build(guide, self.latent_shape)
+        self.prior = build("prior", prior, self.latent_shape, self.event_shape)
+        self.likelihood = build("likelihood", likelihood, self.event_shape)
+        self.family = build("guide", guide, self.latent_shape)
         self.encoder = connect(encoder, [self.event_shape, *given], self.family.param_shape, "encoder")
         self.decoder = connect(decoder, [self.latent_shape, *given], self.likelihood.param_shape, "decoder")
         same_space(self.prior, self.family)

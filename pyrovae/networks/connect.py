@@ -16,8 +16,16 @@ from pyrovae.randomness import seeded
 Part = nn.Module | Callable[..., Any]
 
 
-def build(part: Part, *shapes: tuple[int, ...]) -> Any:
-    """The part itself, or what it builds from these shapes."""
+def buildable(role: str, part: Part) -> None:
+    """Raise a ValueError unless a part is a module or what builds one; the name of a class is neither."""
+    if not callable(part):
+        where = "; names are understood on the command line and in run.toml" if isinstance(part, str) else ""
+        raise ValueError(f"{role}: expected a class, what builds one, or a module, found {part!r}{where}")
+
+
+def build(role: str, part: Part, *shapes: tuple[int, ...]) -> Any:
+    """The part itself, or what it builds from these shapes; the role is what it is in its model."""
+    buildable(role, part)
     return part if isinstance(part, nn.Module) else part(*shapes)
 
 
@@ -33,7 +41,7 @@ def connect(part: Part, inputs: Sequence[tuple[int, ...]], output_shape: tuple[i
     if len(inputs) > 1:
         return Joint(part, inputs, output_shape, role)
     (input_shape,) = inputs
-    network = build(part, input_shape, output_shape)
+    network = build(role, part, input_shape, output_shape)
     expected = f"{role}: expected a network from (N, {_join(input_shape)}) to (N, {_join(output_shape)})"
     if not isinstance(network, nn.Module):
         raise ValueError(f"{expected}, found {network!r}")
