@@ -281,6 +281,11 @@ def test_bytes_are_grey_levels_wherever_they_come_from(make):
         (torch.zeros(3, 7), r"expected shape \(N, 6\), found \(3, 7\)"),
         (torch.full((3, 6), float("nan")), "expected finite values, found nan"),
         (torch.full((3, 6), 0.5), "binarise the data"),
+        ("digits", r"expected data.load.*found 'digits'; read it by data.load\('digits'\)"),
+        ({"x": torch.zeros(3, 6)}, "expected data.load.*found dict"),
+        ([{"x": torch.zeros(6)}] * 3, "expected rows x, or .x, y., of numbers, found dict"),
+        (DataLoader([{"x": torch.zeros(6)}] * 3), "expected rows x, or .x, y., of numbers, found dict"),
+        ([("a", 0), ("b", 1)], "expected rows x, or .x, y., of numbers, found str"),
     ],
 )
 @pytest.mark.parametrize("ask", [pyrovae.evaluate, pyrovae.fit])

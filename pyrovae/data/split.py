@@ -1,6 +1,6 @@
 """Data where they live (in memory, or read when asked for), and the order in which they are read."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -160,7 +160,11 @@ class _DatasetRows:
 
 
 def _entry(item: Any, entry: int = 0) -> Tensor:
-    return torch.as_tensor(item[entry] if isinstance(item, tuple | list) else item)
+    found = item[entry] if isinstance(item, tuple | list) else item
+    try:
+        return torch.as_tensor(found)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"expected rows x, or (x, y), of numbers, found {type(found).__name__}") from None
 
 
 def _has_labels(item: Any) -> bool:
@@ -175,8 +179,10 @@ def as_split(data: Data) -> Split | DataLoader[Any]:
     """Any data as a Split, or a DataLoader as it is; empty data are refused."""
     if isinstance(data, DataLoader):
         return data
-    if not isinstance(data, Split) and (not hasattr(data, "__getitem__") or not hasattr(data, "__len__")):
-        raise ValueError(f"expected data.load(...), a tensor, a Dataset or a DataLoader, found {type(data).__name__}")
+    rows = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str | Mapping)
+    if not isinstance(data, Split) and not rows:
+        found = f"{data!r}; read it by data.load({data!r})" if isinstance(data, str) else type(data).__name__
+        raise ValueError(f"expected data.load(...), a tensor, a Dataset or a DataLoader, found {found}")
     if len(data) == 0:  # type: ignore[arg-type]
         raise ValueError("expected data, found none: there are 0 rows")
     if isinstance(data, Split):
