@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae
-from pyrovae.data import Split, from_arrays, load, sources, with_labels
+from pyrovae.data import Split, Splits, from_arrays, load, sources, with_labels
 from pyrovae.data.order import Order
 from pyrovae.data.split import as_split, batches, blocks, by_label, known, split_rows
 
@@ -380,6 +380,35 @@ def test_missing_labels_are_minus_one_or_nan(y, there):
 def test_as_many_labels_as_rows(rows):
     with pytest.raises(ValueError, match=f"y: expected a label for each of 3 rows, found {rows}"):
         Split(torch.zeros(3, 2), torch.zeros(rows))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda x: Split(x.numpy()), r"x: expected a tensor, as torch.as_tensor\(x\) is, found ndarray"),
+        (lambda x: Split(x.tolist()), r"x: expected a tensor, as torch.as_tensor\(x\) is, found list"),
+        (lambda x: Split(None), "x: expected a tensor, .* found NoneType"),
+        (lambda x: Split(x, np.arange(3)), r"y: expected a tensor, as torch.as_tensor\(y\) is, found ndarray"),
+        (lambda x: Split(x, binarize="fix"), "unknown binarize 'fix'; did you mean 'fixed'"),
+        (lambda x: Split(x, binarize=None), "unknown binarize None"),
+        (lambda x: Splits("a", x), r"train: expected a Split, found Tensor; Split\(train\) is one"),
+        (lambda x: Splits("a", Split(x), x), r"valid: expected a Split, found Tensor; Split\(valid\) is one"),
+        (lambda x: Splits("a", Split(x), test=DataLoader(x)), "test: expected a Split, found DataLoader$"),
+        (lambda x: Splits("a", None), "train: expected a Split, found NoneType"),
+    ],
+)
+def test_parts_that_cannot_be_meant_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("binarize", ["dynamic", "fixed", "threshold", "dequantize"])
+@pytest.mark.parametrize("x", [torch.tensor([[0.5, 1.5], [-0.25, 1.0]]), torch.tensor([[0, 1], [2, 0]])])
+@pytest.mark.parametrize("read", [lambda split: split[:], lambda split: next(blocks(split, 2))])
+def test_what_is_no_grey_level_is_refused_where_it_is_read(x, binarize, read):
+    message = rf"x: binarize='{binarize}' expects bytes or grey values in .0, 1., found values from {x.min():g} to "
+    with pytest.raises(ValueError, match=message):
+        read(Split(x, binarize=binarize))
 
 
 def labelled_data(x, y):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.data import sources
-from pyrovae.data.split import Binarize, Lazy, Split, Splits, choose, split_rows
+from pyrovae.data.split import Binarize, Lazy, Split, Splits, check_grey, choose, split_rows
 
 DATASETS = {
     source.__name__: source
@@ -84,7 +84,7 @@ def _splits(
             raise ValueError(f"{name}: expected data, with a label for each row or none, found {len(x)} rows{labels}")
     images = len(train[0].shape) == 4
     for x in (train[0], own_test[0] if own_test else train[0]):
-        _check_grey(name, x, binarize if images else "none")
+        _check_values(name, x, binarize if images else "none")
         if x.shape[1:] != train[0].shape[1:]:
             raise ValueError(f"{name}: expected test rows like {tuple(train[0].shape[1:])}, found {tuple(x.shape[1:])}")
     rows = split_rows(len(train[0]), {"valid": valid} if own_test else {"test": test, "valid": valid})
@@ -103,18 +103,14 @@ def _choose(y: Tensor | None, rows: Tensor) -> Tensor | None:
     return None if y is None else y[rows]
 
 
-def _check_grey(name: str, x: Tensor | Lazy, binarize: str) -> None:
-    """Only grey values in [0, 1] are probabilities that a draw or a threshold can make binary."""
+def _check_values(name: str, x: Tensor | Lazy, binarize: str) -> None:
+    """Finite values, of which this binarisation makes what it says."""
     if not isinstance(x, Tensor):
         return
     checks.finite(name, x, missing=True)  # NaN is an entry that is missing, if the model says so
     if binarize == "dequantize" and x.is_floating_point() and bool(((x * 255).round() - x * 255).abs().max() > 0.01):
         raise ValueError(f"{name}: binarize='dequantize' expects bytes, or grey values k/255, found others")
-    if binarize != "none" and x.is_floating_point() and not 0 <= float(x.min()) <= float(x.max()) <= 1:
-        raise ValueError(
-            f"{name}: binarize={binarize!r} expects bytes or grey values in [0, 1], found values from "
-            f"{x.min():.6g} to {x.max():.6g}; rescale them or choose binarize='none'"
-        )
+    check_grey(name, x, binarize)
 
 
 def _classes(name: str, num_classes: int | None, labels: list[Tensor | None]) -> int | None:

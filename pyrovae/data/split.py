@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import NoneType
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -49,6 +50,13 @@ class Split:
     binarize: Literal["dynamic", "fixed", "threshold", "none", "dequantize"] = "none"
 
     def __post_init__(self) -> None:
+        for name, part in (("x", self.x), ("y", self.y)):
+            lazy = hasattr(part, "shape") and hasattr(part, "workers")
+            if not (isinstance(part, Tensor) or lazy or (part is None and name == "y")):
+                raise ValueError(
+                    f"{name}: expected a tensor, as torch.as_tensor({name}) is, found {type(part).__name__}"
+                )
+        checks.member("binarize", self.binarize, _BINARIZE)
         if self.y is not None and len(self.y) != len(self.x):
             raise ValueError(f"y: expected a label for each of {len(self.x)} rows, found {len(self.y)}")
 
@@ -71,10 +79,15 @@ class Split:
         index = torch.arange(len(self))[rows]
         if index.ndim != 1:
             raise ValueError(f"rows: expected a slice or a list of rows, found {rows!r}")
-        return self.convert(self.x[index], index)
+        return self.checked(self.x[index], index)
+
+    def checked(self, x: Tensor, rows: Tensor) -> Tensor:
+        """As `convert`, or a ValueError where these are values that nothing can make binary."""
+        check_grey("x", x, self.binarize)
+        return self.convert(x, rows)
 
     def convert(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Stored values of these rows, as a model takes them."""
+        """Stored values of these rows, as a model takes them. Part of a step, where no value can be looked at."""
         return _BINARIZE[self.binarize](_values(x), rows)
 
     def settled(self) -> "Split":
@@ -87,6 +100,18 @@ class Split:
 def _values(x: Tensor) -> Tensor:
     """Bytes are grey levels, in 255ths; other numbers are what they are."""
     return x / 255 if x.dtype == torch.uint8 else x if x.is_floating_point() else x.to(torch.get_default_dtype())
+
+
+def check_grey(name: str, x: Tensor, binarize: str) -> None:
+    """Only bytes, and values in [0, 1], are probabilities that a draw or a threshold can make binary."""
+    if binarize == "none" or x.dtype == torch.uint8 or not x.numel():
+        return
+    low, high = (float(each) for each in x.aminmax())
+    if not 0 <= low <= high <= 1:
+        raise ValueError(
+            f"{name}: binarize={binarize!r} expects bytes or grey values in [0, 1], found values from {low:.6g} to "
+            f"{high:.6g}; rescale them or choose binarize='none'"
+        )
 
 
 def _fixed(x: Tensor, rows: Tensor) -> Tensor:
@@ -118,6 +143,12 @@ class Splits:
     valid: Split | None = None
     test: Split | None = None
     num_classes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, other in (("train", DataLoader), ("valid", NoneType), ("test", NoneType)):
+            if not isinstance(part := getattr(self, name), Split | other):
+                advice = f"; Split({name}) is one" if isinstance(part, Tensor) else ""
+                raise ValueError(f"{name}: expected a Split, found {type(part).__name__}{advice}")
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -214,7 +245,7 @@ def batches(
     rows = order(len(data)).split(size)
     # The noise of a dynamic binarisation is drawn here, not by the workers, which have random numbers of their own.
     for x, index in zip(_stored(data.x, rows), rows, strict=True):
-        yield (data.convert(x, index), *([data.y[index]] if labels and data.y is not None else []))
+        yield (data.checked(x, index), *([data.y[index]] if labels and data.y is not None else []))
 
 
 def _stored(x: Tensor | Lazy, rows: Sequence[Tensor]) -> Iterator[Tensor]:
