@@ -75,6 +75,13 @@ def test_vectors_stay_as_they_are():
     torch.testing.assert_close(splits.train[:], torch.tensor(x).float())
 
 
+@pytest.mark.parametrize("x", [torch.randn(20, 3).bfloat16(), torch.randn(20, 3, requires_grad=True)])
+def test_tensors_that_numpy_does_not_know_are_data(x):
+    found = from_arrays(x, valid=0, test=0).train.x
+    assert torch.equal(found, x.detach().float())
+    assert not found.requires_grad
+
+
 def save_images(folder, count, size=(6, 4), mode="L", start=0):
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
@@ -321,6 +328,9 @@ def test_images_that_bytes_cannot_hold_are_refused(tmp_path, mode, message):
         (np.zeros(5), {}, r"expected numbers of shape \(N, D\)"),
         (np.zeros((5, 4, 4)) + 7.0, {}, "expects bytes or grey values in .0, 1., found values from 7 to 7"),
         (np.zeros((5, 3)), {"y": np.arange(4)}, "a label for each row or none, found 5 rows and 4 labels"),
+        (np.zeros((5, 3)), {"y": np.array(3)}, "a label for each row or none, found 5 rows and a number as labels"),
+        (np.zeros((5, 3)), {"valid": "0.1"}, "valid: expected a finite number >= 0, found '0.1'"),
+        (np.zeros((5, 3)), {"test": None}, "test: expected a finite number >= 0, found None"),
         (
             np.zeros((5, 3)),
             {"y": np.arange(5), "num_classes": 4},
@@ -496,6 +506,7 @@ def test_the_seed_chooses_the_labels_that_are_kept(digits):
         (0.001, "labels: expected from 10 .* found 1"),
         (-1, "labels: expected a finite number >= 0, found -1"),
         (12.5, "labels: expected an integer >= 1, found 12.5"),
+        ("30", "labels: expected a finite number >= 0, found '30'"),
     ],
 )
 def test_labels_that_cannot_be_kept_are_refused(digits, keep, message):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pyrovae import checks
@@ -66,7 +67,14 @@ def from_arrays(
     """Splits of your own rows: vectors (N, D) or images (N, C, H, W) with labels (N,), as in `load`."""
     checks.member("binarize", binarize, get_args(Binarize))
     y = None if y is None else sources.labels(np.asarray(y))
-    return _splits("arrays", (sources.tensor(np.asarray(x)), y), None, binarize, valid, test, num_classes)
+    return _splits("arrays", (sources.tensor(_numpy(x)), y), None, binarize, valid, test, num_classes)
+
+
+def _numpy(x: Tensor | np.ndarray) -> np.ndarray:
+    if isinstance(x, Tensor):
+        x = x.detach().cpu()
+        return (x.float() if x.dtype == torch.bfloat16 else x).numpy()  # numpy has no bfloat16
+    return np.asarray(x)
 
 
 def _splits(
@@ -79,8 +87,8 @@ def _splits(
     num_classes: int | None = None,
 ) -> Splits:
     for x, y in (train, own_test or train):
-        if len(x) == 0 or (y is not None and len(y) != len(x)):
-            labels = "" if y is None else f" and {len(y)} labels"
+        if len(x) == 0 or (y is not None and y.shape[:1] != (len(x),)):
+            labels = "" if y is None else f" and {len(y) if y.ndim else 'a number as'} labels"
             raise ValueError(f"{name}: expected data, with a label for each row or none, found {len(x)} rows{labels}")
     images = len(train[0].shape) == 4
     for x in (train[0], own_test[0] if own_test else train[0]):

@@ -289,7 +289,8 @@ def _whole(part: float) -> float:
 
 def how_many(name: str, part: float, n: int) -> int:
     """A share of n below 1, or a count from 1 up."""
-    return round(checks.number(name, part, 0) * n) if part < 1 else checks.integer(name, _whole(part))
+    part = checks.number(name, part, 0)
+    return round(part * n) if part < 1 else checks.integer(name, _whole(part))
 
 
 def split_rows(n: int, parts: dict[str, float]) -> dict[str, Tensor]:
