@@ -78,6 +78,12 @@ def event(x: Tensor, event_shape: tuple[int, ...]) -> None:
         raise ValueError(f"x: expected at least one row of shape ({expected[3:]}), found none")
 
 
+def real(name: str, x: Tensor) -> None:
+    """No complex numbers, whose imaginary part would be dropped without a word."""
+    if x.is_complex():
+        raise ValueError(f"{name}: expected real numbers, found {x.dtype}")
+
+
 def finite(name: str, x: Tensor, missing: bool = False) -> None:
     """No infinity, and no NaN unless entries may be missing."""
     bad = torch.isinf(x) if missing else ~torch.isfinite(x)

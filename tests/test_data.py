@@ -289,6 +289,9 @@ def test_bytes_are_grey_levels_wherever_they_come_from(make):
         (torch.full((3, 6), float("nan")), "expected finite values, found nan"),
         (torch.full((3, 6), 0.5), "binarise the data"),
         ("digits", r"expected data.load.*found 'digits'; read it by data.load\('digits'\)"),
+        (torch.zeros(3, 6) + 1j, "x: expected real numbers, found torch.complex64"),
+        (TensorDataset(torch.zeros(3, 6) + 1j), "x: expected real numbers, found torch.complex64"),
+        (DataLoader(torch.zeros(3, 6) + 1j), "x: expected real numbers, found torch.complex64"),
         ({"x": torch.zeros(3, 6)}, "expected data.load.*found dict"),
         ([{"x": torch.zeros(6)}] * 3, "expected rows x, or .x, y., of numbers, found dict"),
         (DataLoader([{"x": torch.zeros(6)}] * 3), "expected rows x, or .x, y., of numbers, found dict"),
@@ -329,6 +332,7 @@ def test_images_that_bytes_cannot_hold_are_refused(tmp_path, mode, message):
         (np.zeros((5, 4, 4)) + 7.0, {}, "expects bytes or grey values in .0, 1., found values from 7 to 7"),
         (np.zeros((5, 3)), {"y": np.arange(4)}, "a label for each row or none, found 5 rows and 4 labels"),
         (np.zeros((5, 3)), {"y": np.array(3)}, "a label for each row or none, found 5 rows and a number as labels"),
+        (np.zeros((5, 3)), {"num_classes": 3.5}, "num_classes: expected an integer >= 1, found 3.5"),
         (np.zeros((5, 3)), {"valid": "0.1"}, "valid: expected a finite number >= 0, found '0.1'"),
         (np.zeros((5, 3)), {"test": None}, "test: expected a finite number >= 0, found None"),
         (
@@ -404,6 +408,8 @@ def test_as_many_labels_as_rows(rows):
         (lambda x: Splits("a", x), r"train: expected a Split, found Tensor; Split\(train\) is one"),
         (lambda x: Splits("a", Split(x), x), r"valid: expected a Split, found Tensor; Split\(valid\) is one"),
         (lambda x: Splits("a", Split(x), test=DataLoader(x)), "test: expected a Split, found DataLoader$"),
+        (lambda x: Splits("a", Split(x), num_classes=3.5), "num_classes: expected an integer >= 1, found 3.5"),
+        (lambda x: Split(x, torch.zeros(3) * 1j), "y: expected real numbers, found torch.complex64"),
         (lambda x: Splits("a", None), "train: expected a Split, found NoneType"),
     ],
 )

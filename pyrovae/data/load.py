@@ -66,6 +66,8 @@ def from_arrays(
 ) -> Splits:
     """Splits of your own rows: vectors (N, D) or images (N, C, H, W) with labels (N,), as in `load`."""
     checks.member("binarize", binarize, get_args(Binarize))
+    if num_classes is not None:
+        checks.integer("num_classes", num_classes)
     y = None if y is None else sources.labels(np.asarray(y))
     return _splits("arrays", (sources.tensor(_numpy(x)), y), None, binarize, valid, test, num_classes)
 

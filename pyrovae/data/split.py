@@ -56,6 +56,8 @@ class Split:
                 raise ValueError(
                     f"{name}: expected a tensor, as torch.as_tensor({name}) is, found {type(part).__name__}"
                 )
+            if isinstance(part, Tensor):
+                checks.real(name, part)
         checks.member("binarize", self.binarize, _BINARIZE)
         if self.y is not None and len(self.y) != len(self.x):
             raise ValueError(f"y: expected a label for each of {len(self.x)} rows, found {len(self.y)}")
@@ -149,6 +151,8 @@ class Splits:
             if not isinstance(part := getattr(self, name), Split | other):
                 advice = f"; Split({name}) is one" if isinstance(part, Tensor) else ""
                 raise ValueError(f"{name}: expected a Split, found {type(part).__name__}{advice}")
+        if self.num_classes is not None:
+            checks.integer("num_classes", self.num_classes)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -193,9 +197,11 @@ class _DatasetRows:
 def _entry(item: Any, entry: int = 0) -> Tensor:
     found = item[entry] if isinstance(item, tuple | list) else item
     try:
-        return torch.as_tensor(found)
+        read = torch.as_tensor(found)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"expected rows x, or (x, y), of numbers, found {type(found).__name__}") from None
+    checks.real("xy"[entry], read)
+    return read
 
 
 def _has_labels(item: Any) -> bool:
