@@ -122,6 +122,8 @@ def impute(programs: Programs, x: Tensor, particles: int = 100, seed: int = 0) -
         particles: draws z_k.
         seed: of the noise.
     """
+    if not isinstance(x, Tensor):
+        raise ValueError(f"x: expected a tensor (N, *event_shape), found {type(x).__name__}")
     means = by_row(programs, x, particles, seed, _weighed, _posterior_mean)["mean"]
     return torch.where(torch.isnan(x), means.to(x), x)
 

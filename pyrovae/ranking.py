@@ -67,7 +67,7 @@ def rank(
         ValueError: two that are unlike; says which, and in what. What is no likelihood, no number, or has no such unit.
     """
     ordered = [row for kind in kinds(comparable(evaluations, by), by) for row in kind]
-    behind = {} if scores is None else _behind([row["name"] for row in ordered], scores)
+    behind = {} if scores is None else _behind(ordered, scores)
     return [{"name": row["name"], **row[by], **behind.get(row["name"], {})} for row in ordered]
 
 
@@ -123,11 +123,14 @@ def _cost(row: Row, by: str) -> float:
     return math.inf if _no_score(row, by) else row[by]["value"] * (-1 if by == "log_likelihood" else 1)
 
 
-def _behind(names: list[str], scores: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+def _behind(rows: list[dict[str, Any]], scores: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    names, number = [row["name"] for row in rows], rows[0].get("rows")
     shapes = {name: tuple(scores[name].shape) if name in scores else None for name in names}
     if len(set(shapes.values())) > 1 or len(next(iter(shapes.values())) or ()) != 1:
         raise ValueError(f"scores: expected one of each datum, (N,), for each evaluation, found shapes {shapes}")
     best = scores[names[0]]
+    if number is not None and len(best) != number:
+        raise ValueError(f"scores: expected those of the {number} rows that the evaluations are of, found {len(best)}")
     return {name: {"behind": paired((best - scores[name].double())[None])} for name in names}
 
 

@@ -71,6 +71,14 @@ def test_elsewhere_missing_entries_are_refused_by_name(likelihood):
         pyrovae.fit(pyrovae.VAE(3, 2, likelihood=likelihood), torch.full((5, 3), torch.nan))
 
 
+@pytest.mark.parametrize("x", [np.zeros((5, 3)), [[0.0] * 3]])
+def test_only_a_tensor_is_imputed_and_another_is_refused_before_any_draw(x, monkeypatch):
+    vae = pyrovae.VAE(3, 2, likelihood=partial(Missing, of=Normal), encoder=FilledIn)
+    monkeypatch.setattr(vae, "guide", None)
+    with pytest.raises(ValueError, match=rf"x: expected a tensor \(N, \*event_shape\), found {type(x).__name__}"):
+        pyrovae.impute(vae, x)
+
+
 def test_infinity_is_never_missing():
     vae = pyrovae.VAE(3, 2, likelihood=partial(Missing, of=Normal), encoder=FilledIn)
     with pytest.raises(ValueError, match="found inf at"):
