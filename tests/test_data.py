@@ -348,6 +348,53 @@ def test_bad_arrays_are_refused(x, options, message):
         from_arrays(x, **options)
 
 
+def table(column):
+    """A table whose column 1 this is, with an entry missing."""
+    x = np.stack([np.arange(60.0), column, np.ones(60)], 1)
+    x[3] = np.nan
+    return x
+
+
+@pytest.mark.parametrize(
+    "column",
+    [1.7e9 + np.arange(60), 8.5 + 1e-6 * np.arange(60), 1e-60 * np.arange(60), 1e60 * np.arange(60)],
+)
+def test_a_column_that_float32_rounds_away_is_refused(tmp_path, column):
+    message = "column 1: expected values that float32 tells apart, found a mean of .* is lost; subtract its mean, or"
+    np.save(tmp_path / "x.npy", table(column))
+    for ask in (lambda: from_arrays(table(column)), lambda: load(tmp_path / "x.npy")):
+        with pytest.raises(ValueError, match=message):
+            ask()
+    with pytest.raises(ValueError, match="column 0"):
+        from_arrays(1_700_000_000 + np.arange(60)[:, None])
+    from_arrays(table((column - column.mean()) / column.std()))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        2000 + np.arange(60),
+        np.full(60, 0.1),
+        np.full(60, 1.7e9 + 1),
+        np.linspace(0.1, 0.3, 60) / np.linspace(1, 3, 60),  # a constant, but for rounding errors
+        1.7e9 + 1e6 * np.arange(60),
+        np.where(np.arange(60) == 7, 1e9 + 1, 0),
+        np.full(60, np.nan),
+    ],
+)
+def test_a_column_that_float32_holds_is_data(column):
+    x = table(column)
+    found = from_arrays(x, valid=0, test=0).train.x
+    assert torch.equal(found.nan_to_num(), torch.from_numpy(x).float().nan_to_num()[split_rows(60, {})["train"]])
+
+
+def test_rows_that_are_read_later_may_be_alike(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "RESIDENT_BYTES", 1)
+    np.save(tmp_path / "x.npy", np.concatenate([1 + 1e-9 * np.arange(20), np.arange(20)])[:, None])
+    lazy = sources.arrays(tmp_path / "x.npy")[0][0]
+    assert lazy[torch.arange(20)].unique().tolist() == [1.0]
+
+
 @pytest.mark.parametrize("valid", [7, 7.0])
 def test_a_count_may_come_as_a_float_from_the_command_line(valid):
     assert len(load("digits", valid=valid).valid) == 7
