@@ -1,5 +1,6 @@
 """Figures are made of arrays alone; what is drawn is what was given."""
 
+import re
 from functools import partial
 
 import numpy as np
@@ -306,6 +307,64 @@ def test_frames_are_of_one_size(tmp_path):
     assert not list((tmp_path / "figures").glob("*.gif"))
 
 
+IMAGES, CODES = np.zeros((2, 1, 4, 4)), np.zeros((5, 2))
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: plots.loss_curves([]), "records: expected at least one, found none"),
+        (lambda: plots.training_curves({}), "runs: expected at least one, found none"),
+        (lambda: plots.training_curves({"a": []}), "runs: expected at least one, found none"),
+        (lambda: plots.curves_apart({}), "lines: expected at least one, found none"),
+        (lambda: plots.rate_distortion({}), "points: expected at least one, found none"),
+        (lambda: plots.auroc_bars({}), "by_class: expected at least one, found none"),
+        (lambda: plots.rows_of_dots({}, "x"), "series: expected at least one, found none"),
+        (lambda: plots.gif([]), "frames: expected at least one, found none"),
+        (lambda: plots.program_graph({}, [], [], [], 1), "levels: expected at least one, found none"),
+        (lambda: plots.image_grids({}), "panels: expected at least one, found none"),
+        (lambda: plots.image_rows({}), "panels: expected at least one, found none"),
+        (lambda: plots.image_table({}), "panels: expected at least one, found none"),
+        (lambda: plots.named_table([], {"": IMAGES[None]}), "names: expected at least one, found none"),
+        (lambda: plots.image_matrix({}, 1), "panels: expected at least one, found none"),
+        (lambda: plots.image_matrix({"a": {}}, 1), "panels: expected at least one, found none"),
+        (lambda: plots.image_rows({"": IMAGES[:, 0]}), "expected shape (n, C, H, W) >= (1, 1, 1, 1), found (2, 4, 4)"),
+        (lambda: plots.image_grids({"a": IMAGES, "b": IMAGES[:0]}), ", found (0, 1, 4, 4)"),
+        (lambda: plots.image_rows({"": IMAGES[:0]}), ", found (0, 1, 4, 4)"),
+        (lambda: plots.image_table({"": IMAGES}), "shape (n, m, C, H, W) >= (1, 1, 1, 1, 1), found (2, 1, 4, 4)"),
+        (lambda: plots.image_sheet(IMAGES[:0], 2), ", found (0, 1, 4, 4)"),
+        (lambda: plots.image_matrix({"a": {"b": IMAGES[0]}}, 1), ", found (1, 4, 4)"),
+        (lambda: plots.tile(IMAGES[0, 0], 1), ", found (4, 4)"),
+        (lambda: plots.rank_histograms({}), "counts: expected at least one, found none"),
+        (lambda: plots.rank_histograms({"z": CODES[:, :0]}), "shape (latents, bins) >= (1, 1), found (5, 0)"),
+        (lambda: plots.marginals(CODES[:0], CODES), "data: expected shape (N, D) >= (1, 1), found (0, 2)"),
+        (lambda: plots.marginals(CODES, CODES[:0]), "samples: expected shape (N, D) >= (1, 2), found (0, 2)"),
+        (lambda: plots.agreement(CODES[:0], CODES[:0]), "data: expected at least one, found none"),
+        (lambda: plots.pareto_k(np.zeros(0)), "k: expected at least one, found none"),
+        (lambda: plots.latent_pca(CODES[:0], None), "codes: expected shape (N, d) >= (1, 2), found (0, 2)"),
+        (lambda: plots.latent_pca(CODES[:, :1], None), "codes: expected shape (N, d) >= (1, 2), found (5, 1)"),
+        (lambda: plots.latent_pca(CODES, np.arange(4)), "labels: expected shape (5,) for as many codes, found (4,)"),
+        (lambda: plots.latent_plane(CODES, np.arange(6), None), "expected shape (5,) for as many codes, found (6,)"),
+        (lambda: plots.latent_plane(CODES[:0], None, None), "codes: expected shape (N, d) >= (1, 2), found (0, 2)"),
+        (lambda: plots.latent_planes({}, np.zeros(5)), "of: expected at least one, found none"),
+        (lambda: plots.maps({}, np.zeros(5)), "points: expected at least one, found none"),
+        (lambda: plots.maps({"a": CODES}, np.zeros(4)), "labels: expected shape (5,) for as many codes, found (4,)"),
+        (lambda: plots.colourings(CODES, {}), "by: expected at least one, found none"),
+        (lambda: plots.posteriors(IMAGES[:0], CODES[0], CODES, {}), ", found (0, 1, 4, 4)"),
+        (lambda: plots.posteriors(IMAGES, CODES[0], CODES, {}), "guides: expected at least one, found none"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_drawn_is_refused(draw, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        draw()
+
+
+def test_an_animation_without_frames_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="none: expected at least one, found none"):
+        plots.write_figures(tmp_path / "figures", {"all": plots.image_sheet(IMAGES, 2), "none": []})
+    assert not (tmp_path / "figures").exists()
+
+
 def test_along_the_lines_of_equal_elbo_rate_and_distortion_have_one_sum():
     points = {0.1: (9.0, 80.0), 1.0: (5.0, 82.0), 10.0: (1.0, 95.0)}
     figure = plots.rate_distortion(points, {"alone": (5.5, 81.0)})
@@ -337,6 +396,8 @@ def test_planes_show_codes_where_they_are_decoded():
         assert (*below.get_xlim(), *below.get_ylim()) == (-2, 2, -2, 2)
         np.testing.assert_allclose(below.collections[0].get_offsets(), each)
     assert [sheet.get_title() for sheet in sheets] == ["a", "b"]
+    alone = plots.latent_planes({"a": (codes["a"], decoded)}, np.zeros(20, int)).axes
+    assert [axes.get_title() for axes in alone] == ["a", ""]
 
 
 def test_dots_stand_at_their_values_and_the_line_at_their_mean():

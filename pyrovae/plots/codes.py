@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 
+from pyrovae.plots.given import nonempty, shaped
 from pyrovae.plots.images import show, tile
 from pyrovae.plots.style import COLOURS, styled, symbol
 
@@ -34,8 +35,10 @@ def latent_planes(
     of: dict[str, tuple[np.ndarray, np.ndarray]], labels: np.ndarray, extent: float = 3, x: str = "", y: str = ""
 ) -> Figure:
     """Side by side for each title (codes, decoded), as in `latent_plane`: the plane decoded, the codes below it."""
+    nonempty("of", of)
     figure = Figure(figsize=(3.4 * len(of) + 0.4, 6.6))
-    for (above, below), (title, (codes, decoded)) in zip(figure.subplots(2, len(of)).T, of.items(), strict=True):
+    grid = figure.subplots(2, len(of), squeeze=False)
+    for above, below, (title, (codes, decoded)) in zip(*grid, of.items(), strict=True):
         _decoded(above, decoded, extent, x, y, title)
         _scatter(below, codes, labels, x, y, "")
         below.set_aspect("equal", adjustable="box")
@@ -47,6 +50,7 @@ def latent_planes(
 @styled
 def latent_pca(codes: np.ndarray, labels: np.ndarray | None, site: str = "z") -> Figure:
     """Codes (N, d) of a site on two principal components, coloured by label; axes say how much variance they carry."""
+    shaped("codes", codes, N=1, d=2)
     centred = codes - codes.mean(0)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
     share = singular**2 / max((singular**2).sum(), 1e-300)
@@ -66,6 +70,7 @@ def latent_pca(codes: np.ndarray, labels: np.ndarray | None, site: str = "z") ->
 @styled
 def maps(points: dict[str, np.ndarray], classes: np.ndarray) -> Figure:
     """Maps of the same data side by side, points (N, 2) under each title, coloured by classes (N,); no scales."""
+    nonempty("points", points)
     figure = Figure(figsize=(3.3 * len(points) + 0.4, 3.4))
     for axes, (title, each) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):
         _scatter(axes, each, classes, "", "", title)
@@ -80,6 +85,7 @@ def colourings(points: np.ndarray, by: dict[str, np.ndarray], x: str = "", y: st
 
     x and y name the axes; where they are nothing by themselves (t-SNE) they have neither names nor numbers.
     """
+    nonempty("by", by)
     figure = Figure(figsize=(3.5 * len(by) + 0.2, 3.3))
     for axes, (title, classes) in zip(figure.subplots(1, len(by), squeeze=False)[0], by.items(), strict=True):
         _scatter(axes, points, classes, x, y, title)
@@ -123,6 +129,8 @@ def posteriors(
         guides: of each q on the same grid (n, a, a), drawn where it is 1/2, 1/10 and 1/100 of its highest value, and a
             note for each datum.
     """
+    shaped("images", images, n=1, C=1, H=1, W=1)
+    nonempty("guides", guides)
     figure = Figure(figsize=(1.75 * len(guides) + 1.4, 1.75 * len(images) + 0.35))
     grid = figure.subplots(len(images), 1 + len(guides), squeeze=False, width_ratios=[0.6] + [1] * len(guides))
     for row, image in enumerate(images):
@@ -147,6 +155,9 @@ def _decoded(axes: Axes, decoded: np.ndarray, extent: float, x: str, y: str, tit
 
 
 def _scatter(axes: Axes, codes: np.ndarray, labels: np.ndarray | None, x: str, y: str, title: str) -> None:
+    n, _ = shaped("codes", codes, N=1, d=2)
+    if labels is not None and labels.shape != (n,):
+        raise ValueError(f"labels: expected shape ({n},) for as many codes, found {tuple(labels.shape)}")
     classes = [None] if labels is None else sorted(set(labels.tolist()))
     for number, label in enumerate(classes if len(classes) <= 20 else [None]):
         chosen = slice(None) if label is None else labels == label

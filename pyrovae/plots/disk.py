@@ -10,14 +10,17 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pyrovae.files import replacing, write_bytes
+from pyrovae.plots.given import nonempty
 
 
 def write_figures(folder: Path, figures: Mapping[str, Figure | Sequence[Figure]]) -> list[Path]:
     """Each as folder/NAME.png, whole or not at all; several are the frames of NAME.gif, and NAME.png the middle one."""
+    several = {name: [drawn] if isinstance(drawn, Figure) else list(drawn) for name, drawn in sorted(figures.items())}
+    for name, frames in several.items():
+        nonempty(name, frames)
     folder.mkdir(exist_ok=True)
     written = []
-    for name, drawn in sorted(figures.items()):
-        frames = [drawn] if isinstance(drawn, Figure) else list(drawn)
+    for name, frames in several.items():
         written.append(folder / f"{name}.png")
         with replacing(written[-1]) as temporary:
             frames[len(frames) // 2].savefig(temporary, format="png")
@@ -32,6 +35,7 @@ def gif(frames: Sequence[Figure], dpi: int = 100, milliseconds: int = 80, held: 
 
     A frame that is given n times in a row stays n times as long, and is kept once.
     """
+    nonempty("frames", frames)
     pictures, durations = [], []
     for frame, same in groupby(frames):
         durations.append(milliseconds * len(list(same)))

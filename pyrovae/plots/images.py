@@ -1,6 +1,6 @@
 """Grids of images."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,13 +8,14 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import ScaledTranslation
 
+from pyrovae.plots.given import nonempty, shaped
 from pyrovae.plots.style import STYLE, styled
 
 
 def tile(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
     """Images (n, C, H, W), values clipped to [0, 1], as one RGB picture with `columns` in a row, white between them."""
+    n, c, h, w = shaped("images", images, n=1, C=1, H=1, W=1)
     images = np.clip(np.asarray(images, dtype=float), 0, 1)
-    n, c, h, w = images.shape
     rows = -(-n // columns)
     sheet = np.ones((rows, columns, 3, h + gap, w + gap))
     sheet.reshape(-1, 3, h + gap, w + gap)[:n, :, :h, :w] = images if c == 3 else images[:, :1]
@@ -31,7 +32,7 @@ def show(axes: Axes, images: np.ndarray, columns: int, title: str = "") -> None:
 @styled
 def image_grids(grids: dict[str, np.ndarray], columns: int = 8, width: float = 3.2) -> Figure:
     """Grids of images (n, C, H, W) side by side, each under its title and `width` inches wide."""
-    n, _, h, w = next(iter(grids.values())).shape
+    n, _, h, w = _first(grids.values(), n=1, C=1, H=1, W=1)
     figure = Figure(figsize=(width * len(grids), width * -(-n // columns) * h / (min(n, columns) * w) + 0.3))
     for axes, (title, images) in zip(figure.subplots(1, len(grids), squeeze=False)[0], grids.items(), strict=True):
         show(axes, images, columns, title)
@@ -41,7 +42,7 @@ def image_grids(grids: dict[str, np.ndarray], columns: int = 8, width: float = 3
 @styled
 def image_rows(rows: dict[str, np.ndarray]) -> Figure:
     """Rows of images (n, C, H, W), each with its label on the left."""
-    n, _, h, w = next(iter(rows.values())).shape
+    n, _, h, w = _first(rows.values(), n=1, C=1, H=1, W=1)
     figure = Figure(figsize=(6.4, 6.4 / n * len(rows) * h / w + 0.1))
     for axes, (label, images) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
         show(axes, images, n)
@@ -56,7 +57,7 @@ def image_table(panels: dict[str, np.ndarray], left: float = 0.05, across: float
     `across` inches wide, or more where a title is wider than its images; `left` inches are white beside the first
     panel.
     """
-    n, _, _, h, w = next(iter(panels.values())).shape
+    n, _, _, h, w = _first(panels.values(), n=1, m=1, C=1, H=1, W=1)
     counts = [images.shape[1] for images in panels.values()]
     pixels = [m * (w + 1) - 1 for m in counts]
     inch = across / (sum(pixels) + 0.4 * w * len(pixels))  # of one pixel
@@ -76,6 +77,7 @@ def image_table(panels: dict[str, np.ndarray], left: float = 0.05, across: float
 @styled
 def named_table(names: Sequence[str], panels: dict[str, np.ndarray], across: float = 6.4) -> Figure:
     """An `image_table` with a name to the left of each row, of one line or more."""
+    nonempty("names", names)
     figure = image_table(panels, 0.05 + max(_inches(line) for name in names for line in name.split("\n")), across)
     height, axes = next(iter(panels.values())).shape[-2] + 1, figure.axes[0]
     beside = axes.transData + ScaledTranslation(-0.08, 0, figure.dpi_scale_trans)
@@ -108,8 +110,9 @@ def image_matrix(rows: dict[str, dict[str, np.ndarray]], columns: int, title: st
 
     Each of their pixels is one or more whole ones at dpi 100.
     """
-    some = next(iter(rows.values()))
-    height, width = tile(next(iter(some.values())), columns).shape[:2]
+    every = [images for panels in rows.values() for images in panels.values()]
+    _first(every, n=1, C=1, H=1, W=1)
+    height, width = tile(every[0], columns).shape[:2]
     scale, across = max(1, round(110 / width)), max(map(len, rows.values()))
     height, width, left, top, gap, lines = scale * height, scale * width, 22, 24, 16, 32  # in pixels
     size = left + across * (width + gap), top + len(rows) * (height + lines) + 4
@@ -126,6 +129,13 @@ def image_matrix(rows: dict[str, dict[str, np.ndarray]], columns: int, title: st
             axes.set_title(label, fontsize=7, pad=3)
     figure.text(0.5, 1 - 4 / size[1], title, ha="center", va="top")
     return figure
+
+
+def _first(panels: Collection[np.ndarray], **least: int) -> tuple[int, ...]:
+    """The shape of the first of some panels, all of which have these axes."""
+    nonempty("panels", panels)
+    shapes = [shaped("images", images, **least) for images in panels]
+    return shapes[0]
 
 
 def _inches(title: str) -> float:

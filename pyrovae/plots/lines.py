@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pyrovae.plots.given import nonempty
 from pyrovae.plots.style import COLOURS, styled
 
 
@@ -17,6 +18,7 @@ def loss_curves(records: Sequence[dict[str, Any]], of: tuple[str, str] = ("", ""
 
     The first tenth may be above the top. `of` says what data each is of, where the two are no losses of one kind.
     """
+    nonempty("records", records)
     epochs = [record["epoch"] for record in records]
     betas = [record["beta"] for record in records]
     changes = len(set(betas)) > 1
@@ -46,6 +48,7 @@ def training_curves(runs: dict[str, Sequence[tuple[Sequence[int], Sequence[float
 
     The first label has the colour of that number; after the last colour they begin again, with dashes.
     """
+    nonempty("runs", [run for several in runs.values() for run in several])
     lines = -(-len(runs) // (2 if max(map(len, runs)) < 28 else 1))
     figure = Figure(figsize=(5.6, 3 + 0.17 * lines))
     axes = figure.subplots()
@@ -109,6 +112,7 @@ def rings(points: dict[str, tuple[Any, Any]], x: str = "", y: str = "", log: str
 @styled
 def curves_apart(lines: dict[str, tuple[Any, Any]], x: str = "", y: str = "", columns: int = 4) -> Figure:
     """For each title (x, y) a line in a panel of its own, with its own scale: numbers of unlike units."""
+    nonempty("lines", lines)
     rows = -(-len(lines) // columns)
     figure = Figure(figsize=(1.9 * columns, 1.7 * rows + 0.3))
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
@@ -131,6 +135,7 @@ def rate_distortion(
 
     Along a grey line the sum of the two, which is -ELBO at beta = 1, is the same.
     """
+    nonempty("points", points)
     figure = Figure(figsize=(5.4, 3.8))
     axes = figure.subplots()
     beta, (rate, distortion) = np.array(list(points)), np.array(list(points.values())).T
@@ -170,6 +175,7 @@ def roc_curves(scores: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
 @styled
 def auroc_bars(by_class: dict[str, dict[str, float]], x: str = "class") -> Figure:
     """A bar for each class, its `value` with two `standard_error` to either side; .5 is chance."""
+    nonempty("by_class", by_class)
     values, errors = (np.array([each[key] for each in by_class.values()]) for key in ("value", "standard_error"))
     figure = Figure(figsize=(max(3.0, 0.45 * len(values) + 0.8), 2.6))
     axes = figure.subplots()
@@ -201,6 +207,7 @@ def intervals(
 @styled
 def rows_of_dots(series: dict[str, dict[str, tuple[float, float]]], x: str) -> Figure:
     """For each series a colour, and in it for each label a value and its error: a row a label, the first on top."""
+    nonempty("series", series)
     labels = list(next(iter(series.values())))
     figure = Figure(figsize=(4.2, 1 + 0.3 * len(labels)))
     axes = figure.subplots()

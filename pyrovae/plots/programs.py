@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 
+from pyrovae.plots.given import nonempty
 from pyrovae.plots.style import styled, symbol
 
 
@@ -25,6 +26,7 @@ def program_graph(
         observed: the sites with data.
         n: size of the plate.
     """
+    nonempty("levels", levels)
     width = {level: [site for site in levels if levels[site] == level] for level in levels.values()}
     place = {
         site: (1.6 * (sites.index(site) - (len(sites) - 1) / 2), -1.5 * level)

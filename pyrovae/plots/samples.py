@@ -3,13 +3,15 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from pyrovae.plots.given import nonempty, shaped
 from pyrovae.plots.style import COLOURS, styled
 
 
 @styled
 def marginals(data: np.ndarray, samples: np.ndarray, most: int = 12) -> Figure:
     """For the first columns of vectors (N, D): histograms of the data and of samples on common bins."""
-    count = min(data.shape[1], most)
+    count = min(shaped("data", data, N=1, D=1)[1], most)
+    shaped("samples", samples, N=1, D=count)
     rows = -(-count // 4)
     figure = Figure(figsize=(7, 1.7 * rows + 0.4))
     grid = figure.subplots(rows, min(4, count), squeeze=False).flatten()
@@ -29,6 +31,7 @@ def marginals(data: np.ndarray, samples: np.ndarray, most: int = 12) -> Figure:
 @styled
 def agreement(data: np.ndarray, means: np.ndarray) -> Figure:
     """Reconstructed against true values of vectors (N, D), one dot a value."""
+    nonempty("data", data)
     figure = Figure(figsize=(3.6, 3.4))
     axes = figure.subplots()
     axes.scatter(data.flatten(), means.flatten(), s=2, alpha=0.3, linewidths=0, color=COLOURS[0])
@@ -41,6 +44,7 @@ def agreement(data: np.ndarray, means: np.ndarray) -> Figure:
 @styled
 def pareto_k(k: np.ndarray) -> Figure:
     """Pareto k-hat (N,) over the data, a dot a row, with lines at .5 and .7; triangles at the edge are infinite."""
+    nonempty("k", k)
     figure = Figure(figsize=(5.4, 2.8))
     axes = figure.subplots()
     finite = k[np.isfinite(k)]
@@ -65,6 +69,9 @@ def rank_histograms(counts: dict[str, np.ndarray], most: int = 20) -> Figure:
 
     Full at both ends: the guide is too narrow; in the middle: too wide; on one side: biased.
     """
+    nonempty("counts", counts)
+    for rows in counts.values():
+        shaped("counts", rows, latents=1, bins=1)
     panels = [(f"{site} {i + 1}", row) for site, rows in counts.items() for i, row in enumerate(np.asarray(rows))][
         :most
     ]
