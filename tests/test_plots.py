@@ -122,6 +122,13 @@ def test_the_plane_of_a_constant_encoder_is_drawn():
     assert plots.latent_pca(np.zeros((5, 3)), None).axes[0].collections[0].get_offsets().shape == (5, 2)
 
 
+@pytest.mark.parametrize("labels", [None, np.array([4])])
+def test_one_code_is_drawn_at_its_mean(labels):
+    axes = plots.latent_pca(np.array([[3.0, -1.0, 2.0]], np.float32), labels).axes[0]
+    assert axes.collections[0].get_offsets().tolist() == [[0, 0]]
+    assert axes.get_ylabel() == "principal component 2 of $z$ (0% of variance)"
+
+
 @pytest.mark.parametrize(("rows", "panels", "images"), [(10, 10, 1), (10, 3, 8), (2, 6, 2), (6, 2, 1)])
 def test_no_title_of_a_table_is_cut_or_meets_another(rows, panels, images):
     titles = [f"$E[x|z]$ from {i}$ \\sim p$" for i in range(panels)]
@@ -175,12 +182,21 @@ def test_rank_histograms_have_a_band_that_holds_uniform_bins():
     assert ((counts > low) & (counts < high)).mean() == pytest.approx(0.99, abs=0.02)
 
 
+def test_marginals_hold_a_single_row_and_leave_out_outliers():
+    alone = plots.marginals(np.array([[1.0]]), np.array([[3.0]])).axes[0]
+    np.testing.assert_allclose(alone.get_xlim(), [1 - 0.1, 3 + 0.1])
+    data = np.append(np.linspace(0, 1, 999), 1e6)[:, None]
+    assert plots.marginals(data, data).axes[0].get_xlim()[1] == pytest.approx(1.05, abs=0.02)
+
+
 @pytest.mark.parametrize(
     ("shape", "latent_dim", "names"),
     [
         ((30, 7, 5), 2, {"samples", "reconstructions", "variations", "interpolation", "latents", "loss", "program"}),
         ((30, 3, 8, 6), 3, {"samples", "reconstructions", "variations", "interpolation", "latents", "loss", "program"}),
         ((30, 5), 1, {"samples", "reconstructions", "latents", "loss", "program"}),
+        ((5, 4, 4), 3, {"samples", "reconstructions", "variations", "interpolation", "latents", "loss", "program"}),
+        ((5, 4), 3, {"samples", "reconstructions", "latents", "loss", "program"}),
     ],
 )
 def test_every_kind_of_data_has_its_figures(tmp_path, monkeypatch, shape, latent_dim, names):
@@ -198,7 +214,7 @@ def test_every_kind_of_data_has_its_figures(tmp_path, monkeypatch, shape, latent
                 "--epochs",
                 "1",
                 "--batch-size",
-                "8",
+                "2",
                 "--particles",
                 "2",
                 *options,

@@ -52,8 +52,9 @@ def latent_pca(codes: np.ndarray, labels: np.ndarray | None, site: str = "z") ->
     """Codes (N, d) of a site on two principal components, coloured by label; axes say how much variance they carry."""
     shaped("codes", codes, N=1, d=2)
     centred = codes - codes.mean(0)
-    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
-    share = singular**2 / max((singular**2).sum(), 1e-300)
+    # One row alone has a single direction: given twice, it has two.
+    _, singular, directions = np.linalg.svd(centred if len(codes) > 1 else centred.repeat(2, 0), full_matrices=False)
+    share = singular**2 / ((singular**2).sum() or 1)
     names = [f"principal component {i + 1} of ${symbol(site)}$ ({share[i]:.0%} of variance)" for i in range(2)]
     figure = Figure(figsize=(4.4, 3.6))
     _scatter(

@@ -17,7 +17,8 @@ def marginals(data: np.ndarray, samples: np.ndarray, most: int = 12) -> Figure:
     grid = figure.subplots(rows, min(4, count), squeeze=False).flatten()
     for column, axes in enumerate(grid[:count]):
         both = np.concatenate([data[:, column], samples[:, column]])
-        low, high = np.quantile(both, [0.005, 0.995])
+        # Values that occur: between those of one row and one sample there would be neither.
+        low, high = np.quantile(both, 0.005, method="lower"), np.quantile(both, 0.995, method="higher")
         bins = np.linspace(low, high, 31) if high > low else np.array([low - 0.5, low + 0.5])
         for values, label, colour in ((data, "data", COLOURS[0]), (samples, "samples", COLOURS[1])):
             axes.hist(values[:, column], bins, density=True, histtype="step", color=colour, label=label)
