@@ -109,6 +109,28 @@ def test_a_folder_with_parts_of_its_own(tmp_path):
     assert (splits.test[:] * 255).flatten().unique().round().tolist() == [50, 51, 52]
 
 
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (["train", "car", "boat"], "no folder but the parts train and test, found some in boat, car"),
+        (["train/a", "test/a", "val/a"], "no folder but the parts train and test, found some in val"),
+        (["train/a", "train/b", "test/a", "test/dog"], "test: expected the 2 classes of train, found others: dog"),
+    ],
+)
+def test_folders_beside_those_that_are_known_are_refused(tmp_path, folders, message):
+    for folder in folders:
+        save_images(tmp_path / folder, 5)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, valid=0)
+
+
+def test_folders_without_images_are_nothing_beside_those_that_are_known(tmp_path):
+    for folder, count in (("train/a", 5), ("train/b", 5), ("test/a", 5), ("test/dog", 0), ("notes", 0)):
+        save_images(tmp_path / folder, count)
+    splits = load(tmp_path, valid=0)
+    assert (len(splits.train), splits.test.y.tolist()) == (10, [0] * 5)
+
+
 def test_what_is_too_large_is_read_when_asked_for(tmp_path, monkeypatch):
     """Lazily read rows give the same numbers, binarisation included, as those in memory."""
     save_images(tmp_path / "images", 9, start=90)

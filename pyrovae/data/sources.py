@@ -125,6 +125,12 @@ def folder(path: Path) -> Parts:
     if (path / "train").is_dir():
         test = path / "test"
         classes = _classes(path / "train")
+        if others := _others(path, ["train", "test"]):
+            raise ValueError(
+                f"{path}: expected images in no folder but the parts train and test, found some in {others}"
+            )
+        if test.is_dir() and classes and (others := _others(test, classes)):
+            raise ValueError(f"{test}: expected the {len(classes)} classes of train, found others: {others}")
         return _folder_part(path / "train", classes), (_folder_part(test, classes) if test.is_dir() else None)
     return _folder_part(path, _classes(path)), None
 
@@ -133,8 +139,17 @@ def _classes(path: Path) -> list[str]:
     return sorted(entry.name for entry in path.iterdir() if entry.is_dir())
 
 
+def _others(path: Path, known: Sequence[str]) -> str:
+    """The folders with images in them that are none of the known ones."""
+    return ", ".join(name for name in _classes(path) if name not in known and _images(path / name))
+
+
+def _images(path: Path) -> list[Path]:
+    return sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and p.is_file())
+
+
 def _folder_part(path: Path, classes: Sequence[str]) -> Part:
-    paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and p.is_file())
+    paths = _images(path)
     if not paths:
         raise ValueError(f"{path}: expected images, found none with a known ending")
     x: Lazy = ImageFiles(paths)
