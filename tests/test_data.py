@@ -131,6 +131,17 @@ def test_folders_without_images_are_nothing_beside_those_that_are_known(tmp_path
     assert (len(splits.train), splits.test.y.tolist()) == (10, [0] * 5)
 
 
+def test_colours_after_grey_pixels_are_refused(tmp_path):
+    save_images(tmp_path, 6)
+    pixels = np.full((4, 6, 3), 7, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "later.png")
+    assert load(tmp_path, valid=0, test=0, binarize="none").train.x[6].unique().tolist() == [7]
+    pixels[2, 3, 1] = 9
+    Image.fromarray(pixels).save(tmp_path / "later.png")
+    with pytest.raises(ValueError, match=r"later.png: expected grey pixels like 00.png, found coloured ones"):
+        load(tmp_path)
+
+
 def test_what_is_too_large_is_read_when_asked_for(tmp_path, monkeypatch):
     """Lazily read rows give the same numbers, binarisation included, as those in memory."""
     save_images(tmp_path / "images", 9, start=90)

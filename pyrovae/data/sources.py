@@ -118,6 +118,7 @@ def _offline_first(dataset: Callable[..., Any], root: Path) -> Any:
 
 
 IMAGE_ENDINGS = frozenset(Image.registered_extensions()) - {".pdf", ".mpo"}
+_GREY = ("L", "1", "LA")
 
 
 def folder(path: Path) -> Parts:
@@ -167,7 +168,7 @@ class ImageFiles:
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = list(paths)
         with Image.open(self.paths[0]) as first:
-            self.mode = "L" if first.mode in ("L", "1", "LA") else "RGB"
+            self.mode = "L" if first.mode in _GREY else "RGB"
             self.size = first.size
         self.shape: tuple[int, ...] = (len(self.paths), len(self.mode), self.size[1], self.size[0])
 
@@ -188,6 +189,11 @@ class ImageFiles:
                 if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
                     raise ValueError(
                         f"{path}: expected opaque pixels, found transparent ones; choose a background first"
+                    )
+                if self.mode == "L" and image.mode not in _GREY and np.ptp(np.asarray(image.convert("RGB")), 2).any():
+                    raise ValueError(
+                        f"{path}: expected grey pixels like {self.paths[0].name}, found coloured ones; "
+                        "bring the images to one mode first"
                     )
                 pixels = np.asarray(image.convert(self.mode))
         except OSError as error:
