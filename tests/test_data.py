@@ -287,6 +287,7 @@ def bad(tmp_path):
     ("name", "options", "message"),
     [
         ("digit", {}, "unknown dataset .*'digit'; did you mean 'digits'"),
+        ("", {}, r"unknown dataset .* '' .known: digits, "),
         ("digits", {"binarize": "dynamical"}, "unknown binarize 'dynamical'; did you mean 'dynamic'"),
         ("digits", {"valid": -0.1}, "valid: expected a finite number >= 0"),
         ("digits", {"valid": 5000}, "expected rows left to train on"),
@@ -302,7 +303,7 @@ def bad(tmp_path):
 )
 def test_bad_data_are_refused(tmp_path, name, options, message):
     bad(tmp_path)
-    path = tmp_path / name if (tmp_path / name).exists() or "." in name else name
+    path = tmp_path / name if name and ((tmp_path / name).exists() or "." in name) else name
     with pytest.raises(ValueError, match=message):
         load(path, **options)
 

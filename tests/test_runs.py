@@ -395,6 +395,7 @@ def occupied(path):
     ("arguments", "message"),
     [
         (["train", "--data", "minst"], "unknown dataset (or folder, .npy, .npz) 'minst'; did you mean 'mnist'?"),
+        (["train", "--data", ""], "unknown dataset (or folder, .npy, .npz) '' (known: digits, "),
         (["train", "--likelihood", "bernouli"], "unknown likelihood 'bernouli'; did you mean 'bernoulli'?"),
         (["train", "--guide", "diagonal"], "unknown guide 'diagonal'; did you mean 'diagonal-normal'?"),
         (["train", "--prior", "normal"], "did you mean 'standard-normal'?"),

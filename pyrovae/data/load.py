@@ -47,7 +47,7 @@ def load(
         train, own_test = DATASETS[str(name)](
             Path(root or os.environ.get("PYROVAE_DATA", "~/.cache/pyrovae")).expanduser()
         )
-    elif path.is_dir():
+    elif name != "" and path.is_dir():  # as a path, no name at all is the working directory
         train, own_test = sources.folder(path)
     elif path.suffix in (".npy", ".npz"):
         train, own_test = sources.arrays(path)
