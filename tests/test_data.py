@@ -346,6 +346,21 @@ def test_labels_are_numbers(tmp_path):
         from_arrays(np.zeros((3, 2)), np.array(list("abc")))
 
 
+@pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", ">i4", ">u2"])
+def test_labels_are_integers_of_any_kind(tmp_path, dtype):
+    np.savez(tmp_path / "d.npz", x=np.arange(10.0).reshape(5, 2), y=np.array([3, 0, 2, 1, 100]).astype(dtype))
+    splits = load(tmp_path / "d.npz", valid=0, test=0)
+    assert splits.num_classes == 101
+    rows = (splits.train[:][:, 0] / 2).long()
+    assert splits.train.y.tolist() == torch.tensor([3, 0, 2, 1, 100])[rows].tolist()
+    assert known(splits.train.y).all()
+
+
+def test_labels_beyond_int64_are_refused():
+    with pytest.raises(ValueError, match=r"labels: expected numbers < 2\*\*63, found 18446744073709551615"):
+        from_arrays(np.zeros((2, 2)), np.array([0, 2**64 - 1], np.uint64))
+
+
 @pytest.mark.parametrize(
     ("mode", "message"),
     [("I;16", "expected 8 bits a channel, found mode 'I;16'"), ("RGBA", "expected opaque pixels, found transparent")],

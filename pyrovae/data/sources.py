@@ -233,10 +233,14 @@ def _part(found: dict[str, np.ndarray], ending: str) -> Part | None:
 
 
 def labels(array: np.ndarray) -> Tensor:
-    """Labels as they are, if they are numbers."""
+    """Labels as they are, if they are numbers; those that torch can store and not compare become int64."""
     if array.dtype.kind not in "biuf":
         raise ValueError(f"labels: expected numbers, found {array.dtype}; number the classes from 0")
-    return torch.from_numpy(array)
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        if array.size and array.max() >= 2**63:
+            raise ValueError(f"labels: expected numbers < 2**63, found {array.max()}")
+        array = array.astype(np.int64)
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
 class Mapped:
