@@ -281,6 +281,8 @@ def bad(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
     np.savez(tmp_path / "names.npz", foo=np.zeros((3, 2)))
     (tmp_path / "text.npz").write_bytes(gzip.compress(b"hello"))
+    np.savez(tmp_path / "zip.npz", x=np.zeros((3, 2)))
+    (tmp_path / "zip.npz").rename(tmp_path / "zip.npy")
 
 
 @pytest.mark.parametrize(
@@ -297,6 +299,7 @@ def bad(tmp_path):
         ("cut.npy", {}, "cut.npy: expected numbers in numpy's format"),
         ("objects.npy", {}, "objects.npy: expected numbers in numpy's format"),
         ("text.npz", {}, "text.npz: expected numbers in numpy's format"),
+        ("zip.npy", {}, "zip.npy: expected numbers in numpy's format, found a zip file; one of arrays ends in .npz"),
         ("names.npz", {}, "expected an array named x, images or data, found foo"),
         ("missing.npy", {}, "missing.npy: expected numbers"),
     ],

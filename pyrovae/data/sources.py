@@ -214,6 +214,8 @@ def arrays(path: Path) -> Parts:
     try:
         large = path.suffix == ".npy" and path.stat().st_size > RESIDENT_BYTES
         loaded = np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
+        if path.suffix == ".npy" and not isinstance(loaded, np.ndarray):
+            raise ValueError("a zip file; one of arrays ends in .npz")
         if large:
             return (Mapped(loaded), None), None
         found = {"x": loaded} if path.suffix == ".npy" else {key: loaded[key] for key in loaded.files}
