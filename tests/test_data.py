@@ -115,6 +115,7 @@ def test_a_folder_with_parts_of_its_own(tmp_path):
         (["train", "car", "boat"], "no folder but the parts train and test, found some in boat, car"),
         (["train/a", "test/a", "val/a"], "no folder but the parts train and test, found some in val"),
         (["train/a", "train/b", "test/a", "test/dog"], "test: expected the 2 classes of train, found others: dog"),
+        (["a", "b", "."], r"00.png: expected all images in folders, their classes, or none, found some beside them"),
     ],
 )
 def test_folders_beside_those_that_are_known_are_refused(tmp_path, folders, message):
@@ -273,10 +274,11 @@ def test_omniglot_is_brought_to_28_by_28(tmp_path, monkeypatch):
 
 def bad(tmp_path):
     (tmp_path / "empty").mkdir()
-    save_images(tmp_path / "sizes", 1, size=(6, 4))
+    save_images(tmp_path / "sizes" / "few", 1, size=(6, 4))
     save_images(tmp_path / "sizes" / "more", 1, size=(5, 4))
-    save_images(tmp_path / "broken", 2)
-    (tmp_path / "broken" / "01.png").write_bytes(b"not a picture")
+    for folder, torn in (("broken", "01.png"), ("broken first", "00.png")):
+        save_images(tmp_path / folder, 2)
+        (tmp_path / folder / torn).write_bytes(b"not a picture")
     (tmp_path / "cut.npy").write_bytes(b"\x93NUMPY\x01")
     np.save(tmp_path / "objects.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
     np.savez(tmp_path / "names.npz", foo=np.zeros((3, 2)))
@@ -296,6 +298,7 @@ def bad(tmp_path):
         ("empty", {}, "expected images, found none"),
         ("sizes", {}, "expected 6 x 4 pixels like .*, found 5 x 4"),
         ("broken", {}, "01.png: expected an image, found a damaged file"),
+        ("broken first", {}, "00.png: expected an image, found a damaged file"),
         ("cut.npy", {}, "cut.npy: expected numbers in numpy's format"),
         ("objects.npy", {}, "objects.npy: expected numbers in numpy's format"),
         ("text.npz", {}, "text.npz: expected numbers in numpy's format"),

@@ -2,8 +2,8 @@
 
 import io
 import os
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -154,10 +154,21 @@ def _folder_part(path: Path, classes: Sequence[str]) -> Part:
     if not paths:
         raise ValueError(f"{path}: expected images, found none with a known ending")
     x: Lazy = ImageFiles(paths)
-    names = [p.relative_to(path).parts[0] for p in paths]
-    y = torch.tensor([classes.index(name) for name in names]) if set(names) <= set(classes) else None
+    loose = [each for each in paths if each.parent == path]
+    if 0 < len(loose) < len(paths):
+        raise ValueError(f"{loose[0]}: expected all images in folders, their classes, or none, found some beside them")
+    y = None if loose else torch.tensor([classes.index(each.relative_to(path).parts[0]) for each in paths])
     large = len(x) * int(np.prod(x.shape[1:])) > RESIDENT_BYTES
     return (x if large else x[torch.arange(len(x))]), y
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as image:
+            yield image
+    except OSError as error:
+        raise ValueError(f"{path}: expected an image, found a damaged file ({error})") from None
 
 
 class ImageFiles:
@@ -167,7 +178,7 @@ class ImageFiles:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = list(paths)
-        with Image.open(self.paths[0]) as first:
+        with _opened(self.paths[0]) as first:
             self.mode = "L" if first.mode in _GREY else "RGB"
             self.size = first.size
         self.shape: tuple[int, ...] = (len(self.paths), len(self.mode), self.size[1], self.size[0])
@@ -179,25 +190,20 @@ class ImageFiles:
         return torch.stack([self._read(self.paths[row]) for row in rows.tolist()])
 
     def _read(self, path: Path) -> Tensor:
-        try:
-            with Image.open(path) as image:
-                if image.mode[0] in "IF":
-                    raise ValueError(
-                        f"{path}: expected 8 bits a channel, found mode {image.mode!r}; "
-                        "keep deeper images as an array (.npy)"
-                    )
-                if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
-                    raise ValueError(
-                        f"{path}: expected opaque pixels, found transparent ones; choose a background first"
-                    )
-                if self.mode == "L" and image.mode not in _GREY and np.ptp(np.asarray(image.convert("RGB")), 2).any():
-                    raise ValueError(
-                        f"{path}: expected grey pixels like {self.paths[0].name}, found coloured ones; "
-                        "bring the images to one mode first"
-                    )
-                pixels = np.asarray(image.convert(self.mode))
-        except OSError as error:
-            raise ValueError(f"{path}: expected an image, found a damaged file ({error})") from None
+        with _opened(path) as image:
+            if image.mode[0] in "IF":
+                raise ValueError(
+                    f"{path}: expected 8 bits a channel, found mode {image.mode!r}; "
+                    "keep deeper images as an array (.npy)"
+                )
+            if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+                raise ValueError(f"{path}: expected opaque pixels, found transparent ones; choose a background first")
+            if self.mode == "L" and image.mode not in _GREY and np.ptp(np.asarray(image.convert("RGB")), 2).any():
+                raise ValueError(
+                    f"{path}: expected grey pixels like {self.paths[0].name}, found coloured ones; "
+                    "bring the images to one mode first"
+                )
+            pixels = np.asarray(image.convert(self.mode))
         if pixels.shape[:2] != self.size[::-1]:
             raise ValueError(
                 f"{path}: expected {self.size[0]} x {self.size[1]} pixels like {self.paths[0].name}, "
