@@ -153,12 +153,17 @@ class Training:
     def _prepare(self) -> None:
         """Record a step: what cannot be trained is refused before the first."""
         with seeded(self.seed, 4), self._training():
-            batch = next(self.batches())
             try:
-                self.svi.prepare(*batch)
-            except (TrainingError, ValueError) as error:
-                x, *_ = self.batches.read(*batch)
-                raise ValueError(f"{checks.reason(error)}{_advice(x)}") from error
+                self._record(*next(self.batches()))
+            except TrainingError as error:
+                raise ValueError(str(error)) from error
+
+    def _record(self, *batch: Tensor) -> None:
+        try:
+            self.svi.prepare(*batch)
+        except (TrainingError, ValueError) as error:
+            x, *_ = self.batches.read(*batch)
+            raise ValueError(f"{checks.reason(error)}{_advice(x)}") from error
 
     def __iter__(self) -> Iterator[Record]:
         with tqdm(total=self.steps, initial=self.step, unit="step", disable=None, dynamic_ncols=True) as bar:
