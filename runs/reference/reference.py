@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--budget", choices=("cpu", "full"), default="cpu")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: half of torch's own choice")
     asked = parser.parse_args()
     if unknown := set(asked.names) - set(ROWS):
@@ -32,7 +33,7 @@ def main() -> None:
         grid.check_runs(HERE, made)
     except ValueError as error:
         parser.error(str(error))
-    failed = grid.carry_out(HERE, made, "test", jobs=1)
+    failed = grid.carry_out(HERE, made, "test", asked.jobs)
     note({f"{name} {asked.budget}": finished(name, asked.budget) for name in asked.names})
     write(HERE.parents[1] / "README.md")
     print((HERE / "README.md").read_text())
