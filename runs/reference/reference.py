@@ -9,7 +9,7 @@ import math
 import tomllib
 from pathlib import Path
 
-from pyrovae import files, grid, recipe
+from pyrovae import checks, files, grid, recipe
 from pyrovae.report import placed, spread, table
 from pyrovae.runs import effort
 
@@ -30,6 +30,7 @@ def main() -> None:
         parser.error(f"expected names of {', '.join(ROWS)}, found {', '.join(sorted(unknown))}")
     made = [cell for name in asked.names for cell in cells(name, asked.budget, asked.seeds, asked.threads)]
     try:
+        checks.integer("jobs", asked.jobs)
         grid.check_runs(HERE, made)
     except ValueError as error:
         parser.error(str(error))
