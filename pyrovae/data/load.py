@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.data import sources
+from pyrovae.data import folders, sources
 from pyrovae.data.split import Binarize, Lazy, Split, Splits, check_grey, choose, split_rows
 
 DATASETS = {
@@ -48,7 +48,7 @@ def load(
             Path(root or os.environ.get("PYROVAE_DATA", "~/.cache/pyrovae")).expanduser()
         )
     elif name != "" and path.is_dir():  # as a path, no name at all is the working directory
-        train, own_test = sources.folder(path)
+        train, own_test = folders.folder(path)
     elif path.suffix in (".npy", ".npz"):
         train, own_test = sources.arrays(path)
     else:

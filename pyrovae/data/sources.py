@@ -1,9 +1,8 @@
 """One function a dataset: (training x, y) and, where the dataset has its own, (test x, y)."""
 
 import io
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,101 +114,6 @@ def _offline_first(dataset: Callable[..., Any], root: Path) -> Any:
             f"{root}: expected the dataset's files here, found none, and the download failed ({reason}); "
             "give their folder with --data-root (root=...) or PYROVAE_DATA"
         ) from None
-
-
-IMAGE_ENDINGS = frozenset(Image.registered_extensions()) - {".pdf", ".mpo"}
-_GREY = ("L", "1", "LA")
-
-
-def folder(path: Path) -> Parts:
-    """Images of one size; train/ and test/ are the parts if they exist, and other sub-folders the classes."""
-    if (path / "train").is_dir():
-        test = path / "test"
-        classes = _classes(path / "train")
-        if others := _others(path, ["train", "test"]):
-            raise ValueError(
-                f"{path}: expected images in no folder but the parts train and test, found some in {others}"
-            )
-        if test.is_dir() and classes and (others := _others(test, classes)):
-            raise ValueError(f"{test}: expected the {len(classes)} classes of train, found others: {others}")
-        return _folder_part(path / "train", classes), (_folder_part(test, classes) if test.is_dir() else None)
-    return _folder_part(path, _classes(path)), None
-
-
-def _classes(path: Path) -> list[str]:
-    return sorted(entry.name for entry in path.iterdir() if entry.is_dir())
-
-
-def _others(path: Path, known: Sequence[str]) -> str:
-    """The folders with images in them that are none of the known ones."""
-    return ", ".join(name for name in _classes(path) if name not in known and _images(path / name))
-
-
-def _images(path: Path) -> list[Path]:
-    return sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and p.is_file())
-
-
-def _folder_part(path: Path, classes: Sequence[str]) -> Part:
-    paths = _images(path)
-    if not paths:
-        raise ValueError(f"{path}: expected images, found none with a known ending")
-    x: Lazy = ImageFiles(paths)
-    loose = [each for each in paths if each.parent == path]
-    if 0 < len(loose) < len(paths):
-        raise ValueError(f"{loose[0]}: expected all images in folders, their classes, or none, found some beside them")
-    y = None if loose else torch.tensor([classes.index(each.relative_to(path).parts[0]) for each in paths])
-    large = len(x) * int(np.prod(x.shape[1:])) > RESIDENT_BYTES
-    return (x if large else x[torch.arange(len(x))]), y
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path) as image:
-            yield image
-    except OSError as error:
-        raise ValueError(f"{path}: expected an image, found a damaged file ({error})") from None
-
-
-class ImageFiles:
-    """Images of one size on disk, as uint8 (N, C, H, W), decoded when they are asked for."""
-
-    workers = min(4, os.cpu_count() or 1) - 1
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
-        with _opened(self.paths[0]) as first:
-            self.mode = "L" if first.mode in _GREY else "RGB"
-            self.size = first.size
-        self.shape: tuple[int, ...] = (len(self.paths), len(self.mode), self.size[1], self.size[0])
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        return torch.stack([self._read(self.paths[row]) for row in rows.tolist()])
-
-    def _read(self, path: Path) -> Tensor:
-        with _opened(path) as image:
-            if image.mode[0] in "IF":
-                raise ValueError(
-                    f"{path}: expected 8 bits a channel, found mode {image.mode!r}; "
-                    "keep deeper images as an array (.npy)"
-                )
-            if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
-                raise ValueError(f"{path}: expected opaque pixels, found transparent ones; choose a background first")
-            if self.mode == "L" and image.mode not in _GREY and np.ptp(np.asarray(image.convert("RGB")), 2).any():
-                raise ValueError(
-                    f"{path}: expected grey pixels like {self.paths[0].name}, found coloured ones; "
-                    "bring the images to one mode first"
-                )
-            pixels = np.asarray(image.convert(self.mode))
-        if pixels.shape[:2] != self.size[::-1]:
-            raise ValueError(
-                f"{path}: expected {self.size[0]} x {self.size[1]} pixels like {self.paths[0].name}, "
-                f"found {pixels.shape[1]} x {pixels.shape[0]}; bring the images to one size first"
-            )
-        return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1).copy())
 
 
 _X, _Y = ("x", "images", "data"), ("y", "labels", "targets")
