@@ -53,7 +53,7 @@ def experiment(session: nox.Session) -> None:
 
 @nox.session
 def gallery(session: nox.Session) -> None:
-    """Make the README's pictures again, those of NAME ... or all (hours): nox -s gallery -- beta, or -- --text."""
+    """Make the README's pictures again, of NAME ... or all (an hour or more): nox -s gallery -- beta, or -- --text."""
     install(session)
     session.run("python", "runs/gallery.py", *session.posargs)
 

@@ -1,4 +1,4 @@
-"""The README's pictures, made again: python runs/gallery.py NAME ...; without a name all of them, which takes hours.
+"""The README's pictures, made again: python runs/gallery.py NAME ...; without a name all of them, in an hour or more.
 
 First the recipes of runs/ are trained, then experiments are repeated on MNIST, side by side, a thread each, with the
 seeds that they had. Then the README's gallery is written from what they found; one that fails leaves what was found
