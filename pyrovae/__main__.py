@@ -120,7 +120,7 @@ def _compare(path: Path | None, jobs: int, root: Path | None = None, **options: 
         split = grid.check(cells)
     print(f"{target}: {len(cells)} runs, {jobs} at a time", flush=True)
     try:
-        with _claimed(target), _bad_input():
+        with _bad_input():
             found = comparison.carry_out(target, asked, split, jobs)
             print(f"\n{found}")
             found.write()
@@ -203,7 +203,7 @@ def _bad_input() -> Iterator[None]:
 
 @contextmanager
 def _claimed(path: Path) -> Iterator[None]:
-    """The folder of a run or of a comparison, for this command alone."""
+    """The folder of a run, for this command alone."""
     with ExitStack() as held:
         with _bad_input():
             held.enter_context(files.claimed(path))

@@ -20,10 +20,15 @@ if sys.platform != "win32":
     import fcntl
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder, if it is not there."""
+def check_folder(path: Path) -> None:
+    """Raise a ValueError where something else than a folder is in its place."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path}: expected a directory, found a file")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, if it is not there."""
+    check_folder(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -34,7 +39,7 @@ def make_folder(path: Path) -> None:
 def claimed(path: Path) -> Iterator[None]:
     """A folder, made where there is none, that no other process can claim meanwhile; if it stays empty, it goes again.
 
-    On Windows another can.
+    On Windows, and on a file system without locks, another can.
     """
     new = [each for each in (path, *path.parents) if not each.exists()]
     make_folder(path)
@@ -58,6 +63,8 @@ def _locked(path: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which ends with the process, however that ends
         except BlockingIOError:
             raise ValueError(f"{path}: expected a folder that no other process works in, found one at work") from None
+        except OSError:  # the file system has no locks
+            pass
         yield
     finally:
         os.close(handle)

@@ -245,7 +245,7 @@ def chunks(args: Sequence[Tensor], particles: int, largest: int = 1) -> Iterator
 
 
 def _chunks(step: "_Chunk", args: list[Tensor], particles: int, seed: tuple[int, int]) -> Iterator[Numbers]:
-    largest, eager = step.largest(args), Elements()
+    largest, eager = step.largest(args) if particles > 1 else 1, Elements()
     before = seed[1] * len(list(chunks(args, particles, largest)))
     for number, size in chunks(args, particles, largest):
         with seeded(*seed, number):

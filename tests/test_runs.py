@@ -607,6 +607,18 @@ def test_a_folder_that_was_claimed_in_vain_goes_again():
     assert [str(path) for path in sorted(runs.Path().rglob("*"))] == ["c", "c/kept"]
 
 
+def test_where_there_are_no_locks_a_folder_is_used_all_the_same(monkeypatch):
+    monkeypatch.setattr(files.fcntl, "flock", lambda *_: os.open("nowhere", os.O_RDONLY))
+    with files.claimed(runs.Path("a")):
+        assert [str(path) for path in runs.Path().iterdir()] == ["a"]
+
+
+def test_a_file_in_place_of_a_run_is_refused_before_its_data_are_read():
+    runs.Path("file").write_text("")
+    with pytest.raises(ValueError, match="file: expected a directory, found a file"):
+        runs.prepare(runs.Path("file"), Recipe(data="nowhere.npy"))
+
+
 def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(monkeypatch):
     runs.Path("found").mkdir()
     runs.Path("found/old").write_text("")
@@ -635,7 +647,7 @@ def test_test_data_are_looked_at_before_training(capsys):
     assert not runs.Path("runs").exists()
 
 
-def test_files_of_a_run_that_hold_something_else_are_named(finished, tmp_path):
+def test_files_of_a_run_that_hold_something_else_are_named(finished):
     shutil.copytree(finished, "odd")
     runs.Path("odd/evaluation.json").write_text("[]")
     with pytest.raises(ValueError, match=r"odd/evaluation.json: expected fields and values, found a list"):

@@ -37,10 +37,8 @@ def compare(root: str | Path, *, jobs: int = 0, **options: Any) -> "Comparison":
     """
     root = Path(root)
     asked = grid.asked(root, options)
-    split, jobs = grid.check(asked.cells()), at_a_time(asked, jobs)
-    with files.claimed(root):
-        found = carry_out(root, asked, split, jobs)
-        found.write()
+    found = carry_out(root, asked, grid.check(asked.cells()), at_a_time(asked, jobs))
+    found.write()
     return found
 
 
@@ -53,11 +51,11 @@ def carry_out(root: Path, asked: Grid, split: str, jobs: int) -> "Comparison":
     """The runs, as `grid.carry_out` has them, and what they found."""
     cells = asked.cells()
     grid.check_runs(root, cells)
-    root.mkdir(parents=True, exist_ok=True)
-    if not (root / grid.FILE).exists():
-        grid.write(asked, root / grid.FILE)
-    failed = grid.carry_out(root, cells, split, jobs, asked.gaps)
-    return Comparison(root, asked, collect(root, asked, split), failed)
+    with files.claimed(root):
+        if not (root / grid.FILE).exists():
+            grid.write(asked, root / grid.FILE)
+        failed = grid.carry_out(root, cells, split, jobs, asked.gaps)
+        return Comparison(root, asked, collect(root, asked, split), failed)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
     Raises:
         ValueError: the directory holds another run, or none to resume; a recipe or data that cannot be meant.
     """
+    files.check_folder(path)
     occupied = [name for name in OUTPUTS if (path / name).exists()]
     if occupied and not resume:
         raise ValueError(f"{path} already holds a run ({occupied[0]}): --resume goes on with it, --name starts another")
