@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pyrovae import checks
+from pyrovae.columns import by_kind, of_labels, wanted
 from pyrovae.data.order import Order
-from pyrovae.data.split import ROWS, Batch, Split, batches, blocks, by_label, known
+from pyrovae.data.split import ROWS, Batch, Split, batches, blocks, known
 from pyrovae.faults import TrainingError, check_data
-from pyrovae.programs import Programs, encoded, own, placement, takes_labels
+from pyrovae.programs import Programs, column, encoded, own, placement
 
 # So many numbers at a time of other data, in at most ROWS rows.
 FLOATS = 2**20
@@ -43,20 +44,26 @@ class Batches:
     def __init__(
         self, programs: Programs, data: Split | DataLoader[Any], size: int | None = None, labelled: int | None = None
     ) -> None:
-        self.programs, self.labels = programs, takes_labels(programs)
+        self.programs, self.wanted, self.labels = programs, wanted(programs), of_labels(programs)
         self.size = _size(size, data)
         if isinstance(data, Split):
             data = data.settled()
-            if self.labels and data.y is not None:  # what is read when it is asked for is asked for once
-                data = replace(data, y=data.y[torch.arange(len(data))])
+            if self.wanted.names and data.y is not None:  # what is read when it is asked for is asked for once
+                every = torch.arange(len(data))
+                data = replace(data, y=data.y[every], rest=tuple(column[every] for column in data.rest))
         self.data = data
         check_data(programs, data)
         if (rows := own(programs, "training_rows")) and rows != (_rows(data) or rows):
             raise ValueError(f"training_rows: expected those of the training data, {_rows(data)}, found {rows}")
         self.order = Order(data, self.labels, self.size, labelled)
         self.x = self._resident()
-        y = getattr(data, "y", None) if self.labels and self.x is not None else None
-        self.y = None if y is None else self._encoded(y)
+        columns = data.columns[: len(self.wanted.names)] if isinstance(data, Split) and self.x is not None else ()
+        self.columns = self._beside(*columns)
+
+    @property
+    def rows(self) -> int | None:
+        """Rows in all; None for a stream that does not know."""
+        return _rows(self.data)
 
     @property
     def number(self) -> int | None:
@@ -73,7 +80,7 @@ class Batches:
 
     def _from_data(self, shuffle: Callable[[int], Tensor]) -> Iterator[Batch]:
         try:
-            for batch in batches(self.data, lambda n: self.order(shuffle), self.size, self.labels):
+            for batch in batches(self.data, lambda n: self.order(shuffle), self.size, self.wanted):
                 yield self._placed(*batch)
         except Exception as error:  # a worker's ends with its own message, after its traceback
             raise TrainingError(f"the data cannot be read: {checks.reason(error, last=True)}") from error
@@ -81,13 +88,18 @@ class Batches:
     def parts(self, data: Split) -> Iterator[Batch]:
         """Other data in their own order, in blocks; the rows with a label apart from those without."""
         size = max(self.size, min(ROWS, FLOATS // math.prod(data.event_shape)))
-        for block in blocks(data, size, self.labels):
-            for _, part in by_label(*block):
+        for block in blocks(data, size, self.wanted):
+            for _, part in by_kind(self.programs, *block):
                 yield self._placed(*part)
 
-    def _placed(self, x: Tensor, *y: Tensor) -> Batch:
+    def _placed(self, x: Tensor, *columns: Tensor) -> Batch:
         """Data, and labels as the programs' site has them, where the programs are."""
-        return x.to(*placement(self.programs)), *map(self._encoded, y)
+        return x.to(*placement(self.programs)), *self._beside(*columns)
+
+    def _beside(self, *columns: Any) -> Batch:
+        if self.labels:
+            return tuple(map(self._encoded, columns))
+        return tuple(column(value, number, *placement(self.programs)) for number, value in enumerate(columns, 2))
 
     def _encoded(self, y: Tensor) -> Tensor:
         """0 where labels are missing."""
@@ -106,17 +118,20 @@ class Batches:
             return None
         return x.to(device) if x.dtype == torch.uint8 else x.to(device, dtype)
 
-    def read(self, x: Tensor, y: Tensor | None = None) -> Batch:
-        """The objective's arguments for a batch: x; x and y; or x and y of its labelled rows, then x of the others.
-        Part of the step."""
+    def read(self, x: Tensor, *columns: Tensor) -> Batch:
+        """The objective's arguments for a batch: x and its columns; or x and y of its labelled rows, then x of the
+        others. Part of the step."""
         if self.x is not None:
             assert isinstance(self.data, Split)
             rows = x
             (x,) = self._placed(self.data.convert(self.x.index_select(0, rows), rows))
-            y = None if self.y is None else self.y.index_select(0, rows)
+            columns = tuple(each.index_select(0, rows) for each in self.columns)
+        if not self.labels or not columns:
+            return x, *columns
         labelled = self.order.labelled
-        if y is None or labelled == 0:
+        if labelled == 0:
             return (x,)
+        (y,) = columns
         return (x, y) if labelled is None else (x[:labelled], y[:labelled], x[labelled:])
 
 

@@ -10,8 +10,10 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.assumptions import laid_out
 from pyrovae.data.split import Data
 from pyrovae.inference import FLOATS, ROWS, read, refuse_conditional
+from pyrovae.particles import COPIES, using
 from pyrovae.programs import Program, Programs, answering, needs_labels, pair
 from pyrovae.randomness import seeded
 from pyrovae.traces import check_latents, draw, model_at, sites
@@ -50,8 +52,11 @@ def ranks(programs: Programs, data: Data | int, draws: int = 99, seed: int = 0) 
     with answering(programs):
         for number, (args, kwargs) in enumerate(_calls(programs, data, seed)):
             with seeded(seed, 8, number):
-                p = draw(free(pair(programs)[0], args), 1, *args, **kwargs)
-                q = draw(pair(programs)[1], draws, *_seen(programs, p, args))
+                with using(COPIES):  # of one particle: the rows as they are
+                    p = draw(free(pair(programs)[0], args), 1, *args, **kwargs)
+                seen = _seen(programs, p, args)
+                with laid_out(*pair(programs), *seen):
+                    q = draw(pair(programs)[1], draws, *seen)
                 check_latents(q, "ranks")
                 for name, site in sites(q, False).items():
                     found.setdefault(name, []).append(_rank(site["value"], _latent(p, name)).cpu())
@@ -216,9 +221,10 @@ def _statistics(statistics: Mapping[str, Statistic], x: Tensor) -> dict[str, Ten
 def _replicates(programs: Programs, args: Arguments, kind: str, count: int) -> Tensor:
     """x' (count, N, *event_shape)."""
     model, guide = free(pair(programs)[0], args), pair(programs)[1]
-    if kind == "prior":
-        return _data(draw(model, count, *args))
-    return _data(model_at(model, draw(guide, count, *args), count, *args))
+    with laid_out(*pair(programs), *args):
+        if kind == "prior":
+            return _data(draw(model, count, *args))
+        return _data(model_at(model, draw(guide, count, *args), count, *args))
 
 
 def _compare(made: Tensor, observed: Tensor) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from pyro.distributions import Categorical, OneHotCategorical
 from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.assumptions import laid_out
 from pyrovae.data.split import Data, blocks, known
 from pyrovae.inference import ROWS
+from pyrovae.particles import entries
 from pyrovae.programs import Programs, answering, arguments, pair, takes_labels
 from pyrovae.randomness import seeded
 from pyrovae.traces import draw
@@ -33,8 +35,10 @@ def responsibilities(programs: Programs, data: Data, particles: int = 16, seed: 
     found = []
     with answering(programs), seeded(seed, 6):
         for (x,) in blocks(data, ROWS):
-            site: Any = draw(pair(programs)[1], particles, *arguments(programs, x)).nodes.get("y", {"fn": None})
-            if not isinstance(site["fn"], Categorical | OneHotCategorical):
+            args = arguments(programs, x)
+            with laid_out(*pair(programs), *args):
+                site: Any = draw(pair(programs)[1], particles, *args).nodes.get("y", {"fn": None})
+            if not isinstance(entries(site["fn"]), Categorical | OneHotCategorical):
                 kind = "none" if site["fn"] is None else type(site["fn"]).__name__
                 raise ValueError(f'guide: expected a categorical site "y", found {kind}')
             found.append(site["fn"].probs.mean(0).cpu())

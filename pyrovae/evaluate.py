@@ -10,8 +10,9 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyrovae.assumptions import laid_out
 from pyrovae.clusters import agreement, has_clusters, responsibilities
-from pyrovae.data.split import ROWS, Data, as_split, blocks, known
+from pyrovae.data.split import LABELS, ROWS, Data, as_split, blocks, known
 from pyrovae.inference import Numbers, by_row, classify, in_order, places
 from pyrovae.likelihoods import OneHotCategorical
 from pyrovae.programs import Programs, classifies, own, pair
@@ -125,7 +126,8 @@ def codes(programs: Any, data: Data, seed: int = 0, draws: int = 10) -> dict[str
 
 
 def _codes(programs: Programs, args: Sequence[Tensor], seed: tuple[int, ...]) -> dict[str, Tensor]:
-    with seeded(*seed), poutine.enum(first_available_dim=-3):
+    layout = laid_out(*pair(programs), *args, enumerated=True)
+    with layout, seeded(*seed), poutine.enum(first_available_dim=-3):
         q = draw(pair(programs)[1], DRAWS, *args)
     drawn = {name: _mean_or_draw(q, site).double().cpu() for name, site in sites(q, False).items()}
     return {name: torch.stack([each.mean(0), each.var(0) / DRAWS], 1) for name, each in drawn.items()}
@@ -143,7 +145,7 @@ def _classes(programs: Programs, data: Data, seed: int) -> dict[str, Any]:
 
 def _labels(data: Data) -> Tensor:
     with seeded(0):  # a dynamic binarisation draws
-        return torch.cat([labels for _, labels in blocks(data, ROWS, labels=True)])
+        return torch.cat([labels for _, labels in blocks(data, ROWS, LABELS)])
 
 
 def accuracy(programs: Programs, data: Data) -> dict[str, Any]:

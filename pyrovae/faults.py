@@ -7,9 +7,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.data.split import ROWS, blocks, by_label, known
+from pyrovae.columns import arguments_of, by_kind, of_labels, wanted
+from pyrovae.data.split import ROWS, blocks, known
 from pyrovae.handlers import own_parameters
-from pyrovae.programs import Programs, answering, arguments, check, encoded, modules, needs_labels, pair, takes_labels
+from pyrovae.programs import Programs, answering, check, encoded, modules, needs_labels, pair
 from pyrovae.randomness import seeded
 
 
@@ -19,7 +20,7 @@ class TrainingError(RuntimeError):
 
 def check_data(programs: Programs, part: Any) -> None:
     """Check all rows in memory, and the first rows of what is read later, or is binary by the way it is read."""
-    labels = takes_labels(programs)
+    labels = of_labels(programs)
     with seeded(0), answering(programs):
         if labels and isinstance(y := getattr(part, "y", None), Tensor):
             there = known(y)
@@ -28,9 +29,9 @@ def check_data(programs: Programs, part: Any) -> None:
                 raise ValueError(f"y: expected the labels of all {len(y)} rows, found {int((~there).sum())} missing")
         x = getattr(part, "x", None)
         every = isinstance(x, Tensor) and (x.dtype != torch.uint8 or part.binarize == "none")
-        for batch in blocks(part, ROWS if every else 2, labels):
-            for _, rows in by_label(*batch):
-                arguments(programs, *rows)
+        for batch in blocks(part, ROWS if every else 2, wanted(programs)):
+            for _, rows in by_kind(programs, *batch):
+                arguments_of(programs, *rows)
             if not every:
                 break
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from pyrovae import plots
 from pyrovae.clusters import agreement, has_clusters, responsibilities
+from pyrovae.columns import arguments_of, by_kind, wanted
 from pyrovae.data import Split
-from pyrovae.data.split import ROWS, blocks, by_label, known
+from pyrovae.data.split import ROWS, blocks, known
 from pyrovae.inference import expectation, in_order, reconstruct
 from pyrovae.likelihoods import OneHotCategorical
-from pyrovae.programs import Program, Programs, answering, arguments, classifies, own, pair, takes_labels
+from pyrovae.programs import Program, Programs, answering, classifies, own, pair, takes_labels
 from pyrovae.randomness import seeded
 from pyrovae.traces import sites, traces
 
@@ -43,8 +44,8 @@ def draw(programs: Programs, split: Split, seed: int = 0) -> dict[str, Figure]:
 
 def _rows(programs: Programs, split: Split, n: int) -> tuple[Tensor, ...]:
     """The programs' arguments for the first n rows; where labels are used and known, of those that have theirs."""
-    _, part = next(by_label(*next(blocks(split, ROWS, takes_labels(programs)))))
-    return arguments(programs, *(each[:n] for each in part))
+    _, part = next(by_kind(programs, *next(blocks(split, ROWS, wanted(programs)))))
+    return arguments_of(programs, *(each[:n] for each in part))
 
 
 def _generated(programs: Programs, n: int, given: dict[str, Any] | None = None, **labels: Any) -> dict[str, Any]:
@@ -136,10 +137,10 @@ def _codes(programs: Programs, split: Split) -> dict[str, Tensor]:
     """E_q[z|x] of each latent site that is no class, for the rows in their places."""
     codes: dict[str, list[Tensor]] = {}
     places: list[Tensor] = []
-    for number, block in enumerate(blocks(split, ROWS, takes_labels(programs))):
-        for rows, part in by_label(*block):
+    for number, block in enumerate(blocks(split, ROWS, wanted(programs))):
+        for rows, part in by_kind(programs, *block):
             places.append(rows + number * ROWS)
-            q, _ = traces(*pair(programs), 1, *arguments(programs, *part))
+            q, _ = traces(*pair(programs), 1, *arguments_of(programs, *part))
             for name, site in sites(q, False).items():
                 if not site["fn"].support.is_discrete:
                     codes.setdefault(name, []).append(expectation(site["fn"])[0])

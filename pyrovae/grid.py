@@ -20,9 +20,10 @@ import tomli_w
 from tqdm import tqdm
 
 from pyrovae import checks, names, recipe
-from pyrovae.data.split import blocks, by_label
+from pyrovae.columns import by_kind, wanted
+from pyrovae.data.split import blocks
 from pyrovae.examination import LEAST
-from pyrovae.programs import arguments, pair, takes_labels
+from pyrovae.programs import arguments, pair
 from pyrovae.recipe import Recipe
 from pyrovae.runs import OUTPUTS, drawn, evaluation, part_of, same_data
 
@@ -188,7 +189,7 @@ def check(cells: Sequence[Cell]) -> str:
             model = cell.recipe.build(splits.event_shape, splits.num_classes, len(splits.train))
             replace(cell.recipe, compile="no", matmul="highest").training(model, splits)  # eagerly: nothing is recorded
             objective = cell.recipe.objective_for(1, model)
-            _, rows = next(by_label(*next(blocks(splits.train, 8, takes_labels(model)))))
+            _, rows = next(by_kind(model, *next(blocks(splits.train, 8, wanted(model)))))
             objective.differentiable_loss(*pair(model), *arguments(model, *rows))
         except ValueError as error:
             raise ValueError(f"{', '.join(cell.choice)}: {checks.reason(error)}") from None

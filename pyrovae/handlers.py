@@ -49,19 +49,6 @@ class scale_observed(Messenger):
             msg["scale"] = msg["scale"] * self.weight
 
 
-class plate_size(Messenger):
-    """Notes the full size of the plate of this name (None while it has not been met)."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name, self.size = name, None
-
-    def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        for frame in msg["cond_indep_stack"]:
-            if frame.name == self.name:
-                self.size = frame.full_size or frame.size
-
-
 class own_parameters(Messenger):
     """Modules keep their parameters to themselves: they are used where they are, not through the global store.
 

@@ -10,10 +10,13 @@ from typing import Any, cast
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae import checks, files
-from pyrovae.data.split import Data, blocks, by_label
+from pyrovae.assumptions import check_evaluation
+from pyrovae.columns import arguments_of, by_kind, wanted
+from pyrovae.data.split import Data, blocks
+from pyrovae.modes import mode
 from pyrovae.programs import Programs, answering, arguments, classifies, encoded, own, pair, placement, takes_labels
 from pyrovae.randomness import Stream, seeded
 from pyrovae.traces import closed_mean, log_mean_exp, log_weight, log_weight_of_each, over, traces
@@ -224,16 +227,22 @@ def places(programs: Programs, data: Data, seed: int, size: int = ROWS) -> Itera
 def read(programs: Programs, data: Data, seed: int) -> Iterator[tuple[int, Tensor, tuple[Tensor, ...]]]:
     """The number of each block, which rows it has, and what the programs are called with for them.
 
-    Where labels are missing a block is two: rows with theirs, then those without.
+    Where labels are missing a block is two: rows with theirs, then those without. Programs whose rows have no scores
+    of their own are refused. Modules that only the programs know are in evaluation mode, too, while a block is at work.
     """
-    reading, drawn = Stream(seed), blocks(data, ROWS, takes_labels(programs))
+    reading, drawn = Stream(seed), blocks(data, ROWS, wanted(programs))
+    seen: dict[int, list[nn.Module]] = {}  # by how many columns the programs are called with
     for number in count():
         with reading():  # a dynamic binarisation draws, too
             block = next(drawn, None)
         if block is None:
             return
-        for rows, part in by_label(*block):
-            yield number, rows + number * ROWS, arguments(programs, *part)
+        for rows, part in by_kind(programs, *block):
+            args = arguments_of(programs, *part)
+            if len(args) not in seen:
+                seen[len(args)] = check_evaluation(*pair(programs), args)
+            with mode(seen[len(args)], training=False):
+                yield number, rows + number * ROWS, args
 
 
 def chunks(args: Sequence[Tensor], particles: int, largest: int = 1) -> Iterator[tuple[int, int]]:

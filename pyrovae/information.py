@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal
 
 from pyrovae import checks
+from pyrovae.assumptions import laid_out
 from pyrovae.data.split import Data
 from pyrovae.inference import FLOATS, read
 from pyrovae.programs import Program, Programs, answering, pair
@@ -59,12 +60,13 @@ def decompose(programs: Programs, data: Data, draws: int = 4, seed: int = 0) -> 
         rows = sum(len(x) for x, *_ in parts)
         if rows < 2:
             raise ValueError(f"expected at least two rows, found {rows}")
-        drawn = [_drawn(guide, args, draws, (seed, 7, number)) for number, args in enumerate(parts)]
-        names = _same_latents(parts, drawn)
-        z = {name: torch.cat([sites(q, False)[name]["value"] for q in drawn], 1) for name in names}
-        own = torch.cat([log_prob(q, False).double() for q in drawn], 1)
-        prior = _prior(model, parts, drawn, draws)
-        aggregate, *marginals = _aggregate(guide, parts, z, drawn[0]).unbind(-1)
+        with laid_out(model, guide, *parts[0]):
+            drawn = [_drawn(guide, args, draws, (seed, 7, number)) for number, args in enumerate(parts)]
+            names = _same_latents(parts, drawn)
+            z = {name: torch.cat([sites(q, False)[name]["value"] for q in drawn], 1) for name in names}
+            own = torch.cat([log_prob(q, False).double() for q in drawn], 1)
+            prior = _prior(model, parts, drawn, draws)
+            aggregate, *marginals = _aggregate(guide, parts, z, drawn[0]).unbind(-1)
     information, unsound = own - aggregate, (own - prior).isinf().any(0).nonzero()[:, 0].tolist()
     found = f"infinite KL, at {len(unsound)} of {rows} rows the guide draws what the prior cannot"
     return {

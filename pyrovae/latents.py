@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from pyrovae import checks
+from pyrovae.assumptions import layout
+from pyrovae.particles import using
 from pyrovae.programs import Program, Programs, pair
 from pyrovae.traces import at, check_latents, check_pair, draw, is_point, log_prob, replayed, sites, summed_out
 
@@ -69,19 +71,25 @@ class Bridge:
     def __init__(self, programs: Programs, args: Sequence[Tensor], start: str = "prior") -> None:
         model, guide = pair(programs)
         self.args = args
-        q, two = draw(guide, 2, *args), draw(model, 2, *args)
+        self.layout = layout(model, guide, *args, enumerated=True)
+        with using(self.layout):
+            self._begin(model, guide, start)
+
+    def _begin(self, model: Program, guide: Program, start: str) -> None:
+        q, two = draw(guide, 2, *self.args), draw(model, 2, *self.args)
         summed = [name for name, site in sites(q, False).items() if site["infer"].get("enumerate") == "parallel"]
         _check(q, two, summed)
         self.model, guide = (poutine.infer_config(each, partial(_enumerate, summed)) for each in (model, guide))
         self.first = {"prior": self.model, "guide": guide}[checks.member("start", start, STARTS)]
-        self.drawn = _without(draw(model, 1, *args), summed)
+        self.drawn = _without(draw(model, 1, *self.args), summed)
         self.reals = Reals(self.drawn)
         if start == "guide":
             self._check_guide(q)
 
     def draw(self, chains: int) -> Tensor:
         """u of z ~ f_0. (chains, N, D)"""
-        return self.free(draw(self.first, chains, *self.args))
+        with using(self.layout):
+            return self.free(draw(self.first, chains, *self.args))
 
     def free(self, trace: Trace) -> Tensor:
         """u of the latents in a trace. (K, N, D)"""
@@ -111,7 +119,7 @@ class Bridge:
 
     def _at(self, program: Program, z: dict[str, Tensor]) -> Trace:
         chains = len(next(iter(z.values())))
-        with poutine.enum(first_available_dim=-3):
+        with using(self.layout), poutine.enum(first_available_dim=-3):
             return replayed(program, at(self.drawn, z), chains, *self.args)
 
     def _check_guide(self, q: Trace) -> None:

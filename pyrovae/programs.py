@@ -38,10 +38,15 @@ def pair(programs: Programs) -> tuple[Program, Program]:
     return found
 
 
+def owner(program: Program) -> Any:
+    """What a program is a method of, or the program itself."""
+    return getattr(program, "__self__", program)
+
+
 def modules(programs: Programs) -> list[nn.Module]:
     """The modules that the programs visibly belong to: the object itself, or what the two are methods of."""
-    owners = [programs, *(getattr(program, "__self__", program) for program in pair(programs))]
-    return list({id(owner): owner for owner in owners if isinstance(owner, nn.Module)}.values())
+    owners = [programs, *map(owner, pair(programs))]
+    return list({id(each): each for each in owners if isinstance(each, nn.Module)}.values())
 
 
 @contextmanager
@@ -90,10 +95,21 @@ def encoded(programs: Programs, y: Tensor) -> Tensor:
     return y
 
 
-def arguments(programs: Programs, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
-    """What the programs are called with for rows x and their labels: checked, encoded, on the programs' device."""
+def arguments(
+    programs: Programs, x: Tensor, y: Tensor | None = None, *rest: Tensor, labels: bool = True
+) -> tuple[Tensor, ...]:
+    """What the programs are called with for rows x and their labels: checked, encoded, on the programs' device.
+
+    Args:
+        programs: model and guide.
+        x, y, rest: columns of the data.
+        labels: whether y is the labels; else it is a column as any other.
+    """
     device, dtype = placement(programs)
     check(programs, x := x.to(device, dtype))
+    if not labels:
+        others = [value for value in (y, *rest) if value is not None]
+        return x, *(column(value, number, device, dtype) for number, value in enumerate(others, 2))
     if not takes_labels(programs):
         return (x,)
     if y is None:
@@ -104,6 +120,12 @@ def arguments(programs: Programs, x: Tensor, y: Tensor | None = None) -> tuple[T
     if len(y) != len(x):
         raise ValueError(f"y: expected a label for each of {len(x)} rows, found {len(y)}")
     return x, y
+
+
+def column(value: Tensor, number: int, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
+    """A column of the data beside x, on the programs' device: finite, as no program is asked what its gaps mean."""
+    checks.finite(f"column {number}", value)
+    return value.to(device, dtype) if value.is_floating_point() else value.to(device)
 
 
 def own(programs: Programs, name: str) -> Any:

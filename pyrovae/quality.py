@@ -13,8 +13,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from pyrovae import checks
 from pyrovae.anomaly import auroc
+from pyrovae.columns import by_kind, wanted
 from pyrovae.data import Split
-from pyrovae.data.split import Data, blocks, by_label, choosable
+from pyrovae.data.split import Data, blocks, choosable
 from pyrovae.evaluate import mean
 from pyrovae.inference import FLOATS, ROWS, reconstruct, sample
 from pyrovae.programs import Programs, own, takes_labels
@@ -93,8 +94,8 @@ def _reconstructions(programs: Programs, split: Split) -> dict[str, Any]:
         return {}
     found: dict[str, list[Tensor]] = {"ssim": [], "psnr": []}
     window = _window(split.event_shape)
-    for block in blocks(split, ROWS, takes_labels(programs)):
-        for _, (x, *y) in by_label(*block):
+    for block in blocks(split, ROWS, wanted(programs)):
+        for _, (x, *y) in by_kind(programs, *block):
             means = reconstruct(programs, x, *y).cpu().to(x)
             found["ssim"].append(ssim(x, means, window))
             found["psnr"].append(psnr(x, means))

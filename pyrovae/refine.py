@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.distributions import Independent, TransformedDistribution, transform_to
 
 from pyrovae import checks
+from pyrovae.assumptions import layout
 from pyrovae.handlers import alone
 from pyrovae.modes import mode
+from pyrovae.particles import COPIES, current, using
 from pyrovae.programs import Program, modules
 from pyrovae.randomness import generators, set_generators
 from pyrovae.traces import bound, over, traces
@@ -48,20 +50,29 @@ def refine(model: Program, guide: Program, steps: int = 20, learning_rate: float
     checks.positive("learning_rate", learning_rate)
     checks.integer("particles", particles)
 
-    def refined(*args: Any, **kwargs: Any) -> Any:
+    def proposal(*args: Any, **kwargs: Any) -> Program:
+        """The guide with its proposals for these rows, or for copies of them, refined."""
+
         def elbo(shifts: Shifts, draws: int = particles) -> Tensor:
             q, p = traces(model, shifted(shifts)(guide), draws, *args, enumerated=True, **kwargs)
             return bound(q, p).mean(0)
 
-        with alone(), mode(modules((model, guide)), training=False):  # buffers that training moves stay as they are
+        how = layout(model, guide, *args, enumerated=True, **kwargs)
+        # Buffers that training moves stay as they are.
+        with alone(), using(how), mode(modules((model, guide)), training=False):
             with torch.no_grad(), poutine.enum(first_available_dim=-2):
                 start: Shifts = {}
                 shifted(start)(guide)(*args, **kwargs)  # fills in what there is to shift, for each datum alone
             if not start:
                 raise ValueError("refine: expected at least one latent site, found none to shift")
             best = _climb(elbo, start, steps, learning_rate)
-        return shifted(best)(guide)(*args, **kwargs)
+        return shifted(best)(guide)
 
+    def refined(*args: Any, **kwargs: Any) -> Any:
+        return proposal(*args, **kwargs)(*args, **kwargs)
+
+    # Particles that are copies of the rows share their proposals; what is taken for granted is checked of the guide.
+    refined.proposal, refined.checked_as = proposal, guide  # type: ignore[attr-defined]
     return refined
 
 
@@ -101,7 +112,10 @@ def _moved(fn: Any, shifts: dict[str, Tensor]) -> Any:
     for name, value in given.items():
         onto = transform_to(fn.arg_constraints[name])
         free = onto.inv(value)
-        moved[name] = onto(free + shifts.setdefault(name, torch.zeros_like(free)))
+        shift = shifts.setdefault(name, torch.zeros_like(free))
+        if current() == COPIES and len(free) > len(shift):
+            shift = shift.repeat(len(free) // len(shift), *[1] * (shift.ndim - 1))
+        moved[name] = onto(free + shift)
     return type(fn)(**moved)
 
 

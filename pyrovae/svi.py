@@ -1,5 +1,6 @@
 """Stochastic variational inference: Pyro's SVI, whose step is recorded once and runs as one graph."""
 
+import copy
 import inspect
 import warnings
 from collections.abc import Callable
@@ -82,7 +83,7 @@ class SVI:
     @property
     def path(self) -> str:
         """How the first kind of step runs: "eager", "graph" or "compiled"."""
-        first = next((graphs[0] for graphs in self._graphs.values()), None)
+        first = next((graphs[0] for graphs in self._graphs.values() if graphs), None)
         return "eager" if first is None else "compiled" if first.compiled else "graph"
 
     def prepare(self, *args: Any, **kwargs: Any) -> None:
@@ -93,12 +94,20 @@ class SVI:
         """
         if self._graph((args, kwargs)) is None:
             self._discover(args, kwargs)
+        if not self.parameters:
+            raise ValueError("expected programs with parameters to train, found none: no module is registered")
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
-        """One gradient step; the loss before it as a number, or a tuple of numbers where the loss is one."""
-        if not self.parameters:
-            self.prepare(*args, **kwargs)
-        graph = self._graph((args, kwargs))
+        """One gradient step; the loss before it as a number, or a tuple of numbers where the loss is one.
+
+        The first step with arguments of a kind runs eagerly, so that parameters that begin at random draw their values
+        as they do under Pyro's SVI; the second one is recorded.
+        """
+        kind = self._kind((args, kwargs))
+        first = self.compile is not False and kind not in self._graphs and len(self._graphs) < KINDS
+        if first:
+            self._graphs[kind] = []
+        graph = None if first else self._graph((args, kwargs))
         before = generators() if graph is not None else []
         losses, gradients, taken = self._evaluate(graph, args, kwargs)
         if graph is not None and not taken:
@@ -139,7 +148,12 @@ class SVI:
         """The graph for such arguments, recorded if there is none; None where they run eagerly."""
         if self.compile is False:
             return None
-        kind = (*(owner.training for owner in self._owners), signature(arguments))
+        kind = self._kind(arguments)
+        if kind not in self._graphs and len(self._graphs) >= KINDS:
+            self._warn(
+                f"found more than {KINDS} kinds of arguments: new ones run eagerly. What changes should be a tensor"
+            )
+            return None
         known = self._graphs.setdefault(kind, [])
         fitting = [graph for graph in known if graph is None or graph.fits()]
         if not fitting:
@@ -153,31 +167,34 @@ class SVI:
             graph.compile()
         return graph
 
+    def _kind(self, arguments: Any) -> Any:
+        """What has a graph of its own: arguments of one shape, and modes of the modules."""
+        return (*(owner.training for owner in self._owners), signature(arguments))
+
     def _record(self, arguments: Any) -> Graph | None:
-        if len(self._graphs) > KINDS:
-            what = f"found more than {KINDS} kinds of arguments: new ones run eagerly. What changes should be a tensor"
-        else:
-            self._discover(*arguments)
-            try:
-                function = partial(self._function, support=in_support())
-                return Graph(function, list(self.parameters.values()), arguments)
-            except UntraceableError as error:
-                what = f"the programs are not one fixed graph, and run eagerly: {error}"
+        self._discover(*arguments)
+        if not self.parameters:
+            return None
+        try:
+            function = partial(self._function, support=in_support())
+            return Graph(function, list(self.parameters.values()), arguments)
+        except UntraceableError as error:
+            self._warn(f"the programs are not one fixed graph, and run eagerly: {error}")
+            return None
+
+    def _warn(self, what: str) -> None:
         if what not in self._warned:
-            warnings.warn(what, stacklevel=4)
+            warnings.warn(what, stacklevel=5)
             self._warned.add(what)
-        return None
 
     def _discover(self, args: Any, kwargs: Any) -> None:
-        with on_copies(), torch.no_grad(), own_parameters() as own:
-            self._value(*self._read(*args), **kwargs)
-        self._adopt(own.found)
-        if not self.parameters:
-            raise ValueError("expected programs with parameters to train, found none: no module is registered")
+        with on_copies():
+            self._function(None, (args, kwargs))
 
     def _evaluate(self, graph: Graph | None, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
         taken, *results = graph((args, kwargs)) if graph is not None else self._function(None, (args, kwargs))
-        return results[: -len(self.parameters)], results[-len(self.parameters) :], taken
+        losses = len(results) - len(self.parameters)
+        return results[:losses], results[losses:], taken
 
     def _function(
         self, parameters: list[Tensor] | None, arguments: Any, support: in_support | None = None
@@ -196,7 +213,7 @@ class SVI:
             parameters = list(self.parameters.values())
         if by_autograd is None:
             gradients: Any = [parameter.grad for parameter in parameters]
-        elif value.requires_grad:
+        elif isinstance(value, Tensor) and value.requires_grad:
             gradients = torch.autograd.grad(value, parameters, allow_unused=True)
         else:
             gradients = [None] * len(parameters)
@@ -214,6 +231,10 @@ class SVI:
     def _take(self, gradients: list[Tensor | None], taken: Tensor) -> None:
         """Let the optimiser move the parameters, if the step is to be taken."""
         parameters = list(self.parameters.values())
+        if isinstance(self.loss, Objective):
+            self.loss.step += 1
+        if not parameters:
+            return
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
             if gradient is not None and "clip_norm" in self._clip_each:
@@ -230,8 +251,6 @@ class SVI:
                 self.optim([parameter for parameter in parameters if parameter.grad is not None])
         for parameter in parameters:
             parameter.grad = None
-        if isinstance(self.loss, Objective):
-            self.loss.step += 1
 
     def _adopt(self, found: dict[str, Tensor]) -> None:
         """Give the optimiser the parameters that it has not seen yet, each by the first of its names."""
@@ -246,6 +265,32 @@ class SVI:
                 self.optimizer = _steppable(_fused(self._build, list(new.values())))
             else:
                 self.optimizer.add_param_group({"params": list(new.values())})
+        if isinstance(self.optim, PyroOptim) and self._build is not None:
+            for name, value in new.items():
+                self.optim.optim_objs[value] = _Share(self.optimizer, value)
+                if (waiting := self.optim._state_waiting_to_be_consumed.pop(name, None)) is not None:
+                    self.optim.optim_objs[value].load_state_dict(waiting)
+
+
+class _Share:
+    """One parameter's part of an optimiser, as PyroOptim has an optimiser for each, whose state it saves and loads."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, parameter: Tensor) -> None:
+        self.optimizer, self.parameter = optimizer, parameter
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [g for g in self.optimizer.param_groups if any(value is self.parameter for value in g["params"])]
+
+    def state_dict(self) -> dict[str, Any]:
+        groups = [{**group, "params": [0]} for group in self.param_groups]
+        state = self.optimizer.state.get(self.parameter)
+        return {"state": {} if state is None else {0: dict(state)}, "param_groups": groups}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for number, values in state["state"].items():
+            assert int(number) == 0
+            self.optimizer.state[self.parameter] = copy.deepcopy(values)
 
 
 def laid_out(value: Tensor, parameter: Tensor) -> Tensor:

@@ -5,15 +5,15 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import Delta
 from pyro.poutine import Trace
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
+from pyrovae.assumptions import is_auxiliary, laid_out
+from pyrovae.particles import Folded, entries, run, samples
 from pyrovae.programs import Program
 
 # What scoring leaves at a site.
@@ -30,23 +30,20 @@ def traces(
     Enumerated, a latent that the guide marks for it (infer={"enumerate": "parallel"}) takes each of its values, in
     dimensions left of the particles; `averaged` and `log_weight` sum over them.
     """
-    with poutine.enum(first_available_dim=-3) if enumerated else nullcontext():
-        q = draw(guide, particles, *args, **kwargs)
-    return q, model_at(model, q, particles, *args, **kwargs)
+    with laid_out(model, guide, *args, enumerated=enumerated, **kwargs):
+        with poutine.enum(first_available_dim=-3) if enumerated else nullcontext():
+            q = draw(guide, particles, *args, **kwargs)
+        return q, model_at(model, q, particles, *args, **kwargs)
 
 
 def draw(program: Program, particles: int, *args: Any, **kwargs: Any) -> Trace:
-    """A program run `particles` times at once, in a plate at dim -2 around it."""
-    with pyro.plate("particles", particles, dim=-2):
-        trace = poutine.trace(program).get_trace(*args, **kwargs)
-    return _scored(trace)
+    """A program run `particles` times at once. Ask inside `laid_out`, which knows how it takes them."""
+    return run(program, particles, args, kwargs)
 
 
 def replayed(program: Program, at: Trace, particles: int, *args: Any, **kwargs: Any) -> Trace:
     """A program run on the latents of a trace."""
-    with pyro.plate("particles", particles, dim=-2):
-        trace = poutine.trace(poutine.replay(program, trace=at)).get_trace(*args, **kwargs)
-    return _scored(trace)
+    return run(program, particles, args, kwargs, at)
 
 
 def model_at(model: Program, q: Trace, particles: int, *args: Any, **kwargs: Any) -> Trace:
@@ -56,38 +53,18 @@ def model_at(model: Program, q: Trace, particles: int, *args: Any, **kwargs: Any
     return p
 
 
-def _scored(trace: Trace) -> Trace:
-    trace = prune_subsample_sites(trace)
-    for name, site in trace.nodes.items():
-        if site["type"] == "sample" and (found := _not_per_datum(site)):
-            raise ValueError(f'site {name!r}: expected one unscaled score a row, in plate "data" alone, found {found}')
-    trace.compute_log_prob()
-    return trace
-
-
-def _not_per_datum(site: Any) -> str:
-    """Why a site has no score for each row; what is shared, scaled, hidden or subsampled has none."""
-    plates = {frame.name: frame for frame in site["cond_indep_stack"]}
-    if plates.keys() != {"particles", "data"}:
-        shared = "" if "data" in plates else ": all rows share it; fix its value, and ask again"
-        return f"plates {sorted(plates.keys() - {'particles'})}{shared}"
-    if plates["data"].full_size not in (None, plates["data"].size):
-        return f"{plates['data'].size} of {plates['data'].full_size} rows"
-    if isinstance(site["scale"], Tensor) or site["scale"] != 1:
-        return f"scale {site['scale']}"
-    return "a mask" if site["mask"] is not None and not site["is_observed"] else ""
-
-
 def sites(trace: Trace, observed: bool) -> dict[str, Any]:
-    """The observed (or the latent) sites by name."""
-    return {
-        name: site for name, site in trace.nodes.items() if site["type"] == "sample" and site["is_observed"] == observed
-    }
+    """The observed (or the latent) sites by name; auxiliary ones, of which a guide makes its latents, are neither."""
+    return {name: site for name, site in _scored(trace, observed).items() if not is_auxiliary(site)}
+
+
+def _scored(trace: Trace, observed: bool) -> dict[str, Any]:
+    return {name: site for name, site in samples(trace).items() if site["is_observed"] == observed}
 
 
 def log_prob(trace: Trace, observed: bool) -> Tensor:
     """The sum of the observed (or of the latent) sites' log-probabilities. (particles, N)"""
-    return sum(site["log_prob"] for site in sites(trace, observed).values())
+    return sum(site["log_prob"] for site in _scored(trace, observed).values())
 
 
 def is_enumerated(site: Any) -> bool:
@@ -116,7 +93,7 @@ def summed_out(log_p: Tensor) -> Tensor:
 
 def log_weight_of_each(q: Trace, p: Trace) -> Tensor:
     """The same for each value of the enumerated latents, which have no log q. (..., particles, N)"""
-    drawn = [site["log_prob"] for site in sites(q, False).values() if not is_enumerated(site)]
+    drawn = [site["log_prob"] for site in _scored(q, False).values() if not is_enumerated(site)]
     return log_prob(p, True) + log_prob(p, False) - sum(drawn)
 
 
@@ -148,12 +125,14 @@ def kl(q: Trace, p: Trace) -> tuple[dict[str, Tensor], str]:
     """
     latents = sites(q, False)
     ordered = list(latents) == list(sites(p, False))
+    auxiliary = _auxiliary(q)
     found: dict[str, Tensor] = {}
     ways = set()
     for name, site in latents.items():
         closed = _closed_kl(site["fn"], p.nodes[name]["fn"]) if ordered and not is_enumerated(site) else None
         if closed is None:
-            value = averaged(q, site["log_prob"] - p.nodes[name]["log_prob"])
+            log_q = sum((each["log_prob"] for each in auxiliary.pop(name, [])), site["log_prob"])
+            value = averaged(q, log_q - p.nodes[name]["log_prob"])
             ways.add(WAYS[0] if is_enumerated(site) else WAYS[2])
         else:
             value = averaged(q, closed, closed.ndim - site["log_prob"].ndim)
@@ -162,12 +141,31 @@ def kl(q: Trace, p: Trace) -> tuple[dict[str, Tensor], str]:
     return found, max(ways, key=WAYS.index, default=WAYS[0])
 
 
+def _auxiliary(q: Trace) -> dict[str, list[Any]]:
+    """The auxiliary sites of a guide by the latent that is drawn next, which is made of them."""
+    found: dict[str, list[Any]] = {}
+    waiting: list[Any] = []
+    for name, site in _scored(q, False).items():
+        if is_auxiliary(site):
+            waiting.append(site)
+        elif waiting:
+            found[name], waiting = waiting, []
+    if waiting:
+        raise ValueError(
+            f"expected latents that are made of auxiliary site {waiting[0]['name']!r}, found none after it"
+        )
+    return found
+
+
 def _closed_kl(q: Any, p: Any) -> Tensor | None:
     """KL(q || p), of every latent alone where they are independent; None where torch knows no form."""
     if q.batch_shape != p.batch_shape:  # torch's formulas do not all broadcast
         shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
         q, p = q.expand(shape), p.expand(shape)
     try:
+        if isinstance(q, Folded) and isinstance(p, Folded):
+            closed = _closed_kl(q.base_dist, p.base_dist)
+            return None if closed is None else q.fold(closed, closed.ndim - len(q.base_dist.batch_shape))
         if isinstance(q, Independent) and isinstance(p, Independent):
             return kl_divergence(q.base_dist, p.base_dist)
         return kl_divergence(q, p)
@@ -191,10 +189,9 @@ def closed_mean(distribution: Any) -> Tensor | None:
 
 def is_point(trace: Trace) -> bool:
     """Whether a latent's distribution is a single value."""
-    fns: list[Any] = [site["fn"] for site in sites(trace, False).values()]
-    while any(isinstance(fn, Independent) for fn in fns):
-        fns = [fn.base_dist if isinstance(fn, Independent) else fn for fn in fns]
-    return any(isinstance(fn, Delta) for fn in fns)
+    latents = sites(trace, False)
+    made = len(_scored(trace, False)) > len(latents)  # of auxiliary ones, which have a density
+    return not made and any(isinstance(entries(site["fn"]), Delta) for site in latents.values())
 
 
 def at(trace: Trace, values: dict[str, Tensor]) -> Trace:
@@ -217,7 +214,7 @@ def rescored(moved: Trace, run: Callable[[Trace], Trace]) -> Trace:
     The distribution of its only site depends on no latent, and scores them itself. Where there are more, a later one
     may be made of an earlier: there the guide is to be run again, with all its networks.
     """
-    if sum(site["type"] == "sample" for site in moved.nodes.values()) > 1:
+    if len(samples(moved)) > 1:
         return run(moved)
     moved.compute_log_prob()
     return moved
@@ -238,6 +235,10 @@ def check_pair(q: Trace, p: Trace) -> None:
             f"expected the same latents in model and guide, found {sorted(own)} in the model, {sorted(drawn)} in the "
             "guide"
         )
+    for name, parts in _auxiliary(q).items():
+        if not isinstance(entries(q.nodes[name]["fn"]), Delta):
+            found = f"{name!r} of {type(q.nodes[name]['fn']).__name__}"  # whose log q(z|x) would be an integral
+            raise ValueError(f"expected a latent that is a function of auxiliary {parts[0]['name']!r}, found {found}")
     for name, site in sites(q, True).items():
         if name not in p.nodes and not site["infer"].get("_deterministic"):
             raise ValueError(f"expected (model, guide), found {name!r} observed in the guide alone: are they swapped?")

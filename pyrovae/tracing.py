@@ -13,7 +13,7 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
@@ -63,7 +63,7 @@ class Graph:
             return list(results)
 
         found: list[Tensor] = []
-        with _called() as modules, torch.random.fork_rng():
+        with called() as modules, torch.random.fork_rng():
             expected = run(_copies(parameters), _copies(_tensors(arguments)))
         self.outside, self.modules = [*parameters, *found], modules
         self.modes = [module.training for module in modules]
@@ -128,6 +128,11 @@ def signature(arguments: Any) -> Any:
 def skips_on_device(optimizer: Any) -> bool:
     """Whether this optimiser takes `found_inf`, a tensor: a step with 1 in it changes nothing, and nobody waits."""
     return getattr(optimizer, "_step_supports_amp_scaling", False)
+
+
+def recording() -> bool:
+    """Whether a graph is being recorded at this moment, where Python can ask for no value."""
+    return get_proxy_mode() is not None
 
 
 @contextmanager
@@ -211,7 +216,7 @@ def _asker() -> str:
 
 
 @contextmanager
-def _called() -> Iterator[list[nn.Module]]:
+def called() -> Iterator[list[nn.Module]]:
     """The modules that are called inside."""
     called: dict[int, nn.Module] = {}
 

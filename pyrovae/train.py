@@ -15,7 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae import checks, files
+from pyrovae.assumptions import check_training
 from pyrovae.batches import Batches
+from pyrovae.columns import wanted
 from pyrovae.data import Splits
 from pyrovae.data.split import Batch, Data, Split, as_split
 from pyrovae.faults import NOTHING, TrainingError, check_data, first_fault
@@ -109,7 +111,7 @@ class Training:
         matmul: str = "highest",
         autocast: bool = False,
     ) -> None:
-        splits = data if isinstance(data, Splits) else Splits("data", as_split(data))  # type: ignore[arg-type]
+        splits = data if isinstance(data, Splits) else Splits("data", as_split(data, wanted(programs)))  # type: ignore[arg-type]
         self.programs: Any = programs
         self.valid, self.num_classes = splits.valid, splits.num_classes
         self.epochs = checks.integer("epochs", epochs)
@@ -121,7 +123,7 @@ class Training:
         if self.seed >= 2**63:
             raise ValueError(f"seed: expected an integer < 2**63, found {seed}")
         self.objective = _objective(programs, objective)
-        self.batches = Batches(programs, as_split(splits.train), batch_size, labelled)
+        self.batches = Batches(programs, as_split(splits.train, wanted(programs)), batch_size, labelled)
         self.initialise = _initialise_after(programs, initialise, self.epochs, self.batches)
         if self.valid is not None:
             check_data(programs, self.valid)
@@ -160,6 +162,8 @@ class Training:
 
     def _record(self, *batch: Tensor) -> None:
         try:
+            for args in self._calls(batch):
+                check_training(*pair(self.programs), args, self.batches.rows)
             self.svi.prepare(*batch)
         except (TrainingError, ValueError) as error:
             x, *_ = self.batches.read(*batch)
@@ -338,12 +342,16 @@ class Training:
             for done in range(number):
                 self._launch(batch, done)
                 batch = next(remaining, batch)  # where the last step spoilt a parameter, its batch again
-            x, *rest = self.batches.read(*batch)
-            calls = [(x, *rest[:1]), *((others,) for others in rest[1:])]
+            calls = self._calls(batch)
             where = next((text for call in calls if (text := first_fault(self.programs, *call))), NOTHING)
         error = self._error(f"{what}; {where}", self.step + min(number + 1, self.batches.number or number + 1))
         self.restore(good)
         return error
+
+    def _calls(self, batch: Batch) -> list[Batch]:
+        """What the programs are called with for a batch: where some labels are missing, twice."""
+        args = self.batches.read(*batch)
+        return [args[:2], args[2:]] if self.batches.order.labelled else [args]
 
     def _error(self, what: str, step: int) -> TrainingError:
         return TrainingError(

@@ -10,8 +10,9 @@ import pyrovae
 
 PACKAGE = Path(pyrovae.__file__).parent
 FLOORS = [
-    ["checks", "randomness", "files", "handlers", "modes", "pages", "report"],
-    ["baselines", "programs", "tracing", "data", "distributions", "names", "networks", "plots"],
+    ["checks", "randomness", "files", "handlers", "modes", "pages", "plates", "report"],
+    ["baselines", "particles", "programs", "tracing", "data", "distributions", "names", "networks", "plots"],
+    ["assumptions", "columns"],
     ["faults", "priors", "likelihoods", "guides", "psis", "traces"],
     ["batches", "inference", "objectives", "refine"],
     ["calibration", "clusters", "information", "latents", "models", "svi"],

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import pyrovae
 from pyrovae.data import Split, Splits, from_arrays, load, sources, with_labels
 from pyrovae.data.order import Order
-from pyrovae.data.split import as_split, batches, blocks, by_label, known, split_rows
+from pyrovae.data.split import LABELS, as_split, batches, blocks, by_label, known, split_rows
 
 
 def test_digits_are_the_digits(digits):
@@ -332,9 +332,9 @@ def test_bytes_are_grey_levels_wherever_they_come_from(make):
         (torch.zeros(3, 6) + 1j, "x: expected real numbers, found torch.complex64"),
         (TensorDataset(torch.zeros(3, 6) + 1j), "x: expected real numbers, found torch.complex64"),
         (DataLoader(torch.zeros(3, 6) + 1j), "x: expected real numbers, found torch.complex64"),
-        ({"x": torch.zeros(3, 6)}, "expected data.load.*found dict"),
-        ([{"x": torch.zeros(6)}] * 3, "expected rows x, or .x, y., of numbers, found dict"),
-        (DataLoader([{"x": torch.zeros(6)}] * 3), "expected rows x, or .x, y., of numbers, found dict"),
+        ({"x": torch.zeros(3, 6), "z": torch.zeros(3)}, "expected columns x, as the model's arguments, found 'z', too"),
+        ([{"z": torch.zeros(6)}] * 3, "expected columns x, as the model's arguments, found 'z', too"),
+        (DataLoader([{"z": torch.zeros(6)}] * 3), "expected columns x, as the model's arguments, found 'z', too"),
         ([("a", 0), ("b", 1)], "expected rows x, or .x, y., of numbers, found str"),
     ],
 )
@@ -544,13 +544,13 @@ def labelled_data(x, y):
 def test_labels_come_with_their_rows(source, size):
     x, y = torch.arange(23.0)[:, None], torch.arange(23) - 1
     data = labelled_data(x, y)[source]
-    found = list(blocks(data, size, labels=True))
+    found = list(blocks(data, size, LABELS))
     assert [len(block) for block, _ in found[:-1]] == [size] * (23 // size if size < 23 else 0)
     for each in found:
         assert torch.equal(each[0][:, 0].long() - 1, each[1])
     assert torch.equal(torch.cat([labels for _, labels in found]), y)
     assert all(len(block) == 1 for block in blocks(data, size))
-    (first, (x_there, y_there)), (second, (x_missing,)) = by_label(*next(iter(blocks(data, 30, labels=True))))
+    (first, (x_there, y_there)), (second, (x_missing,)) = by_label(*next(iter(blocks(data, 30, LABELS))))
     assert (first.tolist(), second.tolist()) == ([*range(1, 23)], [0])
     assert torch.equal(x_there[:, 0].long() - 1, y_there)
     assert x_missing.tolist() == [[0.0]]
@@ -562,7 +562,7 @@ def test_labels_that_are_read_later_are_read_in_order():
     assert not isinstance(split.y, torch.Tensor)
     assert (split.y.shape, split.x.shape) == ((10,), (10, 1))
     order = torch.randperm(10)
-    for rows, labels in batches(split, lambda n: order, 4, labels=True):
+    for rows, labels in batches(split, lambda n: order, 4, LABELS):
         assert torch.equal(rows[:, 0].long(), labels)
 
 

@@ -222,7 +222,6 @@ def test_iwae_error_of_one_particle_is_unknown(linear):
 
 
 PLATES = {
-    "expected one unscaled score a row, .* found plates .'data', 'pixels'.": lambda: pyro.plate("pixels", 1, dim=-3),
     "found scale 0.5": lambda: poutine.scale(scale=0.5),
     "found a mask": lambda: poutine.mask(mask=torch.tensor(True)),
 }

@@ -128,6 +128,7 @@ def reals():
 @pytest.mark.parametrize("compile", PATHS)
 def test_a_bad_second_batch_is_named_and_moves_nothing(reals, compile):
     svi = pyrovae.SVI(*reals, partial(torch.optim.SGD, lr=0.1), Trace_ELBO(), compile=compile)
+    svi.prepare(torch.ones(3))
     svi.step(torch.ones(3))
     assert svi.path == PATHS[compile]
     before = pyro.param("scale").item()
@@ -177,6 +178,7 @@ def test_a_python_branch_falls_back_to_eager_and_says_where():
             pyro.sample("z", dist.Normal(pyro.param("q", torch.tensor(0.1)), 1.0))
 
     svi = pyrovae.SVI(model, guide, Adam, Trace_ELBO())
+    svi.step(torch.ones(4))
     with pytest.warns(UserWarning, match=r"run eagerly: Python asks for the value .*test_svi.py, in model") as warned:
         svi.step(torch.ones(4))
     assert len(warned) == 1
@@ -195,6 +197,7 @@ def test_random_numbers_that_torch_does_not_draw_are_noticed():
             pyro.sample("x", dist.Normal(pyro.param("loc", torch.tensor(0.5)) + draw.random(), 1.0), obs=x)
 
     svi = pyrovae.SVI(model, lambda x: None, Adam, Trace_ELBO())
+    svi.step(torch.ones(4))
     with pytest.warns(UserWarning, match="other numbers at every run"):
         svi.step(torch.ones(4))
     assert svi.step(torch.ones(4)) != svi.step(torch.ones(4))
@@ -259,6 +262,7 @@ def test_a_read_function_is_part_of_the_graph(vae, x):
         read=lambda rows: ((resident[rows] / 255).to(x.dtype),),
     )  # fmt: skip
     rows = torch.tensor([7, 1, 3])
+    svi.prepare(rows)
     torch.manual_seed(1)
     loss = svi.step(rows)
     torch.manual_seed(1)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import NoneType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -43,14 +43,17 @@ class Split:
             "none": x' = x;
             "dequantize": x' = (255 x + u) / 256, u ~ U(0, 1), a fresh draw each time: densities of x' are worth
                 bits per dimension (Theis, van den Oord & Bethge 2016).
+        rest: further columns, for programs of one's own that take them. (N, ...) each
     """
 
     x: Tensor | Lazy
     y: Tensor | Lazy | None = None
     binarize: Literal["dynamic", "fixed", "threshold", "none", "dequantize"] = "none"
+    rest: tuple[Tensor | Lazy, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, part in (("x", self.x), ("y", self.y)):
+        numbered = [(f"column {number}", part) for number, part in enumerate(self.rest, 3)]
+        for name, part in (("x", self.x), ("y", self.y), *numbered):
             lazy = hasattr(part, "shape") and hasattr(part, "workers")
             if not (isinstance(part, Tensor) or lazy or (part is None and name == "y")):
                 raise ValueError(
@@ -61,6 +64,14 @@ class Split:
         checks.member("binarize", self.binarize, _BINARIZE)
         if self.y is not None and len(self.y) != len(self.x):
             raise ValueError(f"y: expected a label for each of {len(self.x)} rows, found {len(self.y)}")
+        for name, part in numbered:
+            if len(part) != len(self.x):
+                raise ValueError(f"{name}: expected a value for each of {len(self.x)} rows, found {len(part)}")
+
+    @property
+    def columns(self) -> tuple[Tensor | Lazy, ...]:
+        """Those beside x."""
+        return () if self.y is None else (self.y, *self.rest)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -96,7 +107,7 @@ class Split:
         """The same values, with a binarisation that never changes done once and for all."""
         if self.binarize in ("dynamic", "none", "dequantize") or not isinstance(self.x, Tensor):
             return self
-        return Split((self[:] * 255).to(torch.uint8), self.y)
+        return Split((self[:] * 255).to(torch.uint8), self.y, rest=self.rest)
 
 
 def _values(x: Tensor) -> Tensor:
@@ -178,12 +189,52 @@ def choose(x: Tensor | Lazy, rows: Tensor) -> Tensor | Lazy:
     return x[rows] if isinstance(x, Tensor) else _Chosen(x, rows)
 
 
+class Wanted(NamedTuple):
+    """The columns that are read, as a program takes them.
+
+    Args:
+        first: the argument for x.
+        names: those for further columns.
+        required: how many of these data must have.
+        strict: whether data may have no more; else these are left alone.
+    """
+
+    first: str = "x"
+    names: tuple[str, ...] = ()
+    required: int = 0
+    strict: bool = False
+
+    def check(self, count: int) -> int:
+        """How many columns are read of so many; a ValueError where that is not what the program takes."""
+        takes = ", ".join((self.first, *self.names))
+        if count < 1 + self.required:
+            raise ValueError(f"expected a column of data for each argument of the model({takes}), found {count}")
+        if self.strict and count > 1 + len(self.names):
+            raise ValueError(f"expected columns that the model({takes}) takes, found {count}: give it those alone")
+        return min(count, 1 + len(self.names))
+
+    def keys(self, columns: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the columns in the order of the program's arguments."""
+        takes = (self.first, *self.names)
+        keys = tuple(name for name in takes if name in columns)
+        if unknown := sorted(columns.keys() - set(takes)):
+            raise ValueError(
+                f"expected columns {', '.join(takes)}, as the model's arguments, found {unknown[0]!r}, too"
+            )
+        if missing := [name for name in takes[: len(keys)] if name not in keys]:
+            raise ValueError(f"expected a column {missing[0]!r} before {keys[-1]!r}, as the model has it, found none")
+        return keys
+
+
+ALONE, LABELS = Wanted(), Wanted("x", ("y",))
+
+
 class _DatasetRows:
-    """A torch Dataset, read row by row: x of (x, y, ...) tuples, or y."""
+    """A torch Dataset, read row by row: x of (x, y, ...) tuples, y, or another; of rows that are dicts, by name."""
 
     workers = 0
 
-    def __init__(self, dataset: Dataset[Any], entry: int = 0) -> None:
+    def __init__(self, dataset: Dataset[Any], entry: int | str = 0) -> None:
         self.dataset, self.entry = dataset, entry
         self.shape = (len(self), *_entry(dataset[0], entry).shape) if len(self) else (0,)
 
@@ -194,39 +245,57 @@ class _DatasetRows:
         return torch.stack([_entry(self.dataset[row], self.entry) for row in rows.tolist()])
 
 
-def _entry(item: Any, entry: int = 0) -> Tensor:
-    found = item[entry] if isinstance(item, tuple | list) else item
+def _entry(item: Any, entry: int | str = 0) -> Tensor:
+    found = item[entry] if isinstance(item, tuple | list | Mapping) else item
     try:
         read = torch.as_tensor(found)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"expected rows x, or (x, y), of numbers, found {type(found).__name__}") from None
-    checks.real("xy"[entry], read)
+    checks.real(entry if isinstance(entry, str) else "xy"[entry] if entry < 2 else f"column {entry + 1}", read)
     return read
 
 
-def _has_labels(item: Any) -> bool:
-    return isinstance(item, tuple | list) and len(item) > 1
+def _entries(item: Any, wanted: Wanted) -> tuple[int | str, ...]:
+    """The places, or the names, of the columns that are read of a row or a batch."""
+    if isinstance(item, Mapping):
+        keys = wanted.keys(item)
+        return keys[: wanted.check(len(keys))]
+    return tuple(range(wanted.check(len(item) if isinstance(item, tuple | list) else 1)))
 
+
+ARRAYS = Tensor | np.ndarray
 
 # What can be trained on or evaluated: a DataLoader is read in its own order, anything else in ours.
-Data = Split | Tensor | Dataset[Any] | DataLoader[Any]
+Data = Split | Tensor | Dataset[Any] | DataLoader[Any] | Mapping[str, Tensor] | tuple[Tensor, ...]
 
 
-def as_split(data: Data) -> Split | DataLoader[Any]:
-    """Any data as a Split, or a DataLoader as it is; empty data are refused."""
+def as_split(data: Data, wanted: Wanted = LABELS) -> Split | DataLoader[Any]:
+    """Any data as a Split, or a DataLoader as it is; empty data are refused.
+
+    Columns are those that are wanted, in their order: of a tuple of arrays or of rows by their place, of a dict of
+    arrays or of rows that are dicts by their names.
+    """
     if isinstance(data, DataLoader):
         return data
-    rows = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str | Mapping)
+    if isinstance(data, Mapping) or (isinstance(data, tuple) and all(isinstance(each, ARRAYS) for each in data)):
+        read = [_entry(data, entry) for entry in _entries(data, wanted)]
+        if read and len(read[0]) == 0:
+            raise ValueError("expected data, found none: there are 0 rows")
+        return Split(read[0], *read[1:2], rest=tuple(read[2:]))
+    rows = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str)
     if not isinstance(data, Split) and not rows:
         found = f"{data!r}; read it by data.load({data!r})" if isinstance(data, str) else type(data).__name__
         raise ValueError(f"expected data.load(...), a tensor, a Dataset or a DataLoader, found {found}")
     if len(data) == 0:  # type: ignore[arg-type]
         raise ValueError("expected data, found none: there are 0 rows")
     if isinstance(data, Split):
+        wanted._replace(strict=wanted.strict and bool(data.rest)).check(1 + len(data.columns))
         return data
     if isinstance(data, Tensor):
+        wanted.check(1)
         return Split(data)
-    return Split(_DatasetRows(data), _DatasetRows(data, 1) if _has_labels(data[0]) else None)
+    columns: list[Lazy] = [_DatasetRows(data, entry) for entry in _entries(data[0], wanted)]
+    return Split(columns[0], *columns[1:2], rest=tuple(columns[2:]))
 
 
 def choosable(data: Data) -> Split:
@@ -237,21 +306,23 @@ def choosable(data: Data) -> Split:
     return found
 
 
-Batch = tuple[Tensor, ...]  # (x,), or (x, y)
+Batch = tuple[Tensor, ...]  # (x,), (x, y), or with more columns
 
 
 def batches(
-    data: Split | DataLoader[Any], order: Callable[[int], Tensor], size: int, labels: bool = False
+    data: Split | DataLoader[Any], order: Callable[[int], Tensor], size: int, wanted: Wanted = ALONE
 ) -> Iterator[Batch]:
-    """The data in batches of `size` (the last may be smaller), in the order that order(N) gives; with labels or not."""
+    """The data in batches of `size` (the last may be smaller), in the order that order(N) gives; the columns wanted."""
     if isinstance(data, DataLoader):
         for item in data:
-            yield (_values(_entry(item)), *([_entry(item, 1)] if labels and _has_labels(item) else []))
+            first, *others = (_entry(item, entry) for entry in _entries(item, wanted))
+            yield _values(first), *others
         return
+    columns = data.columns[: len(wanted.names)]
     rows = order(len(data)).split(size)
     # The noise of a dynamic binarisation is drawn here, not by the workers, which have random numbers of their own.
     for x, index in zip(_stored(data.x, rows), rows, strict=True):
-        yield (data.checked(x, index), *([data.y[index]] if labels and data.y is not None else []))
+        yield data.checked(x, index), *(column[index] for column in columns)
 
 
 def _stored(x: Tensor | Lazy, rows: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -260,10 +331,10 @@ def _stored(x: Tensor | Lazy, rows: Sequence[Tensor]) -> Iterator[Tensor]:
     return iter(DataLoader(x, None, sampler=rows, num_workers=x.workers, generator=torch.Generator()))  # type: ignore
 
 
-def blocks(data: Data, size: int, labels: bool = False) -> Iterator[Batch]:
-    """The data in their own order, in blocks of `size`, whatever the batches they come in; with labels or not."""
+def blocks(data: Data, size: int, wanted: Wanted = ALONE) -> Iterator[Batch]:
+    """The data in their own order, in blocks of `size`, whatever the batches they come in; the columns wanted."""
     held: list[Batch] = []
-    for batch in batches(as_split(data), torch.arange, size, labels):
+    for batch in batches(as_split(data, wanted), torch.arange, size, wanted):
         held.append(batch)
         while sum(len(x) for x, *_ in held) >= size:
             joined = [torch.cat(column) for column in zip(*held, strict=True)]

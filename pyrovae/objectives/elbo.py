@@ -8,10 +8,12 @@ import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 
 from pyrovae import checks
-from pyrovae.handlers import plate_size, scale_latents, scale_observed
+from pyrovae.handlers import scale_latents, scale_observed
 from pyrovae.objectives.objective import Objective
 from pyrovae.objectives.path_derivative import PathDerivative_ELBO
 from pyrovae.objectives.schedules import Schedule
+from pyrovae.particles import rows
+from pyrovae.plates import noted, of_rows
 from pyrovae.programs import Program
 from pyrovae.traces import check_pathwise, sites
 
@@ -48,8 +50,9 @@ ESTIMATORS: dict[str, Any] = {
 class ELBO(Objective):
     """-ELBO_beta = -1/N sum_n E_q[log p(x_n|z)] - beta E_q[log q(z|x_n) - log p(z)], in nats per datum.
 
-    N is the size of plate "data"; beta = 1 is the bound on log p(x), any other weight is the beta-VAE's objective
-    (Higgins et al. 2017). beta multiplies the latent sites of both programs, which know nothing of it.
+    N is the number of rows in plate "data", as the sites' scores have them; beta = 1 is the bound on log p(x), any
+    other weight is the beta-VAE's objective (Higgins et al. 2017). beta multiplies the latent sites of both programs,
+    which know nothing of it.
 
     Args:
         beta: a number >= 0, or a schedule.
@@ -78,14 +81,12 @@ class ELBO(Objective):
             )
 
     def value(self, number: Any, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
-        data = plate_size("data")
+        seen = noted()
         weighted = [scale_latents(number)(scale_observed(self.reconstruction)(each)) for each in (model, guide)]
         # Under no_grad TraceEnum_ELBO has no differentiable loss.
         total = self.estimator.differentiable_loss if torch.is_grad_enabled() else self.estimator.loss
-        loss = total(data(weighted[0]), weighted[1], *args, **kwargs)
-        if data.size is None:
-            raise ValueError('expected programs with a plate named "data" over their rows, found none in the model')
-        return loss / data.size
+        loss = total(seen(weighted[0]), weighted[1], *args, **kwargs)
+        return loss / of_rows(seen.sites.values(), rows(args)).full_size
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
         return self.estimator._get_trace(model, guide, args, kwargs)
