@@ -19,7 +19,7 @@ from pyrovae.modes import mode
 from pyrovae.particles import COPIES, FRONT, rows, run_copies, samples
 from pyrovae.programs import Program, modules, owner
 from pyrovae.randomness import seeded
-from pyrovae.tracing import called, recording
+from pyrovae.tracing import called, on_copies, recording
 
 # Rows that are looked at: an even number, in which every second one is replaced.
 ROWS = 16
@@ -43,7 +43,7 @@ def layout(model: Program, guide: Program, *args: Any, enumerated: bool = False,
     """
     if (current := particles.current()) is not None or recording():
         return current or FRONT
-    known = _known(model, guide)
+    known = _known(model, getattr(guide, "checked_as", guide))
     kind = (enumerated, *map(_kind, chain(args, kwargs.values())))
     if kind not in known:
         known[kind] = _layout(model, guide, args, kwargs, enumerated)
@@ -118,7 +118,7 @@ def _alone(model: Program, guide: Program, args: Any, kwargs: Any) -> Iterator[F
     """Inside, nothing is around the programs and their modules are in evaluation mode; no random number is used up."""
     with seeded(0), alone(), torch.no_grad(), own_parameters(), particles.using(COPIES):
         visible = modules((model, guide))
-        with mode(visible, training=False), called() as seen, own_parameters() as own:
+        with mode(visible, training=False), called() as seen, own_parameters() as own, on_copies():
             First(model, guide, args, kwargs)
         with mode([*visible, *seen], training=False):
             first = First(model, guide, args, kwargs)
@@ -135,7 +135,7 @@ def _run(what: str, program: Program, args: Any, kwargs: Any, at: Trace | None =
     try:
         return run_copies(program, 1, args, kwargs, at, lenient=True)
     except ValueError as error:
-        if "\n" not in str(error):
+        if "Trace Shapes" not in str(error.__cause__):
             raise
         raise _unrunnable(what, args, error) from error
     except (RuntimeError, TypeError, IndexError, KeyError, AttributeError, AssertionError) as error:
@@ -171,7 +171,7 @@ def _latents(trace: Trace) -> set[str]:
 
 def is_auxiliary(site: Any) -> bool:
     """Whether a site of the guide only helps to draw another one, as those of Pyro's automatic guides do."""
-    return bool(site["infer"].get("is_auxiliary"))
+    return bool(site["infer"].get("is_auxiliary")) and not site["is_observed"]  # Pyro's factors call themselves so
 
 
 def _differing(first: First, args: Any, kwargs: Any, layout: str, enumerated: bool) -> str:
@@ -286,7 +286,8 @@ def _check_observed(first: First) -> None:
 
 
 def _check_shared(first: First, batch: int | None, all_rows: int | None) -> None:
-    if batch == all_rows:
+    stand_for = {int(frame.full_size) for site in _sites(first.p) for frame in plates.frames(site) if frame.full_size}
+    if all_rows in (batch, *stand_for):
         return
     for site in chain(_sites(first.q), _sites(first.p)):
         plain = not isinstance(site["scale"], Tensor) and site["scale"] == 1

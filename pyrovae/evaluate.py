@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrovae.assumptions import laid_out
 from pyrovae.clusters import agreement, has_clusters, responsibilities
+from pyrovae.columns import wanted
 from pyrovae.data.split import LABELS, ROWS, Data, as_split, blocks, known
 from pyrovae.inference import Numbers, by_row, classify, in_order, places
 from pyrovae.likelihoods import OneHotCategorical
@@ -164,7 +165,9 @@ def accuracy(programs: Programs, data: Data) -> dict[str, Any]:
 
 def _has_classes(programs: Programs, data: Data) -> bool:
     """Whether labels are classes: integers (N,), and y nothing else by what the model says of it."""
-    y = getattr(as_split(data), "y", None)
+    if (columns := wanted(programs)).names not in ((), ("y",)):
+        return False
+    y = getattr(as_split(data, columns), "y", None)
     if y is None or len(y.shape) != 1 or y[torch.arange(1)].is_floating_point():
         return False
     return isinstance(own(programs, "label"), OneHotCategorical | None)

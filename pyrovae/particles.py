@@ -21,7 +21,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Size, Tensor
 from torch.distributions import Independent, constraints
 
-from pyrovae import plates
+from pyrovae import checks, plates
 
 # The two layouts.
 FRONT, COPIES = "a dimension in front", "copies of the rows"
@@ -55,14 +55,13 @@ def run(program: Any, particles: int, args: Sequence[Any], kwargs: Mapping[str, 
     if current() == COPIES:
         return run_copies(program, particles, args, kwargs, at)
     with pyro.plate("particles", particles, dim=-2):
-        trace = poutine.trace(program if at is None else poutine.replay(program, trace=at)).get_trace(*args, **kwargs)
-    trace = _scorable(trace)
+        trace = _traced(program if at is None else poutine.replay(program, trace=at), args, kwargs)
     for name, site in samples(trace).items():
         if not _simple(site, rows(args)):
-            plate = plates.of_rows(samples(trace).values(), rows(args))
+            plate = plate_of(trace, rows(args))
             if reason := unfit(site, plate) or _inner(site, plate):
                 raise refused(name, reason)
-    trace.compute_log_prob()
+    _score(trace)
     return trace
 
 
@@ -87,18 +86,37 @@ def run_copies(
         named["n"] *= particles
     if at is not None:
         program = poutine.replay(program, trace=unfolded(at))
-    trace = _scorable(poutine.trace(program).get_trace(*copied, **named))
-    trace.compute_log_prob()
-    found = samples(trace)
-    if not found:
-        return trace
-    plate = plates.of_rows(found.values(), rows(copied))
-    for name, site in found.items():
+    trace = _traced(program, copied, named)
+    _score(trace)
+    plate = plate_of(trace, rows(copied))
+    for name, site in samples(trace).items():
         if (reason := unfit(site, plate)) and not lenient:
             raise refused(name, reason)
-        if plate.holds(site):
-            trace.nodes[name] = _folded(site, plate, particles) | {"unfit": reason}
+        held = plate is not None and plate.holds(site)
+        trace.nodes[name] = (_folded(site, plate, particles) if held else site) | {"unfit": reason}  # type: ignore
     return trace
+
+
+def _traced(program: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Trace:
+    with one_line():
+        return _scorable(poutine.trace(program).get_trace(*args, **kwargs))
+
+
+def _score(trace: Trace) -> None:
+    with one_line():
+        trace.compute_log_prob()
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Inside, a ValueError has one line: Pyro adds the shapes of all sites to what it, or we, have to say."""
+    try:
+        yield
+    except ValueError as error:
+        if "\n" not in str(error):
+            raise
+        first, why = str(error).splitlines()[0], checks.reason(error)
+        raise ValueError(why if why == first else f"{first} {why}") from error
 
 
 def samples(trace: Trace) -> dict[str, Any]:
@@ -115,6 +133,12 @@ def _scorable(trace: Trace) -> Trace:
     return trace
 
 
+def plate_of(trace: Trace, rows: int | None) -> plates.Plate | None:
+    """The plate of the rows; None where no site is in any plate."""
+    found = samples(trace).values()
+    return plates.of_rows(found, rows) if any(map(plates.frames, found)) else None
+
+
 def rows(args: Sequence[Any]) -> int | None:
     """How many rows a program is called with; None where it is called with no data."""
     return len(args[0]) if args and isinstance(args[0], Tensor) and args[0].ndim else None
@@ -125,9 +149,9 @@ def refused(name: str, reason: str) -> ValueError:
     return ValueError(f'site {name!r}: expected one unscaled score a row, in plate "data" alone, found {reason}')
 
 
-def unfit(site: Any, plate: plates.Plate) -> str:
+def unfit(site: Any, plate: plates.Plate | None) -> str:
     """Why a site has no score for each row; "" where it has."""
-    if not plate.holds(site):
+    if plate is None or not plate.holds(site):
         others = sorted(frame.name for frame in plates.frames(site))
         return f"plates {others}: all rows share it; fix its value, and ask again"
     if plate.full_size != plate.size:
@@ -142,7 +166,9 @@ def inner(site: Any, plate: plates.Plate) -> list[int]:
     return sorted({frame.dim for frame in plates.frames(site)} - {plate.dim})
 
 
-def _inner(site: Any, plate: plates.Plate) -> str:
+def _inner(site: Any, plate: plates.Plate | None) -> str:
+    if plate is None:
+        return ""
     return f"plates {sorted(frame.name for frame in plates.frames(site))}" if inner(site, plate) else ""
 
 
@@ -238,7 +264,8 @@ def unfolded(trace: Trace) -> Trace:
     """A copy of a trace with the values as the programs have them, for `poutine.replay`."""
     copy = trace.copy()
     for name, site in samples(copy).items():
-        if site["is_observed"] or site["infer"].get("_enumerate_dim") is not None:
+        shared = "unfit" in site and "fold" not in site
+        if shared or site["is_observed"] or site["infer"].get("_enumerate_dim") is not None:
             continue
         fold, event_dim = site.get("fold", Fold(-1, (), 1)), site["fn"].event_dim
         event_dim -= len(fold.others)

@@ -129,7 +129,8 @@ def kl(q: Trace, p: Trace) -> tuple[dict[str, Tensor], str]:
     found: dict[str, Tensor] = {}
     ways = set()
     for name, site in latents.items():
-        closed = _closed_kl(site["fn"], p.nodes[name]["fn"]) if ordered and not is_enumerated(site) else None
+        own = ordered and not is_enumerated(site) and name not in auxiliary
+        closed = _closed_kl(site["fn"], p.nodes[name]["fn"]) if own else None
         if closed is None:
             log_q = sum((each["log_prob"] for each in auxiliary.pop(name, [])), site["log_prob"])
             value = averaged(q, log_q - p.nodes[name]["log_prob"])
