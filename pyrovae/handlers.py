@@ -141,7 +141,9 @@ class in_support(Messenger):
             self.sites.add(msg["name"])  # seen where validation is on; recorded where it is off
         if msg["name"] in self.sites:
             with suppress(NotImplementedError):  # some distributions know no support
-                self.flags.append(q.support.check(msg["value"]).all())
+                value = msg["value"]
+                value = value.expand(q.shape()) if value.ndim < q.event_dim else value
+                self.flags.append(q.support.check(value).all())
 
 
 @contextmanager

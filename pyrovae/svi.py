@@ -202,8 +202,10 @@ class SVI:
         """Whether the step may be taken, the losses, and the gradients of these parameters (None: of all there are)."""
         args, kwargs = arguments
         by_autograd = getattr(self.loss, "differentiable_loss", None)
-        if by_autograd is None and not hasattr(self.loss, "loss_and_grads"):
+        if not hasattr(self.loss, "loss_and_grads"):
             by_autograd = self.loss
+        elif parameters is None and not isinstance(self.loss, Objective):
+            by_autograd = None  # eagerly Pyro's estimators take their own way, which also answers without parameters
         with torch.enable_grad(), own_parameters() as own, support or nullcontext():
             args = self._read(*args)
             with self._autocast(args):
@@ -213,11 +215,11 @@ class SVI:
             parameters = list(self.parameters.values())
         if by_autograd is None:
             gradients: Any = [parameter.grad for parameter in parameters]
-        elif isinstance(value, Tensor) and value.requires_grad:
+        elif parameters and isinstance(value, Tensor) and value.requires_grad:
             gradients = torch.autograd.grad(value, parameters, allow_unused=True)
         else:
             gradients = [None] * len(parameters)
-        losses = [torch.as_tensor(loss).detach() for loss in (value if isinstance(value, tuple) else [value])]
+        losses = [_as_tensor(loss) for loss in (value if isinstance(value, tuple) else [value])]
         flags = [torch.isfinite(loss).all() for loss in losses] + (support.flags if support else [])
         gradients = [None if g is None else laid_out(g, p) for g, p in zip(gradients, parameters, strict=True)]
         if norms := [torch.linalg.vector_norm(g) for g in gradients if g is not None]:
@@ -275,22 +277,27 @@ class SVI:
 class _Share:
     """One parameter's part of an optimiser, as PyroOptim has an optimiser for each, whose state it saves and loads."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, parameter: Tensor) -> None:
-        self.optimizer, self.parameter = optimizer, parameter
+    def __init__(self, whole: torch.optim.Optimizer, parameter: Tensor) -> None:
+        self.whole, self.parameter = whole, parameter
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        return [g for g in self.optimizer.param_groups if any(value is self.parameter for value in g["params"])]
+        return [g for g in self.whole.param_groups if any(value is self.parameter for value in g["params"])]
 
     def state_dict(self) -> dict[str, Any]:
         groups = [{**group, "params": [0]} for group in self.param_groups]
-        state = self.optimizer.state.get(self.parameter)
+        state = self.whole.state.get(self.parameter)
         return {"state": {} if state is None else {0: dict(state)}, "param_groups": groups}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for number, values in state["state"].items():
             assert int(number) == 0
-            self.optimizer.state[self.parameter] = copy.deepcopy(values)
+            self.whole.state[self.parameter] = copy.deepcopy(values)
+
+
+def _as_tensor(loss: Any) -> Tensor:
+    """A loss, which estimators may give as a Python number, of double precision."""
+    return loss.detach() if isinstance(loss, Tensor) else torch.tensor(loss, dtype=torch.float64)
 
 
 def laid_out(value: Tensor, parameter: Tensor) -> Tensor:
