@@ -17,6 +17,7 @@ from pyrovae.recipe import Recipe
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 ROWS = 200  # of the data that are examined
+RUNS = Path("runs")
 
 
 class BadInputError(Exception):
@@ -71,6 +72,9 @@ def _train(
 
 def _target(path: Path | None, name: str, root: Path, resume: bool, options: dict[str, Any]) -> tuple[Path, Recipe]:
     """Where the run goes, and its recipe: that of `path` with the options given."""
+    if path and (resume if name else root != RUNS):
+        option, needed = ("--name", "RUN or --name") if name else ("--root", "RUN alone, or --name with it")
+        raise ValueError(f"{option}: expected {needed}, found RUN {path} and {option} {name or root}")
     start = recipe.read(path / "run.toml") if path else None
     target = root / name if name else path
     if resume and target is None:
@@ -142,18 +146,28 @@ def _comparison_root(path: Path | None, root: Path | None, options: dict[str, An
     return path or root or Path("runs/compare", "-".join([Path(options.get("data", recipe.Recipe.data)).stem, *axes]))
 
 
-def _experiment(name: str, data: str, seeds: int, root: Path, threads: int, list: bool) -> None:
+def _experiment(name: str, root: Path, list: bool, threads: int = 0, **options: Any) -> None:
     if list or not name:
         with _bad_input():
+            _nothing_beside_a_list(name, options | {"threads": threads})
             listed = experiments.found(root)
         print("\n".join(f"{each:14} {question}" for each, question in listed.items()))
         return
+    data, seeds = options.get("data", "digits"), options.get("seeds", 1)
     with _bad_input():
         checks.integer("threads", threads, 0)
         experiments.check(root, name, data, seeds)
     with runs.threads(threads):
         target = experiments.run(root, name, data, seeds)
     print(f"\n{(target / 'findings.md').read_text()}\n{target} holds it.")
+
+
+def _nothing_beside_a_list(name: str, options: dict[str, Any]) -> None:
+    """Raise a ValueError if a list of all experiments is asked for, and something that one experiment takes."""
+    given = {"NAME": name} | {f"--{option}": value for option, value in options.items()}
+    for option, value in given.items():
+        if value:
+            raise ValueError(f"{option}: expected none beside a list of the experiments, found {value}")
 
 
 def _report(results: dict[str, Any]) -> None:
@@ -239,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     each = commands.add_parser("train", help="train a model, evaluate it and draw its figures", **known)
     each.add_argument("path", nargs="?", type=Path, metavar="RUN", help="a directory with a run.toml to reproduce")
     each.add_argument("--name", default="", help="of the run; empty: RUN itself, else the data's name and a number")
-    each.add_argument("--root", default=Path("runs"), type=Path, help="folder of the runs")
+    each.add_argument("--root", default=RUNS, type=Path, help="folder of the runs")
     each.add_argument("--resume", action="store_true", help="go on with an interrupted run, to the same bits")
     _add_examination(each)
     _add_options(each)
@@ -271,9 +285,11 @@ def _parser() -> argparse.ArgumentParser:
     each = commands.add_parser("experiment", help="one of the questions in runs/, answered", **known)
     each.add_argument("name", nargs="?", default="", metavar="NAME", help="of the experiment; without it, a list")
     each.add_argument("--list", action="store_true", help="names and questions, one a line")
-    each.add_argument("--data", default="digits", help="digits (under two minutes), or mnist ($PYROVAE_DATA)")
-    each.add_argument("--seeds", default=1, type=int, help="repetitions of what chance decides")
-    each.add_argument("--root", default=Path("runs"), type=Path, help="folder of the runs")
+    text = "digits (under two minutes), or mnist ($PYROVAE_DATA) (default: digits)"
+    each.add_argument("--data", default=argparse.SUPPRESS, help=text)
+    text = "repetitions of what chance decides (default: 1)"
+    each.add_argument("--seeds", default=argparse.SUPPRESS, type=int, help=text)
+    each.add_argument("--root", default=RUNS, type=Path, help="folder of the runs")
     each.add_argument("--threads", default=0, type=int, help="of torch on the CPU; 0: half of torch's own choice")
     each.set_defaults(command=_experiment)
 

@@ -188,7 +188,7 @@ def check(cells: Sequence[Cell]) -> str:
             splits = cell.recipe.labelled_of(whole)
             model = cell.recipe.build(splits.event_shape, splits.num_classes, len(splits.train))
             replace(cell.recipe, compile="no", matmul="highest").training(model, splits)  # eagerly: nothing is recorded
-            objective = cell.recipe.objective_for(1, model)
+            objective = cell.recipe.objective_for(-(-len(splits.train) // cell.recipe.batch_size), model)
             _, rows = next(by_kind(model, *next(blocks(splits.train, 8, wanted(model)))))
             objective.differentiable_loss(*pair(model), *arguments(model, *rows))
         except ValueError as error:

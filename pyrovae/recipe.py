@@ -12,11 +12,11 @@ from typing import Any
 
 import tomli_w
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from pyrovae import checks, files, guides, likelihoods, models, networks, objectives, priors, train
-from pyrovae.data import DATASETS, Splits, load, with_labels
-from pyrovae.data.split import how_many
+from pyrovae import checks, effects, files, guides, likelihoods, models, networks, objectives, priors, train
+from pyrovae.data import DATASETS, Split, Splits, load, with_labels
+from pyrovae.data.split import ROWS, blocks, how_many
 from pyrovae.models.completion_vae import quadrants
 from pyrovae.modes import MATMULS
 from pyrovae.names import member, members
@@ -53,7 +53,9 @@ class Recipe:
     network: str = option("mlp", "encoder and decoder, e.g. conv or 'mlp(hidden=[400, 400])'")
     encoder: str = option("", "encoder where it differs from network")
     decoder: str = option("", "decoder where it differs from network")
-    begin: str = option("", "decoder's last bias: mean, which tells the training data's; empty: as torch draws it")
+    begin: str = option(
+        "", "decoder's last bias: mean (it starts at the training data's mean); empty: as torch draws it"
+    )
     activation: str = option("relu", "of the networks: relu, tanh, softplus, elu, gelu, ...")
     objective: str = option(
         "", "what is minimised, e.g. elbo, 'iwae(k=5)'; empty: what the model is usually trained by"
@@ -137,7 +139,12 @@ class Recipe:
         return model.to(self.torch_device(), _DTYPES[self.dtype])
 
     def initialise(self, model: Any, splits: Splits) -> None:
-        """Let a prior that starts from data take its rows, which the seed determines; and the decoder the mean."""
+        """Let a prior that starts from data take its rows, which the seed determines, and the decoder their mean."""
+        if self.begin:
+            if not hasattr(model, "begin_at"):
+                raise ValueError(f"begin: expected a model with a decoder of x alone (vae, ...), found {self.model}")
+            with seeded(self.seed, 6):
+                model.begin_at(_mean(splits.train))
         if not getattr(getattr(model, "prior", None), "ready", True):
             with seeded(self.seed, 5):
                 rows = torch.randperm(len(splits.train))[: model.prior.components]
@@ -145,6 +152,7 @@ class Recipe:
 
     def training(self, model: Any, splits: Splits) -> train.Training:
         """The training of a model on data."""
+        effects.check(self, splits, model, ACTIVATIONS[self.activation])
         self.initialise(model, splits)
         steps = -(-len(splits.train) // self.batch_size)
         return train.Training(
@@ -174,7 +182,8 @@ class Recipe:
         known, given = inspect.signature(build).parameters.get("beta"), getattr(build, "keywords", {})
         if beta != unasked and (known is None or "beta" in given):
             has = "has none" if known is None else "has its own"
-            raise ValueError(f"beta: {self.objective} {has}; expected 1 and no schedule, found {beta}")
+            asked = next(name for name in _OF_BETA if getattr(self, name) != getattr(Recipe, name))
+            raise ValueError(f"{asked}: {self.objective} {has}; expected 1 and no schedule, found {beta}")
         if known is None or "beta" in given:
             return build()
         if beta == unasked != Constant(known.default):
@@ -191,9 +200,25 @@ class Recipe:
         return 0
 
     def _schedule(self, steps_per_epoch: int) -> Schedule:
+        steps, warmup = self.epochs * steps_per_epoch, round(self.beta_warmup * steps_per_epoch)
+        if self.beta_cycles and self.beta_warmup:
+            raise ValueError(
+                f"beta_warmup: expected none beside beta_cycles={self.beta_cycles}, found a second schedule"
+            )
+        if (schedule := "beta_cycles" if self.beta_cycles else "beta_warmup") and self.beta == 0 != getattr(
+            self, schedule
+        ):
+            raise ValueError(f"{schedule}: expected none at beta = 0, found {getattr(self, schedule)}")
+        if self.beta_cycles > steps // 2:
+            raise ValueError(
+                f"beta_cycles: expected at least 2 of {steps} steps for each, found {self.beta_cycles} cycles"
+            )
+        if self.beta_warmup and not warmup:
+            raise ValueError(
+                f"beta_warmup: expected at least a step of {steps_per_epoch} an epoch, found {self.beta_warmup}"
+            )
         if self.beta_cycles:
-            return Cyclic(max(1, self.epochs * steps_per_epoch // self.beta_cycles), final=self.beta)
-        warmup = round(self.beta_warmup * steps_per_epoch)
+            return Cyclic(steps // self.beta_cycles, final=self.beta)
         return WarmUp(warmup, self.beta) if warmup else Constant(self.beta)
 
     def torch_device(self) -> torch.device:
@@ -238,6 +263,12 @@ def _affordable() -> Iterator[None]:
         raise ValueError(f"the networks are too large: {checks.reason(error)}") from None
 
 
+def _mean(part: Split) -> Tensor:
+    """The mean of all rows as a model takes them; of rows on disk a block at a time. (*event_shape)"""
+    return torch.stack([x.double().sum(0) for (x,) in blocks(part, ROWS)]).sum(0) / len(part)
+
+
+_OF_BETA = ("beta_cycles", "beta_warmup", "beta")
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 _COMPILE = {"auto": "auto", "yes": True, "no": False}
 OPTIMIZERS = {

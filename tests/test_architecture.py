@@ -14,7 +14,7 @@ FLOORS = [
     ["baselines", "particles", "programs", "tracing", "data", "distributions", "names", "networks", "plots"],
     ["assumptions", "columns"],
     ["faults", "priors", "likelihoods", "guides", "psis", "traces"],
-    ["batches", "inference", "objectives", "refine"],
+    ["batches", "effects", "inference", "objectives", "refine"],
     ["calibration", "clusters", "information", "latents", "models", "svi"],
     ["evaluate", "figures", "posterior", "train"],
     ["annealing", "anomaly", "diagnostics", "gradients", "ranking"],

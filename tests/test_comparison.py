@@ -197,7 +197,10 @@ def test_what_is_no_likelihood_is_not_ranked(tmp_path):
         (["--betas", "1,2", "--optimizer", "sgd(momentum='a')"], "1: optimizer: sgd(momentum='a'): TypeError: '<' not"),
         (["--betas", "1,2", "--batch-size", "9999"], "batch_size: expected at most the 1258 training rows, found 9999"),
         (["--betas", "1,2", "--patience", "3", "--valid", "0"], "patience: expected validation data to watch"),
-        (["--label-counts", "20,5"], "5: labels: expected from 10 (one of each class) to 1258, found 5"),
+        (
+            ["--label-counts", "20,5", "--model", "semi-supervised-vae"],
+            "5: labels: expected from 10 (one of each class) to 1258, found 5",
+        ),
         (["--guides", "iaf,os:path"], "os:path: guide: expected a class or a function, found 'os:path', a module"),
         (["--guides", "iaf,json:dumps"], "json:dumps: expected that it builds a Module, found '[2]'"),
         (["--betas", "1,2", "--seeds", "0"], "seeds: expected an integer >= 1"),

@@ -101,18 +101,23 @@ class VAE(nn.Module):
         return inference.sample(self, n)
 
     def begin_at_the_mean(self, x: Tensor) -> None:
-        """Before training: the decoder's last bias becomes what tells the mean of x.  (Burda et al. 2016)
+        """Before training: `begin_at` the mean of training data x (N, *event_shape)."""
+        self.check(x)
+        self.begin_at(x.mean(0))
 
-        Otherwise the first epochs go into that bias.
+    def begin_at(self, mean: Tensor) -> None:
+        """Before training: set the decoder's last bias so that p(x|z) has this mean where z does not matter yet.
+
+        Otherwise the first epochs go into that bias.  (Burda et al. 2016)
 
         Args:
-            x: training data (N, *event_shape).
+            mean: of the training data (*event_shape).
 
         Raises:
-            ValueError: a likelihood that does not know what tells a mean; a decoder without a linear layer at its end.
+            ValueError: a likelihood whose mean is no function of one bias; a decoder without a linear layer at its end.
         """
-        self.check(x)
-        linear = [each for each in self.decoder.modules() if isinstance(each, nn.Linear)]
+        last = [part for part in self.decoder.modules() if list(part.parameters(recurse=False))][-1:]
+        linear = [part for part in last if isinstance(part, nn.Linear)]
         size = math.prod(self.likelihood.param_shape)
         if not hasattr(self.likelihood, "told_by"):
             found = type(self.likelihood).__name__
@@ -120,7 +125,7 @@ class VAE(nn.Module):
         if not linear or linear[-1].bias is None or linear[-1].out_features != size:
             raise ValueError(f"begin: expected a decoder that ends in a linear layer of {size} with bias, found none")
         with torch.no_grad():
-            linear[-1].bias.copy_(self.likelihood.told_by(x.mean(0)).flatten())
+            linear[-1].bias.copy_(self.likelihood.told_by(mean).flatten())
 
     def check(self, x: Tensor) -> None:
         """Raise a ValueError unless x are data of this model: their shape, finite, in the likelihood's support."""
