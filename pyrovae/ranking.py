@@ -3,9 +3,10 @@
 import math
 import re
 from collections.abc import Iterable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from pyrovae import checks
@@ -52,8 +53,8 @@ def rank(
     log p(x) by importance samples is a lower bound in the mean: of one and the same model the nearer guide's is higher.
 
     With scores a row also has `behind`, the mean over the data of best - its own, with its error, and `margin`, the
-    half of its 95 % interval (see `paired`): on the same rows much of the two errors is one and the same, so that this
-    difference has a smaller error than they.
+    half of its 95 % interval (see `behind_best`): on the same rows much of the two errors is one and the same, so that
+    this difference has a smaller error than they. It is about these models, not about other trainings of their kind.
 
     Args:
         evaluations: what `evaluate` gives, or evaluation.json; what both of two lack they have alike, and so the
@@ -128,10 +129,62 @@ def _behind(rows: list[dict[str, Any]], scores: Mapping[str, Tensor]) -> dict[st
     shapes = {name: tuple(scores[name].shape) if name in scores else None for name in names}
     if len(set(shapes.values())) > 1 or len(next(iter(shapes.values())) or ()) != 1:
         raise ValueError(f"scores: expected one of each datum, (N,), for each evaluation, found shapes {shapes}")
-    best = scores[names[0]]
-    if number is not None and len(best) != number:
-        raise ValueError(f"scores: expected those of the {number} rows that the evaluations are of, found {len(best)}")
-    return {name: {"behind": paired((best - scores[name].double())[None])} for name in names}
+    of_all = torch.stack([scores[name].double() for name in names])[:, None]
+    if number is not None and of_all.shape[-1] != number:
+        found = of_all.shape[-1]
+        raise ValueError(f"scores: expected those of the {number} rows that the evaluations are of, found {found}")
+    return {name: {"behind": each} for name, each in zip(names, behind_best(of_all, best=0), strict=True)}
+
+
+def behind_best(scores: Tensor, best: int | None = None) -> list[dict[str, float]]:
+    """How far each of k choices is behind the best one: value, standard_error and margin, from scores (k, S, N).
+
+    The best is chosen after the results are seen, so that among equal choices it is ahead of most others by chance.
+    The margin allows for that: of k equal choices at least one is behind by more than its margin in at most 5 % of
+    tables, where the spread over the seeds is equal.  (Tukey 1949; Tukey's studentised range)
+
+        d_b = mean of best - score_b over seeds and data,  margin = √(q(k, (k-1)(S-1))² u / 2 + q(k, N-1)² v / 2),
+
+    q(k, n) the 95 % quantile of the studentised range of k values with n degrees of freedom. u is the variance of d_b
+    over the seeds: 2 s² / S, with s² the mean square of the residuals of choice x seed (two-way, without interaction),
+    or that of the pair's own differences, whichever is larger. v is the variance over the data of d_b's mean over the
+    seeds. standard_error = √(u + v). With one seed u is unknown and left out: the margin is about these trainings.
+    For two choices this is `paired`.
+
+    Args:
+        scores: of each choice, seed and datum; all choices have the same seeds and data.
+        best: its number; None is the one with the largest mean.
+    """
+    scores = scores.double()
+    k, seeds, n = scores.shape
+    chosen = int(scores.mean((1, 2)).argmax()) if best is None else best
+    differences = scores[chosen] - scores
+    over_data = differences.mean(1).var(1) / n if n > 1 else torch.full((k,), math.nan)
+    margins = over_data * _range_squared(k, n - 1)
+    over_seeds = torch.zeros(k)
+    if seeds > 1:
+        over_seeds = _over_seeds(scores.mean(2), differences.mean(2))
+        over_seeds[chosen] = 0.0  # it is not behind itself
+        margins = margins + over_seeds * _range_squared(k, (k - 1) * (seeds - 1))
+    parts = zip(differences.mean((1, 2)), (over_data + over_seeds).sqrt(), margins.sqrt(), strict=True)
+    return [dict(zip(("value", "standard_error", "margin"), map(float, each), strict=True)) for each in parts]
+
+
+def _over_seeds(scores: Tensor, differences: Tensor) -> Tensor:
+    """The variance over the seeds of each mean difference, from scores and differences (k, S): pooled, or its own."""
+    k, seeds = scores.shape
+    residuals = scores - scores.mean(1, keepdim=True) - scores.mean(0) + scores.mean()
+    pooled = 2 * residuals.square().sum() / max(1, (k - 1) * (seeds - 1))
+    return torch.maximum(pooled, differences.var(1)) / seeds
+
+
+@lru_cache
+def _range_squared(choices: int, freedom: int) -> float:
+    """q² / 2: what a variance of a difference is multiplied by for the square of its margin among so many choices."""
+    # Seconds to import, for all who use pyrovae.
+    from scipy.stats import studentized_range
+
+    return float(studentized_range.ppf(0.95, choices, freedom)) ** 2 / 2 if choices > 1 and freedom > 0 else math.nan
 
 
 def paired(differences: Tensor) -> dict[str, float]:

@@ -1,8 +1,10 @@
 """What may be compared is ranked; what may not is refused, with the reason."""
 
+import importlib.util
 import itertools
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ import pyrovae
 from pyrovae import files
 from pyrovae.inference import log_likelihood
 from pyrovae.likelihoods.bits import bits_per_dimension
-from pyrovae.ranking import kinds, paired, rank
+from pyrovae.ranking import behind_best, kinds, paired, rank
 
 BINARY, DENSITY, LEVELS = "mass over binary values", "density over [0, 1]", "mass over 256 levels"
 
@@ -184,6 +186,66 @@ def test_of_equal_choices_one_in_twenty_is_clear(seeds, sigma):
     if sigma < 0.5:
         assert rates[1] > {2: 0.14, 3: 0.1, 5: 0.07}[seeds]
         assert rates[0] > 0.01
+
+
+CHECKS = Path(__file__).parents[1] / "runs" / "checks" / "many_choices.py"
+
+
+@pytest.fixture(scope="module")
+def many_choices():
+    spec = importlib.util.spec_from_file_location("many_choices", CHECKS)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("rows", [0.0, 1.0])
+@pytest.mark.parametrize(("choices", "seeds"), [(5, 3), (10, 3), (20, 5)])
+def test_of_equal_choices_a_table_in_twenty_shows_a_lead(many_choices, choices, seeds, rows):
+    """However many there are. 400 tables: three binomial errors above .05 is .083. By pairs it is far more often."""
+    assert many_choices.wrong(400, choices, seeds, 1.0, rows) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
+    if not rows:
+        by_pairs = many_choices.wrong(400, choices, seeds, 1.0, rows, many_choices.by_pairs)
+        assert by_pairs > {(5, 3): 0.13, (10, 3): 0.3, (20, 5): 0.5}[choices, seeds]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choices", [5, 10, 20])
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_the_rates_that_are_written_down(many_choices, choices, seeds):
+    """Equal spreads: at most 5 %, with three binomial errors of 3000 tables."""
+    for rows in (0.0, 1.0):
+        assert many_choices.wrong(3000, choices, seeds, 1.0, rows) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 3000)
+
+
+def test_the_margin_of_many_is_tukeys():
+    """Three choices and three seeds by hand: residuals of choice x seed, q(3, 4) = 5.0402 (tables of Tukey's range)."""
+    of_seeds = torch.tensor([[0.0, 3.0, 6.0], [1.0, 3.0, 8.0], [5.0, 7.0, 12.0]])
+    found = behind_best(of_seeds[:, :, None].expand(3, 3, 4))
+    means = [3.0, 4.0, 8.0]
+    assert [each["value"] for each in found] == pytest.approx([8 - mean for mean in means])
+    square = _mean_square(of_seeds)
+    own = torch.stack([(of_seeds[2] - each).var() for each in of_seeds])
+    margins = [5.0402 / math.sqrt(2) * math.sqrt(max(2 * square, variance.item()) / 3) for variance in own]
+    assert [each["margin"] for each in found[:2]] == pytest.approx(margins[:2], rel=1e-4)
+    assert (found[2]["value"], found[2]["margin"]) == (0, 0)
+
+
+def _mean_square(scores):
+    """The residual mean square of a two-way layout, by least squares on indicators."""
+    choices, seeds = scores.shape
+    design = torch.tensor(
+        [[float(a == c) for a in range(choices)] + [float(b == s) for b in range(seeds)]
+         for c in range(choices) for s in range(seeds)]
+    )
+    fitted = design @ torch.linalg.pinv(design) @ scores.flatten()
+    return ((scores.flatten() - fitted).square().sum() / ((choices - 1) * (seeds - 1))).item()
+
+
+def test_of_two_choices_the_margin_is_that_of_their_pair():
+    scores = torch.randn(2, 4, 30) + torch.tensor([1.0, 0.0])[:, None, None]
+    (_, second), pair = behind_best(scores), paired((scores[0] - scores[1]).double())
+    assert second == pytest.approx(pair, rel=1e-5)
 
 
 def test_a_lead_of_many_errors_is_clear():

@@ -8,11 +8,10 @@ from typing import Any
 
 from pyrovae import files, pages, plots
 from pyrovae.comparison.rows import Row, label, ranked_by, ranking
-from pyrovae.comparison.tables import alike_text, caption, columns
+from pyrovae.comparison.tables import LEAST_SEEDS, Column, alike_text, caption, columns, margin_text, text
 from pyrovae.grid import Grid
 from pyrovae.ranking import is_score
 from pyrovae.recipe import Recipe
-from pyrovae.report import shown
 
 TEMPLATE = Path(__file__).with_name("page.html")
 # What changes how near a guide comes to the posterior of one and the same model.
@@ -75,9 +74,10 @@ def _kind(root: Path, asked: Grid, rows: Sequence[Row], kind: Sequence[Row], bef
         "verdict": verdict(asked, kind),
         "columns": heads,
         "alike": alike_text(alike),
-        "rows": [(label(asked, row), [_cell(row.get(each.name), each.digits) for each in heads]) for row in kind],
+        "rows": [(label(asked, row), [_cell(row, each) for each in heads]) for row in kind],
         "ranked": is_score(kind[0]) and not ranked_by(kind),
         "ranked_by": ranked_by(kind),
+        "margin": margin_text(kind),
         "curves": None if figure is None else pages.drawing(figure),
         "behind": pages.drawing(plots.intervals(behind, "nats per datum behind the best", before)) if behind else None,
     }
@@ -96,13 +96,13 @@ def verdict(asked: Grid, kind: Sequence[Mapping[str, Any]]) -> str:
     behind = ranked[1].get("behind")
     if not behind or math.isnan(behind["margin"]):
         return f"{best} {HIGHEST}.{by}{_nearness(asked)}"
-    told = f"the next, {second}, is behind by {shown(behind, 2)} nats per datum"
+    ahead = f"the next, {second}, is behind by {behind['value']:.2f} ± {behind['margin']:.2f} nats per datum"
     seeds = len(ranked[1]["ranked_by"])
-    if behind["value"] <= behind["margin"]:
-        of = f" of {seeds} seeds" if seeds > 1 else ""
-        told += f": within its 95 % margin{of}, {behind['margin']:.2f}, no clear winner"
-    alone = ", of one training each: another seed may order them otherwise" if seeds == 1 else ""
-    return f"{best} {HIGHEST}; {told}{alone}.{by}{_nearness(asked)}"
+    if seeds < LEAST_SEEDS:
+        ahead += f": no lead is claimed with {seeds} seed{'s' * (seeds > 1)}, compare at least {LEAST_SEEDS}"
+    elif behind["value"] <= behind["margin"]:
+        ahead += f": within its 95 % margin of {seeds} seeds, no clear winner"
+    return f"{best} {HIGHEST}; {ahead}.{by}{_nearness(asked)}"
 
 
 def _nearness(asked: Grid) -> str:
@@ -111,10 +111,11 @@ def _nearness(asked: Grid) -> str:
     return told if NEARNESS & set(asked.varied()) else ""
 
 
-def _cell(number: Mapping[str, float] | float | None, digits: int) -> tuple[str, str, float | None]:
+def _cell(row: Mapping[str, Any], column: Column) -> tuple[str, str, float | None]:
+    number = row.get(column.name)
     value = number["value"] if isinstance(number, Mapping) else number
-    text, _, error = shown(number, digits).partition(" ± ")
-    return text, error, None if value is None or math.isnan(value) else value
+    shown, _, error = text(row, column).partition(" ± ")
+    return shown, error, None if value is None or math.isnan(value) else value
 
 
 def _curves(root: Path, row: Mapping[str, Any]) -> list[tuple[list[int], list[float]]]:

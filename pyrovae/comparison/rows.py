@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrovae import grid
 from pyrovae.grid import Cell, Grid
-from pyrovae.ranking import ALIKE, alike, is_score, kinds, paired
+from pyrovae.ranking import ALIKE, alike, behind_best, is_score, kinds, paired
 from pyrovae.runs import effort, evaluation
 
 Row = dict[str, Any]
@@ -47,11 +47,11 @@ def _rank(root: Path, rows: Sequence[Row]) -> None:
     scores = [_by_seed(root, row, "log_likelihood") for row in rows]
     shared = [seed for seed in (scores[0] if scores else ()) if all(seed in each for each in scores)]
     if shared:
-        of_all = [torch.stack([each[seed] for seed in shared]) for each in scores]
-        best = max(of_all, key=lambda each: each.mean().item())
-        for row, each in zip(rows, of_all, strict=True):
-            row["behind"] = dict(NOTHING) if each is best else paired(best - each)
+        of_all = torch.stack([torch.stack([each[seed] for seed in shared]) for each in scores])
+        for row, behind in zip(rows, behind_best(of_all), strict=True):
+            row["behind"] = behind
         rows = sorted(rows, key=lambda row: row["behind"]["value"])
+        rows[0]["behind"] = dict(NOTHING)
     same = all(row["seed_numbers"] == rows[0]["seed_numbers"] for row in rows)
     for place, row in enumerate(rows, 1):
         row["place"] = place if shared or same else None

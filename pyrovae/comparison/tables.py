@@ -24,7 +24,7 @@ class Column(NamedTuple):
 COLUMNS = (
     Column("elbo", "ELBO", 2),
     Column("log_likelihood", "log p(x)", 2),
-    Column("behind", "behind the best", 2),
+    Column("behind", "behind the best, ± 95 %", 2),
     Column("kl", "KL", 2),
     Column("bits_per_dimension", "bits per dimension", 3),
     Column("accuracy", "accuracy", 4),
@@ -36,6 +36,8 @@ COLUMNS = (
     Column("seconds", "seconds", 1),
     Column("seeds", "seeds", 0),
 )
+# Fewer seeds than this do not tell how far trainings of one choice lie apart.
+LEAST_SEEDS = 3
 # Columns that a table leaves out where all rows have the same.
 ALIKE_IS_NOTHING = ("active_units", "parameters", "steps", "seeds")
 
@@ -45,11 +47,33 @@ def tables(rows: Sequence[Row]) -> Iterator[str]:
     for chosen in ranking(rows):
         (heads, alike), varied = columns(chosen), [option for option in AXES.values() if option in chosen[0]]
         lines = [
-            [f"`{row[option]}`" for option in varied] + [shown(row.get(each.name), each.digits) for each in heads]
+            [f"`{row[option]}`" for option in varied] + [text(row, each) for each in heads]
             for row in chosen
         ]
         found = table([*varied, *(each.head for each in heads)], lines, len(varied))
-        yield "\n\n".join(filter(None, [caption(rows, chosen), found, alike_text(alike), ranked_by(chosen)]))
+        yield "\n\n".join(filter(None, [caption(rows, chosen), found, alike_text(alike), ranked_by(chosen), margin_text(chosen)]))
+
+
+def text(row: Mapping[str, Any], column: Column) -> str:
+    """A number with its standard error, or with its 95 % margin where it has one."""
+    number = row.get(column.name)
+    if isinstance(number, Mapping) and "margin" in number:
+        number = {"value": number["value"], "standard_error": number["margin"]}
+    return shown(number, column.digits)
+
+
+def margin_text(chosen: Sequence[Mapping[str, Any]]) -> str:
+    """What the ± of "behind the best" is."""
+    ranked = [row for row in chosen if row.get("behind")]
+    if not ranked[1:]:
+        return ""
+    seeds = len(ranked[0]["ranked_by"])
+    of = f"the data and {seeds} seeds" if seeds > 1 else "the data alone, since there is one seed"
+    few = f"; with fewer than {LEAST_SEEDS} seeds no lead is claimed" if seeds < LEAST_SEEDS else ""
+    return (
+        f"behind the best: mean difference ± its 95 % margin over {of}; it allows for the choice of the best of "
+        f"{len(ranked)} (Tukey's studentised range){few}"
+    )
 
 
 def alike_text(alike: Mapping[str, str]) -> str:
@@ -70,7 +94,7 @@ def caption(rows: Sequence[Row], chosen: Sequence[Mapping[str, Any]]) -> str:
 def columns(chosen: Sequence[Row]) -> tuple[list[Column], dict[str, str]]:
     """Those that some row has a number for; apart what is alike in all and no score."""
     there = [each for each in COLUMNS if any(row.get(each.name) for row in chosen)]
-    texts = {each: {shown(row.get(each.name), each.digits) for row in chosen} for each in there}
+    texts = {each: {text(row, each) for row in chosen} for each in there}
     alike = [each for each in there if each.name in ALIKE_IS_NOTHING and len(texts[each]) == 1 and chosen[1:]]
     return [each for each in there if each not in alike], {each.head: texts[each].pop() for each in alike}
 
