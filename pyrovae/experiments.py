@@ -7,11 +7,13 @@ runs/NAME/DATA/figures/      pictures; of an animation, NAME.gif, a frame of it 
 
 import html
 import importlib.util
+import math
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean, stdev
 from types import ModuleType
 
 import torch
@@ -25,23 +27,28 @@ from pyrovae.runs import surroundings
 
 __all__ = [
     "FILE",
+    "OF_TESTS",
     "OVER_BOTH",
     "OVER_SEEDS",
     "Findings",
     "check",
     "found",
     "gallery",
+    "rate",
+    "rate_error",
     "repeated",
     "run",
     "spread",
     "table",
     "told",
     "with_error",
+    "with_test_error",
 ]
 
 FILE = "experiment.py"
-# What ± is of `spread`, and of `with_error`.
+# What ± is of `spread`, of `rate` and `with_test_error`, and of `with_error`.
 OVER_SEEDS = "the standard deviation over seeds"
+OF_TESTS = "the root of the squared standard deviation over seeds and the squared standard error of the test set"
 OVER_BOTH = "the standard error over the images, which all share, and over seeds where there are several"
 
 
@@ -159,6 +166,26 @@ def repeated(scores: Iterable[Tensor]) -> dict[str, float]:
 def with_error(scores: Iterable[Tensor], digits: int = 2) -> str:
     """The same as text, MEAN ± ERROR."""
     return shown(repeated(scores), digits)
+
+
+def rate(values: Sequence[float], rows: int, digits: int = 3) -> str:
+    """Accuracies on the same test rows, one a seed, as text: MEAN ± `rate_error`."""
+    return f"{mean(values):.{digits}f} ± {rate_error(values, rows):.{digits}f}"
+
+
+def rate_error(values: Sequence[float], rows: int) -> float:
+    """√(s² + p (1 - p) / rows) of accuracies p: s over the seeds, 0 of one; and the binomial error, which all share."""
+    return _combined(values, [math.sqrt(value * (1 - value) / rows) for value in values])
+
+
+def with_test_error(values: Sequence[float], errors: Sequence[float], digits: int = 3) -> str:
+    """The mean over seeds ± √(s² + e²), with s over the seeds and e the test set's own error (root mean square)."""
+    return f"{mean(values):.{digits}f} ± {_combined(values, errors):.{digits}f}"
+
+
+def _combined(values: Sequence[float], errors: Sequence[float]) -> float:
+    over_seeds = stdev(values) if len(values) > 1 else 0.0
+    return math.sqrt(over_seeds**2 + mean(error**2 for error in errors))
 
 
 def _load(path: Path) -> ModuleType:

@@ -123,6 +123,24 @@ def test_pictures_that_are_no_more_go(toy):
     assert [path.name for path in (experiments.run(toy, "toy") / "figures").iterdir()] == ["empty.png"]
 
 
+def test_the_error_of_an_accuracy_is_at_least_that_of_its_test_set():
+    """p = .9 of 100 images: sqrt(.09 / 100) = .03 of one seed; seeds that differ by .04 add to it in squares."""
+    assert experiments.rate([0.9], 100) == "0.900 ± 0.030"
+    assert experiments.rate([0.9, 0.9], 100) == "0.900 ± 0.030"
+    both = [0.86, 0.94]
+    within = (0.86 * 0.14 + 0.94 * 0.06) / 200
+    assert experiments.rate_error(both, 100) == pytest.approx((2 * 0.04**2 + within) ** 0.5)
+    assert experiments.with_test_error([0.5, 0.5], [0.03, 0.04], 4) == "0.5000 ± 0.0354"
+
+
+def test_the_error_of_an_accuracy_covers_the_truth():
+    """Of test sets of 200 rows, a classifier's true rate is within two such errors in 95 % (binomial: 1000 sets)."""
+    rows, truth = 200, 0.8
+    found = torch.distributions.Binomial(rows, torch.tensor(truth)).sample((1000,)) / rows
+    covered = [abs(each - truth) < 1.96 * experiments.rate_error([each], rows) for each in found.tolist()]
+    assert 0.92 < sum(covered) / 1000 < 0.97
+
+
 @pytest.mark.parametrize(
     ("name", "data", "seeds", "message"),
     [

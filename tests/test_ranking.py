@@ -235,8 +235,11 @@ def _mean_square(scores):
     """The residual mean square of a two-way layout, by least squares on indicators."""
     choices, seeds = scores.shape
     design = torch.tensor(
-        [[float(a == c) for a in range(choices)] + [float(b == s) for b in range(seeds)]
-         for c in range(choices) for s in range(seeds)]
+        [
+            [float(a == c) for a in range(choices)] + [float(b == s) for b in range(seeds)]
+            for c in range(choices)
+            for s in range(seeds)
+        ]
     )
     fitted = design @ torch.linalg.pinv(design) @ scores.flatten()
     return ((scores.flatten() - fitted).square().sum() / ((choices - 1) * (seeds - 1))).item()

@@ -46,12 +46,11 @@ def tables(rows: Sequence[Row]) -> Iterator[str]:
     """A table in Markdown for all that may be compared, the first place first: a table for each measure."""
     for chosen in ranking(rows):
         (heads, alike), varied = columns(chosen), [option for option in AXES.values() if option in chosen[0]]
-        lines = [
-            [f"`{row[option]}`" for option in varied] + [text(row, each) for each in heads]
-            for row in chosen
-        ]
+        lines = [[f"`{row[option]}`" for option in varied] + [text(row, each) for each in heads] for row in chosen]
         found = table([*varied, *(each.head for each in heads)], lines, len(varied))
-        yield "\n\n".join(filter(None, [caption(rows, chosen), found, alike_text(alike), ranked_by(chosen), margin_text(chosen)]))
+        yield "\n\n".join(
+            filter(None, [caption(rows, chosen), found, alike_text(alike), ranked_by(chosen), margin_text(chosen)])
+        )
 
 
 def text(row: Mapping[str, Any], column: Column) -> str:

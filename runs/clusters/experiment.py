@@ -13,7 +13,7 @@ from torch import nn
 
 from pyrovae import data, fit, plots
 from pyrovae.clusters import agreement, responsibilities
-from pyrovae.experiments import Findings, spread, table
+from pyrovae.experiments import OF_TESTS, OVER_SEEDS, Findings, rate, spread, table
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.models import MixtureVAE
 from pyrovae.networks import MLP
@@ -24,7 +24,6 @@ BUDGETS = {
     "mnist": {"likelihood": Bernoulli, "hidden": (400, 400), "epochs": (10, 15), "batch_size": 256},
 }
 LATENTS, CLUSTERS, POINTS = 10, 10, 2000
-MEASURES = ("accuracy", "nmi", "ari")
 APART = "a mixture of normals of the same codes"
 
 
@@ -39,7 +38,9 @@ def experiment(name, seeds):
         clusters = {"k-means of the pixels": k_means(*pixels, seed)} | clusters
         found.append({kind: agreement(torch.as_tensor(each), splits.test.y) for kind, each in clusters.items()})
         print(*(f"seed {seed}, {kind}: accuracy {each['accuracy']:.3f}" for kind, each in found[-1].items()), sep="\n")
-    return Findings(told(found, BUDGETS[name]), pictures(first, greys.test, splits.test, found[0]["MixtureVAE"]))
+    figures = pictures(first, greys.test, splits.test, found[0]["MixtureVAE"])
+    error = f"of accuracies {OF_TESTS}; else {OVER_SEEDS}"
+    return Findings(told(found, BUDGETS[name], len(splits.test)), figures, error)
 
 
 def by_vae(splits, budget, seed):
@@ -93,17 +94,20 @@ def pictures(vae, greys, test, found):
     }
 
 
-def told(found, budget):
-    rows = [[kind, *(spread([each[kind][name] for each in found], 3) for name in MEASURES)] for kind in found[0]]
+def told(found, budget, n):
     rates = {kind: [each[kind]["accuracy"] for each in found] for kind in found[0]}
+    rows = [
+        [kind, rate(rates[kind], n), *(spread([each[kind][name] for each in found], 3) for name in ("nmi", "ari"))]
+        for kind in found[0]
+    ]
     best = max(rates, key=lambda kind: mean(rates[kind]))
     pixels, apart = (less(rates["MixtureVAE"], rates[kind]) for kind in ("k-means of the pixels", APART))
     before, together = budget["epochs"]
     return (
-        f"Once each cluster is matched to a digit of its own, {spread(rates['MixtureVAE'], 3)} of the test images are "
+        f"Once each cluster is matched to a digit of its own, {rate(rates['MixtureVAE'], n)} of the test images are "
         f"right by MixtureVAE: {pixels} beside k-means of the pixels, and {apart} beside a mixture that is fitted to "
         f"the codes of a VAE trained as long, which it does not shape. Best, in the mean, is {best}, with "
-        f"{spread(rates[best], 3)}. Both VAEs have {before} epochs at beta 0.1 in common; then the clusters are "
+        f"{rate(rates[best], n)}. Both VAEs have {before} epochs at beta 0.1 in common; then the clusters are "
         f"found, and {together} epochs at beta 1 follow, with them and without. Picture: a cluster of MixtureVAE a "
         "row, with the class that most of its test images have, and the share of these.\n\n"
         + table(["clusters", "accuracy", "NMI", "ARI"], rows)

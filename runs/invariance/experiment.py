@@ -8,7 +8,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F  # noqa: N812
 
 from pyrovae import VAE, data, evaluate, fit, plots
-from pyrovae.experiments import Findings, spread, table
+from pyrovae.experiments import OF_TESTS, OVER_SEEDS, Findings, rate, spread, table
 from pyrovae.models import InvariantVAE
 from pyrovae.models.invariant_vae import wrapped
 from pyrovae.networks import MLP
@@ -44,8 +44,9 @@ def experiment(name, seeds):
             print(f"{kind}, seed {seed}: {found[kind][-1]}", flush=True)
     shown = test[[splits.test.y.tolist().index(digit) for digit in (2, 4, 7)]]
     return Findings(
-        told(found),
+        told(found, len(asked[0])),
         {"turned": turns(*first.values(), shown), "sites": traversals(first["InvariantVAE"], black(shown[:1]))},
+        f"of accuracies {OF_TESTS}; else {OVER_SEEDS}",
     )
 
 
@@ -117,8 +118,11 @@ def traversals(vae, x):
     return plots.named_table(list(varied), {"": drawn.numpy()})
 
 
-def told(found):
-    plain, vae = ({key: spread([one[key] for one in each]) for key in each[0]} for each in found.values())
+def told(found, n):
+    plain, vae = (
+        {key: rate(values, n, 2) if key in ("upright", "anew") else spread(values) for key, values in each.items()}
+        for each in ({key: [one[key] for one in of] for key in of[0]} for of in found.values())
+    )
     heads = {"moved": "code moved", "upright": "accuracy, upright", "anew": "laid anew", "log p(x)": "log p(x), nats"}
     both = zip(found.items(), (plain, vae), strict=True)
     rows = [[kind, f"{each[0]['weights']:,}", *map(numbers.get, heads)] for (kind, each), numbers in both]

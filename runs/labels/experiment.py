@@ -1,7 +1,7 @@
 """What few labels and many images make of a classifier: M1, M2 and both, beside what has the labels alone."""
 
 from functools import partial
-from statistics import mean, stdev
+from statistics import mean
 
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -10,7 +10,7 @@ from torch import nn
 
 from pyrovae import VAE, data, fit, plots
 from pyrovae.evaluate import accuracy, active
-from pyrovae.experiments import Findings, spread, table
+from pyrovae.experiments import Findings, rate, rate_error, table
 from pyrovae.likelihoods import Normal
 from pyrovae.models import SemiSupervisedVAE
 from pyrovae.networks import MLP
@@ -54,19 +54,18 @@ def experiment(name, seeds):
             }
             if seed == 0:
                 found |= {way: m2(few, told, budget, objective, seed) for way, objective in CONTROLS.items()}
-            for way, rate in found.items():
-                rates.setdefault(way, {}).setdefault(count, []).append(rate)
+            for way, accurate in found.items():
+                rates.setdefault(way, {}).setdefault(count, []).append(accurate)
             print(f"{count} labels, draw {seed}: {found}", flush=True)
     dots = {
-        f"{count} labels": {
-            way: (mean(of[count]), stdev(of[count]) if of[count][1:] else 0) for way, of in rates.items()
-        }
+        f"{count} labels": {way: (mean(of[count]), rate_error(of[count], len(told))) for way, of in rates.items()}
         for count in budget["labels"]
     }
     return Findings(
-        text(rates, budget, name, seeds),
+        text(rates, budget, name, seeds, len(told)),
         {"accuracy": plots.rows_of_dots(dots, "accuracy")},
-        "the standard deviation over draws of the labels, and M2's seed with them",
+        "the root of the squared standard deviation over draws of the labels, and M2's seed with them, and of the "
+        "squared standard error of the test set",
     )
 
 
@@ -119,16 +118,16 @@ def flat(x):
     return x.flatten(1).numpy()
 
 
-def text(rates, budget, name, seeds):
+def text(rates, budget, name, seeds, n):
     counts = budget["labels"]
     rows = []
     for way, of in rates.items():
         published = [PUBLISHED.get((way, count), "") for count in counts] if name == "mnist" else []
-        rows.append([way, *(spread(of[count], 3) for count in counts), *published])
+        rows.append([way, *(rate(of[count], n) for count in counts), *published])
     heads = ["", *(f"{count} labels" for count in counts)]
     heads += [f"published, {count}" for count in counts] if name == "mnist" else []
     epochs = ", ".join(f"{way} {budget[way]}" for way in ("M1", "M2", "M1 + M2"))
-    fewest = {way: spread(of[counts[0]], 3) for way, of in rates.items()}
+    fewest = {way: rate(of[counts[0]], n) for way, of in rates.items()}
     return (
         f"With {counts[0]} labels M1 + M2 tells {fewest['M1 + M2']} of the test images right, a classifier of the "
         f"labelled images alone {fewest['classifier alone']}, M1 {fewest['M1']}, and M2 {fewest['M2']}. Accuracy over "

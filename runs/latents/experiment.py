@@ -12,7 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.evaluate import ACTIVE, active
-from pyrovae.experiments import Findings, spread, table
+from pyrovae.experiments import OF_TESTS, OVER_SEEDS, Findings, rate, spread, table
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
@@ -46,7 +46,8 @@ def experiment(name, seeds):
     shown = torch.stack([test[classes == each][0] for each in classes.unique()])
     vae, codes, maps = first
     nats = torch.tensor(found[0]["kl_per_latent"]).where(active(codes), 0)
-    return Findings(told(found), {"maps": plots.maps(maps, classes.numpy())} | pictures(vae, shown, nats))
+    figures = {"maps": plots.maps(maps, classes.numpy())} | pictures(vae, shown, nats)
+    return Findings(told(found, len(test)), figures, f"of accuracies {OF_TESTS}; else {OVER_SEEDS}")
 
 
 def trained(splits, budget, seed):
@@ -114,20 +115,19 @@ def morphing(vae, ends):
     return [plots.image_rows({"": vae.p_x(z).mean.numpy()}) for z in codes]
 
 
-def told(found):
+def told(found, n):
     accuracy, kept = (
         {name: [each[key][name] for each in found] for name in found[0][key]} for key in ("accuracy", "kept")
     )
-    pixels = " and ".join(f"{spread(accuracy[kind], 3)} ({kind})" for kind in (GREYS, PIXELS) if kind in accuracy)
+    pixels = " and ".join(f"{rate(accuracy[kind], n)} ({kind})" for kind in (GREYS, PIXELS) if kind in accuracy)
     active_units = spread([each["active"] for each in found], int(len(found) > 1))
     rows = [
-        [space, spread(values, 3), spread(kept[space], 3) if space in kept else ""]
-        for space, values in accuracy.items()
+        [space, rate(values, n), spread(kept[space], 3) if space in kept else ""] for space, values in accuracy.items()
     ]
     return (
         f"By their {NEIGHBOURS} nearest codes in all {len(found[0]['kl_per_latent'])} latents, "
-        f"{spread(accuracy[FULL], 3)} of the test images are told right, by their nearest images {pixels}; in a plane "
-        f"by PCA {spread(accuracy['PCA'], 3)}, in one by t-SNE {spread(accuracy['t-SNE'], 3)}. Active (their mean "
+        f"{rate(accuracy[FULL], n)} of the test images are told right, by their nearest images {pixels}; in a plane "
+        f"by PCA {rate(accuracy['PCA'], n)}, in one by t-SNE {rate(accuracy['t-SNE'], n)}. Active (their mean "
         f"varies over the images by more than {ACTIVE}) are {active_units} latents; log p(x) is "
         f"{spread([each['log p(x)'] for each in found])} nats per datum. Accuracy is that of a "
         f"{NEIGHBOURS}-nearest-neighbour classifier of at most {ROWS} test images in tenfold cross-validation; "

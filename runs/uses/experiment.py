@@ -11,7 +11,7 @@ from sklearn.neural_network import MLPClassifier
 from pyrovae import VAE, anomaly, baselines, data, fit, plots
 from pyrovae.data import Split
 from pyrovae.evaluate import accuracy
-from pyrovae.experiments import OVER_BOTH, OVER_SEEDS, Findings, spread, table, with_error
+from pyrovae.experiments import OF_TESTS, OVER_BOTH, Findings, rate, table, with_error, with_test_error
 from pyrovae.inference import classify
 from pyrovae.likelihoods import Normal
 from pyrovae.models import CompletionVAE, SemiSupervisedVAE
@@ -26,7 +26,7 @@ BUDGETS = {
 }
 ROWS, PARTICLES, FEW = 1000, 200, 300  # test images, z for each; images at which the windows' width is chosen
 HALF = partial(quadrants, seen=2)
-ERRORS = f"of AUROC and accuracy {OVER_SEEDS}; else {OVER_BOTH}"
+ERRORS = f"of AUROC and accuracy {OF_TESTS}; else {OVER_BOTH}"
 NOTES = (
     "\n\nBlack-and-white images, of which all densities see one draw in training. Of the three simple densities log p "
     "is exact: a mixture of {components} products of Bernoullis by expectation maximisation, one around each training "
@@ -160,21 +160,23 @@ def halves(vae, test, draws=9):
 def told(found, budget, shape):
     kinds, size = list(found[0]["surprise"]), math.prod(shape)
     costs = {kind: [one["surprise"][kind][0] for one in found] for kind in kinds}
-    apart = {kind: [anomaly.auroc(*one["surprise"][kind])["value"] for one in found] for kind in kinds}
+    areas = {kind: [anomaly.auroc(*one["surprise"][kind]) for one in found] for kind in kinds}
+    apart = {kind: [each["value"] for each in of] for kind, of in areas.items()}
+    auroc = {kind: with_test_error(apart[kind], [each["standard_error"] for each in of]) for kind, of in areas.items()}
     rest = {kind: [one["completed"][kind] for one in found] for kind in kinds}
-    rates = {kind: spread([one["classes"][kind] for one in found], 3) for kind in ("VAE", "network")}
+    rates = {kind: rate([one["classes"][kind] for one in found], ROWS) for kind in ("VAE", "network")}
     nats = {kind: mean(each.mean().item() for each in costs[kind]) for kind in kinds}
     best, keenest = min(kinds[1:], key=nats.get), max(kinds, key=lambda kind: mean(apart[kind]))
     rows = [
         ["density: -log p(x), nats", *(with_error(costs[kind]) for kind in kinds)],
         ["the same, bits for each pixel", *(f"{nats[kind] / size / math.log(2):.3f}" for kind in kinds)],
-        ["anomalies: AUROC of images upside down", *(spread(apart[kind], 3) for kind in kinds)],
+        ["anomalies: AUROC of images upside down", *(auroc[kind] for kind in kinds)],
         ["completion: -log p(u|s), nats", *(with_error(rest[kind]) for kind in kinds)],
     ]
     return (
         f"A test image costs the VAE {nats['VAE']:.2f} nats, and {nats[best]:.2f} the best of the simple densities, "
-        f"{best}. Upside down they are told apart with an AUROC of {spread(apart['VAE'], 3)}, best, in the mean, by "
-        f"{keenest}, {spread(apart[keenest], 3)}; the right half costs "
+        f"{best}. Upside down they are told apart with an AUROC of {auroc['VAE']}, best, in the mean, by "
+        f"{keenest}, {auroc[keenest]}; the right half costs "
         f"{mean(each.mean().item() for each in rest['VAE']):.2f} nats where the left one is seen; and with "
         f"{budget['labels']} labels {rates['VAE']} of them are told right, by a network of the labelled images alone "
         f"{rates['network']}.\n\n" + table(["", *kinds], rows) + NOTES.format(**budget)
