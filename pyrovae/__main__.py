@@ -88,7 +88,7 @@ def _target(path: Path | None, name: str, root: Path, resume: bool, options: dic
 def _evaluate(path: Path, particles: int, split: str, seed: int, examine: str, rows: int = 0) -> None:
     with _claimed(path), _bad_input(), runs.threads(runs.thread_count(path)):
         parts = _parts(examine, rows)
-        checks.integer("particles", particles, 0)
+        checks.integer("particles", particles, 0, recipe.MOST)
         results = runs.evaluate(path, particles, split, seed, parts, rows or ROWS)
     _tell(results, parts)
 

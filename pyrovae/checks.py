@@ -11,11 +11,20 @@ from torch import Tensor
 from torch.distributions import constraints
 
 
-def integer(name: str, value: object, least: int = 1) -> int:
-    """An integer >= least, or a ValueError that names it."""
+def integer(name: str, value: object, least: int = 1, most: int | None = None) -> int:
+    """An integer >= least, and <= most where there is a largest, or a ValueError that names it."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name}: expected an integer >= {least}, found {value!r}")
+    if most is not None and int(value) > most:
+        raise ValueError(f"{name}: expected at most {most}, found {value!r}")
     return int(value)
+
+
+def boolean(name: str, value: object) -> bool:
+    """True or False, or a ValueError that names it."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: expected True or False, found {value!r}")
+    return value
 
 
 def number(name: str, value: object, least: float = -math.inf) -> float:

@@ -81,7 +81,7 @@ def check(root: Path, name: str, data: str, seeds: int) -> ModuleType:
     checks.member("experiment", name, [path.parent.name for path in _files(root)])
     module = _load(root / name / FILE)
     checks.member("data", data, module.BUDGETS)
-    checks.integer("seeds", seeds)
+    checks.integer("seeds", seeds, most=1000)
     return module
 
 

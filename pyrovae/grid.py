@@ -28,6 +28,7 @@ from pyrovae.recipe import Recipe
 from pyrovae.runs import OUTPUTS, drawn, evaluation, part_of, same_data
 
 FILE = "compare.toml"
+MOST_SEEDS = 1000
 # The options that a comparison may vary, by the plural that lists them.
 AXES = {
     "models": "model",
@@ -69,7 +70,7 @@ class Grid:
     gaps: int = 0
 
     def __post_init__(self) -> None:
-        checks.integer("seeds", self.seeds)
+        checks.integer("seeds", self.seeds, most=MOST_SEEDS)
         if checks.integer("gaps", self.gaps, 0):
             checks.integer("gaps", self.gaps, LEAST)
         if not self.axes:

@@ -56,8 +56,8 @@ def member(
     they are of another kind), or a list of them: "missing(of=normal(scale=0.1))". What it builds is of the type
     `makes`; options beside the text are `given`.
     """
-    name, _, rest = text.partition("(")
-    name, source = name.strip(), f"f({rest}" if rest else "f()"
+    name, bracket, rest = text.partition("(")
+    name, source = name.strip(), f"f({rest}" if bracket else "f()"
     unreadable = f"{kind}: expected name or 'name(option=value, ...)', found {text!r}"
     found = _own(kind, name) if ":" in name else known[checks.member(kind, name, known)]
 
@@ -79,11 +79,15 @@ def member(
         written = {str(word.arg): word.value for word in call.keywords}
     except (SyntaxError, ValueError, AssertionError):
         raise ValueError(unreadable) from None
-    parameters = inspect.signature(found).parameters.values()
-    takes = [each.name for each in parameters if each.default is not each.empty and each.name not in reserved]
+    parameters = inspect.signature(found).parameters
+    takes = [each.name for each in parameters.values() if each.default is not each.empty and each.name not in reserved]
     for option in written:
         checks.member(f"option of {kind} {name!r}", option, takes)
-    built = Member(found, **{option: value(node) for option, node in written.items()}, **given)
+    options = {option: value(node) for option, node in written.items()}
+    for option, chosen in options.items():
+        if isinstance(parameters[option].default, bool):  # to Python 3 or "no" would be as good as True
+            checks.boolean(f"{kind} {name}: {option}", chosen)
+    built = Member(found, **options, **given)
     built.text, built.makes = text, makes
     return built
 

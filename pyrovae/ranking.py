@@ -75,6 +75,11 @@ def rank(
 def comparable(evaluations: Mapping[str, Row], by: str = "log_likelihood") -> list[dict[str, Any]]:
     """The evaluations as rows with a name; a ValueError says which is no score, or which are unlike, and in what."""
     checks.member("score", by, ALIKE)
+    if not isinstance(evaluations, Mapping) or not evaluations:
+        raise ValueError(f"evaluations: expected one or more, as {{name: evaluate(...)}}, found {evaluations!r:.80}")
+    for name, each in evaluations.items():
+        if not isinstance(each, Mapping):
+            raise ValueError(f"{name}: expected what evaluate gives, found {each!r:.80}")
     rows = [{"name": name} | dict(each) for name, each in evaluations.items()]
     for row in rows:
         if reason := _no_score(row, by):

@@ -25,6 +25,8 @@ from pyrovae.objectives.schedules import Schedule
 from pyrovae.randomness import seeded
 
 SCHEMA = 1
+# Epochs, or particles, beyond which no run would end.
+MOST = 10**6
 
 
 def option(default: Any, help: str) -> Any:
@@ -93,10 +95,11 @@ class Recipe:
             checks.number(name, getattr(self, name), 0)
         for name in ("patience", "seed", "threads", "beta_cycles", "labelled"):
             checks.integer(name, getattr(self, name), 0)
-        if self.threads > 1024:
-            raise ValueError(f"threads: expected at most 1024, found {self.threads}")
-        for name in ("latent_dim", "epochs", "batch_size", "particles"):
+        checks.integer("threads", self.threads, 0, 1024)
+        for name in ("latent_dim", "batch_size"):
             checks.integer(name, getattr(self, name))
+        for name in ("epochs", "particles"):
+            checks.integer(name, getattr(self, name), most=MOST)
         checks.positive("learning_rate", self.learning_rate)
         checks.member("dtype", self.dtype, _DTYPES)
         checks.member("matmul", self.matmul, MATMULS)
@@ -162,7 +165,7 @@ class Recipe:
             batch_size=self.batch_size,
             objective=self.objective_for(steps, model),
             labelled=self.labelled or None,
-            optimizer=member("optimizer", OPTIMIZERS, self.optimizer, reserved=["lr"]),
+            optimizer=_optimizer(self.optimizer),
             learning_rate=self.learning_rate,
             lr_schedule=LR_SCHEDULES[checks.member("lr_schedule", self.lr_schedule, LR_SCHEDULES)],
             clip=self.clip or None,
@@ -302,6 +305,18 @@ LR_SCHEDULES = {"constant": train.constant, "cosine": train.cosine, "stages": tr
 def _network(text: str, activation: Callable[..., Any]) -> Callable[..., Any]:
     reserved = ["activation"]
     return member("network", members(networks), text, reserved, makes=nn.Module, activation=activation)
+
+
+def _optimizer(text: str) -> Callable[..., torch.optim.Optimizer]:
+    """A torch optimiser; where its default is a tuple of numbers, what is given must be as many."""
+    built = member("optimizer", OPTIMIZERS, text, reserved=["lr"])
+    for name, value in built.keywords.items():
+        usual = inspect.signature(built.func).parameters[name].default
+        if isinstance(usual, tuple) and not (isinstance(value, Sequence) and len(value) == len(usual)):
+            raise ValueError(
+                f"optimizer: {text}: expected {len(usual)} numbers for {name}, as {usual}, found {value!r}"
+            )
+    return built
 
 
 def write(recipe: Recipe, path: Path) -> None:

@@ -118,7 +118,7 @@ class Training:
         self.patience = None if patience is None else checks.integer("patience", patience)
         if patience is not None and self.valid is None:
             raise ValueError("patience: expected validation data to watch, found none")
-        self.learning_rate, self.lr_schedule = checks.positive("learning_rate", learning_rate), lr_schedule
+        self.learning_rate, self.lr_schedule = checks.positive("learning_rate", learning_rate), _factors(lr_schedule)
         self.seed = checks.integer("seed", seed, 0)
         if self.seed >= 2**63:
             raise ValueError(f"seed: expected an integer < 2**63, found {seed}")
@@ -130,8 +130,11 @@ class Training:
         if self.batches.order.labelled:
             self.objective = PartlyLabelled(self.objective, self.batches.order.share)
         self.objective.step = 0
+        if not callable(optimizer):
+            found = repr(optimizer) if isinstance(optimizer, str) else f"an object of class {type(optimizer).__name__}"
+            raise ValueError(f"optimizer: expected a class, as torch.optim.Adam, found {found}")
         built = partial(optimizer, lr=learning_rate)
-        dtype, steps = torch.bfloat16 if autocast else None, self.steps or 0
+        dtype, steps = torch.bfloat16 if checks.boolean("autocast", autocast) else None, self.steps or 0
         self.svi = SVI(*pair(programs), built, self.objective, clip, compile, steps, self.batches.read, dtype)
         if isinstance(self.objective.number, Tensor):
             self.objective.number = self.objective.number.to(placement(programs)[0])
@@ -372,6 +375,15 @@ def _advice(x: Tensor) -> str:
     """What may be wrong with data that the first step cannot take."""
     most = x.abs().max().item()
     return f" (x is as large as {most:.2g}: where it is not of the order of 1, standardise it)" if most > 100 else ""
+
+
+def _factors(schedule: Any) -> Callable[[float], float]:
+    """A learning-rate schedule, after a look at it from start to end: a rate below 0 would climb the loss."""
+    if not callable(schedule):
+        raise ValueError(f"lr_schedule: expected a function, as pyrovae.train.cosine, found {schedule!r}")
+    for number in range(1001):
+        checks.number(f"lr_schedule at {number / 1000:g} of the training", schedule(number / 1000), 0)
+    return schedule
 
 
 def _initialise_after(programs: Programs, asked: int, epochs: int, batches: Batches) -> int:

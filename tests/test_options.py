@@ -391,3 +391,73 @@ def test_a_dead_flag_is_seen(flag, called, capsys, monkeypatch):
     before, more = OWN["compare", flag]
     first, second = (outcome("compare", words, called, capsys) for words in (before, [*before, *more]))
     assert first == second
+
+
+MEANINGLESS = [
+    ({"guide": "iaf("}, "guide: expected name or 'name(option=value, ...)', found 'iaf('"),
+    ({"guide": "iaf(transforms=2"}, "guide: expected name or 'name(option=value, ...)'"),
+    ({"network": "mlp()("}, "network: expected name or 'name(option=value, ...)'"),
+    ({"particles": 10**12}, "particles: expected at most 1000000, found 1000000000000"),
+    ({"epochs": 10**12}, "epochs: expected at most 1000000, found 1000000000000"),
+    ({"optimizer": "adam(betas=3)"}, "adam(betas=3): expected 2 numbers for betas, as (0.9, 0.999), found 3"),
+    ({"optimizer": "adam(betas=[0.9])"}, "expected 2 numbers for betas, as (0.9, 0.999), found [0.9]"),
+    ({"optimizer": "adam(amsgrad=3)"}, "optimizer adam: amsgrad: expected True or False, found 3"),
+    ({"likelihood": "bernoulli(soft_targets='no')"}, "bernoulli: soft_targets: expected True or False, found 'no'"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), MEANINGLESS, ids=[str(*each.values()) for each, _ in MEANINGLESS])
+def test_what_is_meaningless_is_refused_in_a_line(options, message, capsys):
+    seen = trained(capsys, BASE | options)
+    assert seen["status"] == 2
+    assert message in seen["said"]
+    assert seen["said"].count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "runs/done", "--particles", "1000000000000"], "particles: expected at most 1000000"),
+        (["compare", "--betas", "1,2", "--seeds", "1000000000"], "seeds: expected at most 1000, found 1000000000"),
+        (["experiment", "toy", "--seeds", "1000000000"], "seeds: expected at most 1000, found 1000000000"),
+    ],
+)
+def test_numbers_that_no_run_can_mean_are_refused(words, message, called, capsys):
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+    assert called == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"autocast": "no"}, "autocast: expected True or False, found 'no'"),
+        ({"autocast": 1}, "autocast: expected True or False, found 1"),
+        ({"optimizer": "adam"}, "optimizer: expected a class, as torch.optim.Adam, found 'adam'"),
+        ({"optimizer": torch.optim.SGD([torch.ones(1)], 0.1)}, "found an object of class SGD"),
+        ({"lr_schedule": "cosine"}, "lr_schedule: expected a function, as pyrovae.train.cosine, found 'cosine'"),
+        (
+            {"lr_schedule": lambda share: 0.5 - share},
+            "lr_schedule at 0.501 of the training: expected a finite number >=",
+        ),
+        (
+            {"lr_schedule": lambda share: float("nan")},
+            "lr_schedule at 0 of the training: expected a finite number >= 0",
+        ),
+        ({"lr_schedule": lambda share: "fast"}, "lr_schedule at 0 of the training: expected a finite number >= 0"),
+    ],
+)
+def test_what_fit_cannot_mean_is_refused_before_the_first_step(options, message):
+    vae = pyrovae.VAE(4, 2)
+    before = [value.clone() for value in vae.parameters()]
+    with pytest.raises(ValueError, match=re.escape(message)) as refusal:
+        pyrovae.fit(vae, torch.bernoulli(torch.full((20, 4), 0.5)), epochs=1, compile=False, **options)
+    assert "\n" not in str(refusal.value)
+    assert all(torch.equal(one, other) for one, other in zip(before, vae.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("evaluations", [[], {}, None, [1.0], {"a": 3}])
+def test_a_ranking_of_nothing_is_refused(evaluations):
+    with pytest.raises(ValueError, match="expected (one or more, as|what evaluate gives)") as refusal:
+        pyrovae.rank(evaluations)
+    assert "\n" not in str(refusal.value)
