@@ -116,5 +116,11 @@ def support(x: Tensor, constraint: Any, advice: str = "", name: str = "x", only:
     found = f"{x[where].item():.6g}" if outside.shape == x.shape else x[where].tolist()
     raise ValueError(
         f"{name}: expected values in the support {constraint}, found {found} at {where}, "
-        f"{int(outside.sum())} of {outside.numel()} in all{advice}"
+        f"{int(outside.sum())} of {outside.numel()} in all{_of_bytes(x)}{advice}"
     )
+
+
+def _of_bytes(x: Tensor) -> str:
+    """What to do with whole numbers from 0 to 255 that are no uint8: a likelihood of greys takes them in 255ths."""
+    whole = x.is_floating_point() and bool(((x == x.round()) & (x >= 0) & (x <= 255)).all())
+    return ". These are bytes as floats: divide them by 255, or give them as uint8" if whole and x.max() > 100 else ""

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyrovae.columns import arguments_of, by_kind, of_labels, wanted
 from pyrovae.data.split import ROWS, blocks, known
 from pyrovae.handlers import own_parameters
-from pyrovae.programs import Programs, answering, check, encoded, modules, needs_labels, pair
+from pyrovae.programs import Programs, answering, check, encoded, modules, needs_labels, own, pair
 from pyrovae.randomness import seeded
 
 
@@ -34,6 +34,16 @@ def check_data(programs: Programs, part: Any) -> None:
                 arguments_of(programs, *rows)
             if not every:
                 break
+
+
+def advice(programs: Programs, x: Tensor) -> str:
+    """What may be wrong with data on which training fails; nothing where they are of the order of 1."""
+    most = x.nan_to_num().abs().max().item()
+    if most <= 100:
+        return ""
+    counts = "counts" in str(getattr(own(programs, "likelihood"), "measure", ""))
+    cure = "give the encoder their logarithms (networks.Log1p)" if counts else "standardise it"
+    return f" (x is as large as {most:.3g}: where it is not of the order of 1, {cure})"
 
 
 NOTHING = "every site is finite on that batch: a gradient, or another batch, is not"

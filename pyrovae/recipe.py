@@ -313,9 +313,8 @@ def _optimizer(text: str) -> Callable[..., torch.optim.Optimizer]:
     for name, value in built.keywords.items():
         usual = inspect.signature(built.func).parameters[name].default
         if isinstance(usual, tuple) and not (isinstance(value, Sequence) and len(value) == len(usual)):
-            raise ValueError(
-                f"optimizer: {text}: expected {len(usual)} numbers for {name}, as {usual}, found {value!r}"
-            )
+            needed = f"{len(usual)} numbers for {name}, as {usual}"
+            raise ValueError(f"optimizer: {text}: expected {needed}, found {value!r}")
     return built
 
 

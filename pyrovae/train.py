@@ -20,7 +20,7 @@ from pyrovae.batches import Batches
 from pyrovae.columns import wanted
 from pyrovae.data import Splits
 from pyrovae.data.split import Batch, Data, Split, as_split
-from pyrovae.faults import NOTHING, TrainingError, check_data, first_fault
+from pyrovae.faults import NOTHING, TrainingError, advice, check_data, first_fault
 from pyrovae.modes import MATMULS, channels_last, fastest_matmul, matmul_precision, mode
 from pyrovae.objectives import ELBO, Objective
 from pyrovae.objectives.semi_supervised import PartlyLabelled
@@ -170,7 +170,7 @@ class Training:
             self.svi.prepare(*batch)
         except (TrainingError, ValueError) as error:
             x, *_ = self.batches.read(*batch)
-            raise ValueError(f"{checks.reason(error)}{_advice(x)}") from error
+            raise ValueError(f"{checks.reason(error)}{advice(self.programs, x)}") from error
 
     def __iter__(self) -> Iterator[Record]:
         with tqdm(total=self.steps, initial=self.step, unit="step", disable=None, dynamic_ncols=True) as bar:
@@ -275,7 +275,7 @@ class Training:
                 except ValueError as fault:
                     what = checks.reason(fault)
                 if what:
-                    raise self._error(f"{what} in validation; {first_fault(self.programs, *args)}", self.step)
+                    raise self._error(f"{what} in validation; {first_fault(self.programs, *args)}", self.step, args[0])
                 total, rows = total + loss * len(args[0]), rows + len(args[0])
         return total / rows
 
@@ -347,7 +347,7 @@ class Training:
                 batch = next(remaining, batch)  # where the last step spoilt a parameter, its batch again
             calls = self._calls(batch)
             where = next((text for call in calls if (text := first_fault(self.programs, *call))), NOTHING)
-        error = self._error(f"{what}; {where}", self.step + min(number + 1, self.batches.number or number + 1))
+        error = self._error(f"{what}; {where}", self.step + min(number + 1, self.batches.number or number + 1), calls[0][0])
         self.restore(good)
         return error
 
@@ -356,11 +356,11 @@ class Training:
         args = self.batches.read(*batch)
         return [args[:2], args[2:]] if self.batches.order.labelled else [args]
 
-    def _error(self, what: str, step: int) -> TrainingError:
+    def _error(self, what: str, step: int, x: Tensor) -> TrainingError:
         return TrainingError(
-            f"step {step} (epoch {self.epoch + 1}): {what}. Usual causes: a learning rate that is too high "
-            f"(here {self.rate:g}; try a tenth of it, or clip=1), a learned scale that vanishes on constant data, "
-            f"data outside the likelihood's support. The state at the end of epoch {self.epoch} is kept"
+            f"step {step} (epoch {self.epoch + 1}): {what}{advice(self.programs, x)}. Usual causes: a learning rate "
+            f"that is too high (here {self.rate:g}; try a tenth of it, or clip=1), a learned scale that vanishes on "
+            f"constant data, data outside the likelihood's support. The state at the end of epoch {self.epoch} is kept"
         )
 
 
@@ -369,12 +369,6 @@ def _objective(programs: Programs, asked: Objective | None) -> Objective:
     if not isinstance(found, Objective):
         raise ValueError(f"objective: expected one of pyrovae.objectives, found {type(found).__name__}")
     return found
-
-
-def _advice(x: Tensor) -> str:
-    """What may be wrong with data that the first step cannot take."""
-    most = x.abs().max().item()
-    return f" (x is as large as {most:.2g}: where it is not of the order of 1, standardise it)" if most > 100 else ""
 
 
 def _factors(schedule: Any) -> Callable[[float], float]:

@@ -458,6 +458,6 @@ def test_what_fit_cannot_mean_is_refused_before_the_first_step(options, message)
 
 @pytest.mark.parametrize("evaluations", [[], {}, None, [1.0], {"a": 3}])
 def test_a_ranking_of_nothing_is_refused(evaluations):
-    with pytest.raises(ValueError, match="expected (one or more, as|what evaluate gives)") as refusal:
+    with pytest.raises(ValueError, match=r"expected (one or more, as|what evaluate gives)") as refusal:
         pyrovae.rank(evaluations)
     assert "\n" not in str(refusal.value)

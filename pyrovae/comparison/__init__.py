@@ -90,6 +90,9 @@ class Comparison:
     ) -> dict[str, float]:
         """Mean of score(one) - score(other) over the same data, with its error and margin: see `ranking.paired`.
 
+        The margin is right for two choices that were named before the results were seen; the margins of the table
+        allow for the choice of the best.
+
         Args:
             one, other: choices: a value of each axis.
             score: "log_likelihood" or "elbo".

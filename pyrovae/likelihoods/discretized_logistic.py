@@ -48,6 +48,6 @@ class DiscretizedLogistic(nn.Module):
 def advice(levels: int) -> str:
     """What to do with data that are on no such levels."""
     return (
-        f". Choose as many levels as the data have (bytes: levels=256, here {levels}) and leave them as they are "
-        "(data.load(..., binarize='none')), or take a likelihood of continuous values (likelihoods.Normal)"
+        f". Choose as many levels as the data have (bytes: levels=256, here {levels}), give values k/(levels - 1), or "
+        "bytes as uint8 with binarize='none'; or take a likelihood of continuous values (likelihoods.Normal)"
     )

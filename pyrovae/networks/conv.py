@@ -57,7 +57,9 @@ class Conv(nn.Sequential):
 def _sides(image: tuple[int, ...], depth: int) -> list[tuple[int, int]]:
     """(H, W) before the first layer, after the first, ..., after the last."""
     if min(image[1:]) >> depth == 0:
-        raise ValueError(f"{depth} layers need an image of at least {2**depth} x {2**depth}, found {image}")
+        last = image[2] <= 4 < min(image[:2])
+        hint = "; channels come first: x.permute(0, 3, 1, 2) makes (C, H, W) of (H, W, C)" if last else ""
+        raise ValueError(f"{depth} layers need an image of at least {2**depth} x {2**depth}, found {image}{hint}")
     return [(image[1] >> i, image[2] >> i) for i in range(depth + 1)]
 
 
