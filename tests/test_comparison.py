@@ -762,4 +762,4 @@ def test_a_comparison_is_named_by_its_data_and_axes(monkeypatch):
 def test_the_grids_that_are_kept_can_be_carried_out(path):
     cells = grid.read(path).cells()
     assert grid.check(cells) == "test"
-    assert len({cell.recipe.seed for cell in cells}) == 2
+    assert len({cell.recipe.seed for cell in cells}) == 3
