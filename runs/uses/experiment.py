@@ -159,12 +159,13 @@ def halves(vae, test, draws=9):
 
 def told(found, budget, shape):
     kinds, size = list(found[0]["surprise"]), math.prod(shape)
+    n = len(found[0]["surprise"][kinds[0]][0])  # test images: digits has fewer than ROWS
     costs = {kind: [one["surprise"][kind][0] for one in found] for kind in kinds}
     areas = {kind: [anomaly.auroc(*one["surprise"][kind]) for one in found] for kind in kinds}
     apart = {kind: [each["value"] for each in of] for kind, of in areas.items()}
     auroc = {kind: with_test_error(apart[kind], [each["standard_error"] for each in of]) for kind, of in areas.items()}
     rest = {kind: [one["completed"][kind] for one in found] for kind in kinds}
-    rates = {kind: rate([one["classes"][kind] for one in found], ROWS) for kind in ("VAE", "network")}
+    rates = {kind: rate([one["classes"][kind] for one in found], n) for kind in ("VAE", "network")}
     nats = {kind: mean(each.mean().item() for each in costs[kind]) for kind in kinds}
     best, keenest = min(kinds[1:], key=nats.get), max(kinds, key=lambda kind: mean(apart[kind]))
     rows = [
