@@ -12,10 +12,10 @@ from pyrovae.data.split import Data
 from pyrovae.evaluate import gaps, mean
 from pyrovae.inference import Numbers, by_row
 from pyrovae.programs import Programs
-from pyrovae.traces import bound, check_latents, is_enumerated, is_point, log_mean_exp, log_weight, sites
+from pyrovae.traces import averaged, bound, check_latents, is_enumerated, is_point, log_mean_exp, log_weight, sites
 
-# The guide is at fault where it has no weights at all, k-hat is above .7 at more than this share of the data, or
-# KL(q(z|x) || p(z|x)) is more than so many nats per datum.
+# The guide is at fault where it has no weights at all, k-hat is above `psis.usable` at more than this share of the
+# data, or KL(q(z|x) || p(z|x)) is more than so many nats per datum.
 SHARE, NATS = 0.05, 1.0
 
 # A share of the data with such a k-hat above which the gaps are lower bounds, both, and name nobody.
@@ -28,7 +28,8 @@ CLOSE, ADVICE = "guide close to the posterior where it draws", "see anneal with 
 def by_datum(programs: Programs, data: Data, particles: int = 1000, seed: int = 0) -> dict[str, Tensor]:
     """What weights w_k = p(x, z_k) / q(z_k|x), z_k ~ q(z|x), say of the guide at each datum: arrays (N,).
 
-    k: Pareto k-hat, above .7 where no mean of weights is to be trusted; ess: (sum w)^2 / sum w^2, of K draws;
+    k: Pareto k-hat, above `psis.usable(K)` (.7 of 2000 draws and more) where no mean of weights is to be trusted; ess:
+    (sum w)^2 / sum w^2, of K draws;
     log_likelihood = log 1/K sum_k w_k; elbo = 1/K sum_k log w_k; kl = log_likelihood - elbo, which estimates
     KL(q(z|x) || p(z|x)), from below in the mean; kl_error: its standard error, by the delta method. Latents that the
     guide enumerates are summed out of w. Where all weights are 0, or one is infinite or no number, k and kl are inf,
@@ -48,7 +49,14 @@ def by_datum(programs: Programs, data: Data, particles: int = 1000, seed: int = 
 
 def _weights(q: Trace, p: Trace) -> Numbers:
     _check(q)
-    return {"log_weight": log_weight(q, p), "bound": bound(q, p)}
+    log_w = log_weight(q, p)
+    # By site, so that a log weight near 0, the difference of large scores, is not taken for an exact one.
+    scores = [averaged(q, site["log_prob"].abs()) for trace in (q, p) for site in _all_sites(trace)]
+    return {"log_weight": log_w, "bound": bound(q, p), "magnitude": sum(scores, torch.zeros_like(log_w))}
+
+
+def _all_sites(trace: Trace) -> list[Any]:
+    return [*sites(trace, True).values(), *sites(trace, False).values()]
 
 
 def _of_weights(of: Numbers) -> Numbers:
@@ -57,7 +65,7 @@ def _of_weights(of: Numbers) -> Numbers:
     sound = torch.isfinite(log_p)
     kl = (log_w - log_p).exp() - each  # its mean is KL - log p(x) + 1
     return {
-        "k": torch.where(sound, psis.pareto_k(log_w), math.inf),
+        "k": torch.where(sound, psis.pareto_k(of["log_weight"], of["magnitude"].nan_to_num(0, 0, 0).amax(0)), math.inf),
         "ess": torch.where(sound, psis.effective_sample_size(log_w), 0),
         "kl": torch.where(sound, log_p - each.mean(0), math.inf),
         "kl_error": torch.where(sound, kl.std(0) / math.sqrt(len(kl)), math.nan),
@@ -81,7 +89,8 @@ def diagnose(
 ) -> dict[str, Any]:
     """What `by_datum` finds, in one dictionary that JSON can hold, and a `verdict` in words.
 
-    k: how many data have k-hat up to .5, up to .7, and above; `median` and `largest` are None where they are infinite.
+    k: how many data have k-hat up to .5, up to `threshold` = `psis.usable(particles)`, and above; `median` and
+    `largest` are None where they are infinite.
     kl, ess, elbo and log_likelihood are means over the `sound` data alone, whose weights have a finite sum above 0 and
     whose KL is finite; the others are in `unsound_rows`.
 
@@ -99,6 +108,7 @@ def diagnose(
 def summary(table: dict[str, Tensor], particles: int, seed: int, lost: dict[str, Any] | None = None) -> dict[str, Any]:
     """The dictionary of `diagnose`, of what `by_datum` found with so many particles, and of the `gaps` where known."""
     k, sound = table["k"], torch.isfinite(table["kl"])
+    good, usable = psis.good(particles), psis.usable(particles)
     found: dict[str, Any] = {
         "rows": len(k),
         "particles": particles,
@@ -106,10 +116,11 @@ def summary(table: dict[str, Tensor], particles: int, seed: int, lost: dict[str,
         "unit": "nats per datum",
         "unsound_rows": (~sound).nonzero()[:, 0].tolist(),
         "k": {
-            "good": int((k <= psis.GOOD).sum()),
-            "usable": int(((k > psis.GOOD) & (k <= psis.USABLE)).sum()),
-            "unusable": int((k > psis.USABLE).sum()),
-            "share_unusable": (k > psis.USABLE).double().mean().item(),
+            "threshold": usable,
+            "good": int((k <= good).sum()),
+            "usable": int(((k > good) & (k <= usable)).sum()),
+            "unusable": int((k > usable).sum()),
+            "share_unusable": (k > usable).double().mean().item(),
             "median": _finite(k.median()),
             "largest": _finite(k.max()),
         },
@@ -130,10 +141,11 @@ def _finite(value: Tensor | float) -> float | None:
 def verdict(found: dict[str, Any]) -> str:
     """Guide or model, in a sentence: the first of these that holds of what `diagnose` found.
 
-    Some rows are unsound: the guide, or programs that do not belong together. k-hat > .7 at more than 5 % of the data,
-    or KL > 1 nat per datum: the guide; of the two gaps the larger one says whether its encoder or its family, unless
-    k-hat > .7 at most of the data: then both are lower bounds, which name neither. Else the guide is close to the
-    posterior where it draws, and what log p(x) lacks is the model's, or that of a mode where the guide never draws.
+    Some rows are unsound: the guide, or programs that do not belong together. k-hat is above its threshold at more than
+    5 % of the data, or KL > 1 nat per datum: the guide; of the two gaps the larger one says whether its encoder or its
+    family, unless k-hat is above its threshold at most of the data: then both are lower bounds, which name neither.
+    Else the guide is close to the posterior where it draws, and what log p(x) lacks is the model's, or that of a mode
+    where the guide never draws.
     """
     unsound, share = found["unsound_rows"], found["k"]["share_unusable"]
     if unsound:
@@ -141,7 +153,8 @@ def verdict(found: dict[str, Any]) -> str:
         return f"guide at fault: no finite weights, or no finite KL, at {len(unsound)} of {found['rows']} rows ({few})"
     kl = found["kl"]["value"]
     least = "at least " if share > SHARE else ""
-    seen = f"KL to the posterior {least}{kl:.2f} nats, k-hat > {psis.USABLE} at {share:.0%} of the data"
+    above = f"k-hat > {psis.usable(found['particles']):.2g} at {share:.0%} of the data"
+    seen = f"KL to the posterior {least}{kl:.2f} nats, {above}"
     if share <= SHARE and kl <= NATS:
         return f"{CLOSE}: {seen}; what log p(x) lacks is the model's, or a mode's that the guide never meets ({ADVICE})"
     return f"guide at fault{_which(found['gaps'], seen, share)}" if "gaps" in found else f"guide at fault: {seen}"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from pyrovae import checks, diagnostics, information, plots, quality
+from pyrovae import checks, diagnostics, information, plots, psis, quality
 from pyrovae.annealing import anneal, sandwich
 from pyrovae.calibration import predictive, simulation_based
 from pyrovae.data.split import ROWS, Data, Split, blocks, choosable
@@ -104,7 +104,8 @@ def _diagnosis(programs: Programs, data: Split, train: Split | None, rows: int, 
     with suppress(ValueError):  # a guide that cannot be refined has no gaps; what else is wrong is wrong again below
         lost = gaps(programs, few, STEPS, particles=PARTICLES, seed=seed)
     table = diagnostics.by_datum(programs, few, PARTICLES, seed)
-    return diagnostics.summary(table, PARTICLES, seed, lost), {"pareto-k": plots.pareto_k(table["k"].numpy())}
+    figure = plots.pareto_k(table["k"].numpy(), psis.usable(PARTICLES))
+    return diagnostics.summary(table, PARTICLES, seed, lost), {"pareto-k": figure}
 
 
 def _information(programs: Programs, data: Split, train: Split | None, rows: int, seed: int) -> Any:

@@ -5,24 +5,40 @@ import math
 import torch
 from torch import Tensor
 
-# The weights' mean has a finite variance below the first, and is practically of use below the second.
+from pyrovae import checks
+
+# The weights' mean has a finite variance below the first, and is practically of use below the second where there are
+# many draws; of few, `usable` says what they allow.
 GOOD, USABLE = 0.5, 0.7
 # What a tail needs to be fitted, and the draws of which that many, a fifth, are the tail.
 TAIL, LEAST = 5, 25
-# Largest weights that differ by less, relatively, have no tail: it would be one of rounding errors.
-EVEN = 1e-4
+# Largest weights that differ by less, relatively, have no tail: it would be one of rounding errors. So would it be
+# where they differ by fewer roundings of log w than these: a sum over the values of a datum rounds more than once.
+EVEN, ROUNDINGS = 1e-4, 8
 
 
-def pareto_k(log_w: Tensor) -> Tensor:
+def usable(draws: int) -> float:
+    """k-hat up to which a mean of so many weights can be trusted: min(1 - 1 / log10 K, .7).  (Vehtari et al. 2024)"""
+    return min(1 - 1 / math.log10(checks.integer("draws", draws, LEAST)), USABLE)
+
+
+def good(draws: int) -> float:
+    """k-hat up to which it is well behaved, too: .5, or `usable` where that is less."""
+    return min(GOOD, usable(draws))
+
+
+def pareto_k(log_w: Tensor, magnitude: Tensor | None = None) -> Tensor:
     """k-hat of the largest min(K/5, 3 sqrt K) weights: their excess over the next is as P(e > t) = (1 + kt/s)^(-1/k).
 
-    Moments of order 1/k and beyond are infinite: above 1/2 the variance of the weights, above 1 their mean. Below .7 a
-    mean of weights converges at a practical rate. -inf where the largest are equal, as those of the exact posterior
-    are; inf where fewer than five are above 0, or one is no number.
-    (Vehtari, Simpson, Gelman, Yao & Gabry 2024)
+    Moments of order 1/k and beyond are infinite: above 1/2 the variance of the weights, above 1 their mean. Below
+    `usable` a mean of K weights converges at a practical rate. -inf where the largest are equal, or the effective
+    sample size is K, but for rounding, as with the exact posterior; inf where fewer than five are above 0, or one is no
+    number. (Vehtari, Simpson, Gelman, Yao & Gabry 2024)
 
     Args:
-        log_w: log weights (K, N), K >= 25; any constant in them changes nothing.
+        log_w: log weights (K, N), K >= 25, in the dtype in which they were computed, whose rounding is not a tail.
+        magnitude: of the terms that were summed to log w, (N,), which rounding errors are relative to; None takes the
+            largest |log w|, right where the terms are of one sign.
 
     Returns:
         k-hat (N,).
@@ -39,7 +55,10 @@ def pareto_k(log_w: Tensor) -> Tensor:
     relative = (top - top[-1]).exp()
     excess = relative[1:] - relative[0]
     k, _ = fit_pareto(excess)
-    k = torch.where(excess[-1] < EVEN, -math.inf, k)
+    size = log_w.nan_to_num(0, 0, 0).abs().amax(0) if magnitude is None else magnitude
+    even = (ROUNDINGS * torch.finfo(log_w.dtype).eps * size.double()).clamp(min=EVEN)
+    unequal = 1 - effective_sample_size(log_w.double()) / len(log_w)  # about the relative variance of the weights
+    k = torch.where((excess[-1] < even) | (unequal < even.square()), -math.inf, k)
     fitted = torch.isfinite(top[-TAIL:]).all(0) & ~log_w.isnan().any(0)
     return torch.where(fitted, k, math.inf)
 

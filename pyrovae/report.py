@@ -56,7 +56,7 @@ class Line(NamedTuple):
 
 LINES = {
     "diagnosis": [
-        Line("k.unusable", "k-hat above 0.7: importance sampling fails", "rows of {rows}"),
+        Line("k.unusable", "k-hat above {k.threshold:.2f}: importance sampling fails", "rows of {rows}"),
         Line("k.median", "median k-hat"),
         Line("k.largest", "largest k-hat"),
         Line("ess", "effective sample size", "of {particles} draws"),

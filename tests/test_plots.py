@@ -161,6 +161,9 @@ def test_k_hat_is_drawn_by_its_bands():
     assert [len(dots.get_offsets()) for dots in axes.collections] == [3, 1, 3, 1, 1]
     np.testing.assert_allclose(axes.collections[0].get_offsets()[:2], [[0, -0.2], [1, 0.4]])
     assert [line.get_ydata()[0] for line in axes.lines] == [0.5, 0.7]
+    few = plots.pareto_k(k, 0.41).axes[0]
+    assert [text.get_text() for text in few.get_legend().get_texts()][1:] == ["usable (0%)", "unusable (57%)"]
+    assert [line.get_ydata()[0] for line in few.lines] == [0.41, 0.41]
     assert axes.get_ylim()[1] > 1.6
 
 

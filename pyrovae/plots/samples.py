@@ -43,21 +43,25 @@ def agreement(data: np.ndarray, means: np.ndarray) -> Figure:
 
 
 @styled
-def pareto_k(k: np.ndarray) -> Figure:
-    """Pareto k-hat (N,) over the data, a dot a row, with lines at .5 and .7; triangles at the edge are infinite."""
+def pareto_k(k: np.ndarray, usable: float = 0.7) -> Figure:
+    """Pareto k-hat (N,) over the data, a dot a row, with lines at .5 and `usable`; triangles at the edge are infinite.
+
+    usable: `psis.usable` of as many draws as k-hat is of; where it is below .5 it is the only line.
+    """
     nonempty("k", k)
     figure = Figure(figsize=(5.4, 2.8))
     axes = figure.subplots()
     finite = k[np.isfinite(k)]
     low, high = min([0.0, *finite]) - 0.1, max([1.0, *finite]) + 0.1
     places, rows = np.clip(k, low, high), np.arange(len(k))
-    bands = ((k <= 0.5, "good"), ((k > 0.5) & (k <= 0.7), "usable"), (~(k <= 0.7), "unusable"))
+    good = min(0.5, usable)
+    bands = ((k <= good, "good"), ((k > good) & (k <= usable), "usable"), (~(k <= usable), "unusable"))
     for (chosen, label), colour in zip(bands, (COLOURS[0], COLOURS[4], COLOURS[1]), strict=True):
         label = f"{label} ({chosen.mean():.0%})"
         axes.scatter(rows[chosen], places[chosen], s=8, lw=0, color=colour, label=label)
     for infinity, marker in ((-np.inf, "v"), (np.inf, "^")):
         axes.scatter(rows[k == infinity], places[k == infinity], s=30, lw=0, marker=marker, color="0.2")
-    for line in (0.5, 0.7):
+    for line in (good, usable):
         axes.axhline(line, color="0.4", lw=0.8, ls="--")
     axes.set(xlabel="datum", ylabel=r"Pareto $\hat k$", ylim=(low - 0.05, high + 0.05))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))

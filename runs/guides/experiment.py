@@ -14,6 +14,7 @@ from pyrovae.guides import IAF, DiagonalNormal, FullRankNormal, Planar
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
 from pyrovae.programs import pair
+from pyrovae.psis import usable
 from pyrovae.train import cosine
 
 BUDGETS = {
@@ -54,7 +55,8 @@ ON_ONE_MODEL = (
     "from the beginning, in {epochs} epochs. Nats per datum of {rows} test images: log p(x) of the model is "
     f"the largest of the guides' estimates, with {PARTICLES} importance samples each, and of annealed importance "
     f"sampling with {CHAINS} chains of {{temperatures}} temperatures, which says {{annealed}}: all are lower bounds in "
-    "the mean, and those of guides are low where k-hat is above .7; gap, what lies between it and the ELBO; gain, "
+    f"the mean, and those of guides are low where k-hat is above {usable(PARTICLES):.2f}; gap, what lies "
+    "between it and the ELBO; gain, "
     "beside the diagonal guide; encoder, what refining each "
     f"datum's proposal by {STEPS} steps of Adam wins back of the gap (a lower bound), and family, the rest. "
     f"`{REFINED}` is a guide which does that. Seconds are those of its training, milliseconds those of a proposal.\n\n"
@@ -173,7 +175,7 @@ def told(frozen, annealed, joint, budget):
         "encoder",
         "family",
         "log p(x), own",
-        "k-hat > .7",
+        f"k-hat > {usable(PARTICLES):.2f}",
         "seconds",
         "ms a datum",
     ]
@@ -208,7 +210,7 @@ def row_of(kind, found, gap, frozen):
         spread(encoder) if encoder else "",
         spread([each.mean().item() - one for each, one in zip(gap, encoder, strict=True)]) if encoder else "",
         spread([one["log_likelihood"].mean().item() for one in found]),
-        f"{mean((one['k'] > 0.7).double().mean().item() for one in found):.0%}",
+        f"{mean((one['k'] > usable(PARTICLES)).double().mean().item() for one in found):.0%}",
         f"{mean(one['seconds'] for one in found):.0f}",
         f"{mean(one['ms'] for one in found):.2f}",
     ]
