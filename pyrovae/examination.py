@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pyrovae import checks, diagnostics, information, plots, psis, quality
 from pyrovae.annealing import anneal, sandwich
 from pyrovae.calibration import predictive, simulation_based
-from pyrovae.data.split import ROWS, Data, Split, blocks, choosable
+from pyrovae.data.split import ROWS, Data, Split, blocks, choosable, subset
 from pyrovae.evaluate import gaps, mean
 from pyrovae.inference import sample
 from pyrovae.programs import Programs, takes_labels
@@ -42,13 +42,13 @@ def examine(
     rows: int = 200,
     seed: int = 0,
 ) -> Examination:
-    """What is asked for of a model and its guide, on the first rows of data.
+    """What is asked for of a model and its guide, on rows of the data at random: the same for all models and seeds.
 
     diagnosis: k-hat, effective samples, KL to the posterior, the gaps, and a verdict; information: I(x; z), the
     aggregate posterior, total correlation; calibration: ranks of simulated latents, which may contradict the verdict,
     predictive checks; interval: log p(x) by annealing, and the gap of bidirectional Monte Carlo on simulated data;
     quality: samples against training and held-out rows, reconstructions. A part that the programs do not allow says so:
-    {"refused": reason}.
+    {"refused": reason}. `of_rows` is how many rows there were to choose from.
 
     Args:
         programs: model and guide.
@@ -75,6 +75,7 @@ def examining(
     for name in parts or PARTS:
         try:
             numbers, figures = PARTS[name](programs, data, train, rows, seed)
+            numbers["of_rows"] = len(data)
         except ValueError as error:
             numbers, figures = {"refused": checks.reason(error)}, {}
         found.numbers[name] = numbers
@@ -92,14 +93,8 @@ def _weigh(numbers: dict[str, Any]) -> None:
         numbers["diagnosis"]["verdict"] += f"; but {found}: it is not the posterior on the model's own data"
 
 
-def _first(data: Split, rows: int) -> Split:
-    """The first rows as one tensor, so that every part sees the same draw of pixels that are binarised as they come."""
-    few = torch.arange(min(rows, len(data)))
-    return Split(data[few], None if data.y is None else data.y[few])
-
-
 def _diagnosis(programs: Programs, data: Split, train: Split | None, rows: int, seed: int) -> Any:
-    few = _first(data, rows)
+    few = subset(data, rows, seed)
     lost = None
     with suppress(ValueError):  # a guide that cannot be refined has no gaps; what else is wrong is wrong again below
         lost = gaps(programs, few, STEPS, particles=PARTICLES, seed=seed)
@@ -109,18 +104,18 @@ def _diagnosis(programs: Programs, data: Split, train: Split | None, rows: int, 
 
 
 def _information(programs: Programs, data: Split, train: Split | None, rows: int, seed: int) -> Any:
-    return information.decompose(programs, _first(data, rows), seed=seed), {}
+    return information.decompose(programs, subset(data, rows, seed), seed=seed), {}
 
 
 def _calibration(programs: Programs, data: Split, train: Split | None, rows: int, seed: int) -> Any:
-    few = _first(data, rows)
+    few = subset(data, rows, seed)
     simulated = simulation_based(programs, few if takes_labels(programs) else 5 * rows, bins=10, seed=seed)
     ranks = plots.rank_histograms({site: np.array(counts) for site, counts in simulated["counts"].items()})
     return {"simulation_based": simulated, "predictive": predictive(programs, few, seed=seed)}, {"ranks": ranks}
 
 
 def _interval(programs: Programs, data: Split, train: Split | None, rows: int, seed: int) -> Any:
-    few = _first(data, max(2, rows // 10))
+    few = subset(data, max(2, rows // 10), seed)
     annealed = anneal(programs, few, CHAINS, TEMPERATURES, seed=seed)
     return {
         "rows": len(annealed.value),

@@ -14,7 +14,7 @@ from pyrovae import plots
 from pyrovae.clusters import agreement, has_clusters, responsibilities
 from pyrovae.columns import arguments_of, by_kind, wanted
 from pyrovae.data import Split
-from pyrovae.data.split import ROWS, blocks, known
+from pyrovae.data.split import ROWS, at_random, blocks, known
 from pyrovae.inference import expectation, in_order, reconstruct
 from pyrovae.likelihoods import OneHotCategorical
 from pyrovae.programs import Program, Programs, answering, classifies, own, pair, takes_labels
@@ -43,9 +43,11 @@ def draw(programs: Programs, split: Split, seed: int = 0) -> dict[str, Figure]:
 
 
 def _rows(programs: Programs, split: Split, n: int) -> tuple[Tensor, ...]:
-    """The programs' arguments for the first n rows; where labels are used and known, of those that have theirs."""
-    _, part = next(by_kind(programs, *next(blocks(split, ROWS, wanted(programs)))))
-    return arguments_of(programs, *(each[:n] for each in part))
+    """The programs' arguments for n rows at random; where labels are used and known, of those that have theirs."""
+    some = at_random(len(split), ROWS)
+    columns = [column[some] for column in split.columns[: len(wanted(programs).names)]]
+    _, part = next(by_kind(programs, split[some], *columns))
+    return arguments_of(programs, *(each[at_random(len(each), n)] for each in part))
 
 
 def _generated(programs: Programs, n: int, given: dict[str, Any] | None = None, **labels: Any) -> dict[str, Any]:

@@ -282,4 +282,5 @@ def finished(root: Path, cell: Cell, split: str, gaps: int = 0) -> dict[str, Any
 def _told(found: Mapping[str, Any], gaps: int) -> bool:
     """Whether the gaps of so many rows are there, or why the programs allow none."""
     diagnosis = found.get("examination", {}).get("diagnosis", {})
-    return "refused" in diagnosis or diagnosis.get("rows") == min(gaps, found["rows"])
+    # Earlier versions took the first rows, and did not say of how many.
+    return "refused" in diagnosis or ("of_rows" in diagnosis and diagnosis["rows"] == min(gaps, found["rows"]))

@@ -15,7 +15,7 @@ from pyrovae import checks
 from pyrovae.anomaly import auroc
 from pyrovae.columns import by_kind, wanted
 from pyrovae.data import Split
-from pyrovae.data.split import Data, blocks, choosable
+from pyrovae.data.split import Data, at_random, blocks, choosable
 from pyrovae.evaluate import mean
 from pyrovae.inference import FLOATS, ROWS, reconstruct, sample
 from pyrovae.programs import Programs, own, takes_labels
@@ -51,7 +51,7 @@ def assess(
         n: rows of each set; many of these numbers depend on it.
         k: of `manifolds`.
         features: from data to features; None compares pixels. They are no matter for the reconstructions.
-        seed: of samples, reconstructions, and the choice of rows.
+        seed: of samples and reconstructions; rows are chosen by the library's own, as `at_random` says.
 
     Raises:
         ValueError: fewer than n rows; what the functions of its parts refuse.
@@ -62,7 +62,7 @@ def assess(
         raise ValueError(f"n: expected at most {least}, the rows of the smaller part, found {n}")
     _check_k(k, n)
     with seeded(seed, 7):
-        rows, some = torch.randperm(len(held_out))[:n], torch.randperm(len(train))[:n]
+        rows, some = at_random(len(held_out), n), at_random(len(train), n)
         x, y = held_out[rows], None if held_out.y is None else held_out.y[rows]
         seen = torch.cat([block for block, *_ in blocks(train, ROWS)])
         drawn = _drawn(programs, n, y)

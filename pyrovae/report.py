@@ -108,13 +108,18 @@ def _part(part: str, found: dict[str, Any]) -> Iterator[str]:
     if "refused" in found:
         yield f"\n{part}: refused: {found['refused']}"
         return
-    rows = found.get("rows") or found["predictive"]["rows"]
-    yield f"\n{part}, {rows} rows:" + (f" {found['verdict']}" if "verdict" in found else "")
+    yield f"\n{part}, {_chosen(found)}:" + (f" {found['verdict']}" if "verdict" in found else "")
     for path, words, unit in LINES[part]:
         for value in _at(found, path):
             yield f"  {_filled(words, found):44} {_number(value)} {_filled(unit, found)}".rstrip()
     for name, each in found.get("predictive", {}).get("statistics", {}).items():
         yield from _statistic(name, each)
+
+
+def _chosen(found: dict[str, Any]) -> str:
+    """How many rows, and of how many they were chosen; an older examination took the first."""
+    rows, of = found.get("rows") or found["predictive"]["rows"], found.get("of_rows", 0)
+    return f"{rows} of {of} rows, at random" if of > rows else f"{rows} rows"
 
 
 def _statistic(name: str, found: dict[str, Any]) -> Iterator[str]:

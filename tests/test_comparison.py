@@ -442,7 +442,7 @@ def full(number):
 def test_what_a_comparison_shows_is_what_its_runs_found(capsys, monkeypatch):
     options = {"latent_dims": [1, 2], "epochs": 1, "particles": 3, "network": "mlp(hidden=[8])", "gaps": 50}
     found = pyrovae.compare("dims", jobs=1, **options)
-    assert str(found).count("nats per datum: mass over binary values; gaps of the first 50 rows") == 1
+    assert str(found).count("nats per datum: mass over binary values; gaps of 50 rows, at random") == 1
     told = json.loads(Path("dims/compare.json").read_text())
     for row, name in zip(told, ("1+seed-0", "2+seed-0"), strict=True):
         evaluation, scores = runs.evaluation(Path("dims", name))
@@ -528,9 +528,11 @@ def test_gaps_have_the_errors_of_rows_and_seeds(tmp_path):
     for name, gap in told.items():
         number = dict(zip(("value", "standard_error"), gap, strict=False))
         gaps = {"amortisation_gap": number, "approximation_gap": number}
-        diagnosis = {"refused": "why"} if gap == "refused" else {"rows": 1, "gaps": gaps}
+        diagnosis = {"refused": "why"} if gap == "refused" else {"rows": 1, "of_rows": 9, "gaps": gaps}
         results(tmp_path, name, -9.0, "mass", examination={"diagnosis": diagnosis})
     results(tmp_path, "d+seed-0", -9.0, "mass")  # whose gaps nobody has asked for yet
+    of_first = {"rows": 1, "gaps": {"amortisation_gap": {"value": 9.0}}}  # of an earlier version, which took other rows
+    results(tmp_path, "d+seed-1", -9.0, "mass", examination={"diagnosis": of_first})
     a, b, c = collect(tmp_path, asked, "test")
     assert a["amortisation_gap"] == {"value": 2.0, "standard_error": pytest.approx(math.hypot(0.4, 1.0))}
     assert b["approximation_gap"]["value"] == 2.0

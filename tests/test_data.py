@@ -1,6 +1,7 @@
 """Data: what is read, how it is split and made binary, and what is refused."""
 
 import gzip
+import math
 import struct
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae
-from pyrovae.data import Split, Splits, from_arrays, load, sources, with_labels
+from pyrovae.data import Split, Splits, at_random, from_arrays, load, sources, subset, with_labels
 from pyrovae.data.order import Order
 from pyrovae.data.split import LABELS, as_split, batches, blocks, by_label, known, split_rows
 
@@ -704,3 +705,24 @@ def test_the_digest_is_of_the_rows_and_their_labels():
         assert changed.sha256 != found
     lazy = as_split([(row, label) for row, label in zip(x, y, strict=True)])
     assert lazy.sha256 == found
+
+
+def test_rows_at_random_are_a_sample_and_the_same_for_all():
+    few, more = at_random(10000, 20), at_random(10000, 200)
+    assert torch.equal(more, at_random(10000, 200))
+    assert set(few.tolist()) < set(more.tolist())
+    assert (more.diff() > 0).all()
+    assert abs(more.double().mean().item() - 4999.5) < 4 * 10000 / math.sqrt(12 * 200)
+    assert at_random(5, 9).tolist() == [0, 1, 2, 3, 4]
+    thirds = torch.stack([at_random(n, 30).ge(n // 2).double().mean() for n in range(300, 340)])
+    assert thirds.mean().item() == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(30 * 40))
+    with pytest.raises(ValueError, match="rows: expected an integer >= 1, found 0"):
+        at_random(5, 0)
+
+
+def test_a_subset_has_one_draw_of_its_pixels():
+    grey = Split(torch.full((50, 6), 0.5), torch.arange(50), "dynamic")
+    one, other = subset(grey, 30, seed=3), subset(grey, 30, seed=4)
+    assert torch.equal(one.x, subset(grey, 30, seed=3).x)
+    assert torch.equal(one.y, other.y)
+    assert 0.3 < (one.x != other.x).double().mean() < 0.7

@@ -9,8 +9,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from conftest import pulled
+from matplotlib.figure import Figure
 
-from pyrovae import VAE, data, examine, files, fit
+from pyrovae import VAE, data, examine, figures, files, fit, report
 from pyrovae.__main__ import main
 from pyrovae.data import Split
 from pyrovae.examination import FIGURES, PARTS
@@ -93,6 +94,48 @@ def test_bad_input(trained, options, message):
     vae, digits = trained
     with pytest.raises(ValueError, match=message):
         examine(vae, digits.test, **options)
+
+
+@pytest.fixture(scope="module")
+def sorted_by_class():
+    """Black images, then white ones, as a folder has them: 200 to look at, and a model of them."""
+    x, y = torch.zeros(600, 1, 4, 4), torch.arange(2).repeat_interleave(300)
+    x[300:] = 1
+    torch.manual_seed(0)
+    return VAE((1, 4, 4), 2), data.from_arrays(x, y, test=200)
+
+
+def test_rows_are_a_sample_where_the_data_are_sorted(sorted_by_class):
+    vae, splits = sorted_by_class
+    assert splits.test.y[:100].bincount(minlength=2).tolist() == [100, 0]
+    few = data.subset(splits.test, 100)
+    assert few.y.bincount(minlength=2).min() > 35
+    assert torch.equal(few.y.float(), few.x.mean((1, 2, 3)))
+    found = examine(vae, splits.test, parts=["calibration"], rows=100).numbers["calibration"]
+    assert found["of_rows"] == 200
+    assert found["predictive"]["statistics"]["mean"]["observed"] == few.x.mean().item()
+    assert "calibration, 100 of 200 rows, at random:" in report.examination({"calibration": found})
+
+
+def test_all_seeds_and_models_meet_the_same_rows(sorted_by_class, monkeypatch):
+    _, splits = sorted_by_class
+    seen = []
+    monkeypatch.setattr(
+        "pyrovae.information.decompose", lambda programs, few, seed: seen.append(few.x) or {"rows": 100}
+    )
+    for seed in (0, 5):
+        torch.manual_seed(seed)
+        examine(VAE((1, 4, 4), seed + 2), splits.test, parts=["information"], rows=100, seed=seed)
+    assert torch.equal(*seen)
+    assert 0.35 < seen[0].mean() < 0.65
+
+
+def test_figures_show_all_classes(sorted_by_class, monkeypatch):
+    vae, splits = sorted_by_class
+    shown = {}
+    monkeypatch.setattr("pyrovae.plots.image_rows", lambda rows: shown.update(rows) or Figure())
+    figures.draw(vae, splits.test)
+    assert sorted(shown["$x$"].mean((1, 2, 3)).unique().tolist()) == [0, 1]
 
 
 @pytest.fixture

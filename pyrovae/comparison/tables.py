@@ -86,7 +86,7 @@ def caption(rows: Sequence[Row], chosen: Sequence[Mapping[str, Any]]) -> str:
     told = "".join(f", {field} {chosen[0][field]}" for field in differ)
     bound = f"; log p(x) by {chosen[0]['particles']} importance samples, a lower bound in the mean, "
     bound = bound + "which a nearer guide tightens" if is_score(chosen[0]) else ""
-    gaps = f"; gaps of the first {chosen[0]['gap_rows']} rows" if chosen[0].get("gap_rows") else ""
+    gaps = f"; gaps of {chosen[0]['gap_rows']} rows, at random" if chosen[0].get("gap_rows") else ""
     return f"{chosen[0]['split']} data{told}, nats per datum: {chosen[0]['measure']}{gaps}{bound}"
 
 

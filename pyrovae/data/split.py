@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pyrovae import checks, files
+from pyrovae.randomness import seeded
 
 # Rows that are read at a time where nobody asks for fewer.
 ROWS = 1024
@@ -358,6 +359,23 @@ def by_label(x: Tensor, y: Tensor | None = None) -> Iterator[tuple[Tensor, Batch
     for rows in (labelled.nonzero()[:, 0], (~labelled).nonzero()[:, 0]):
         if len(rows):
             yield rows, (x[rows], y[rows]) if y is not None and labelled[rows[0]] else (x[rows],)
+
+
+def at_random(n: int, count: int) -> Tensor:
+    """So many of n row numbers at random, ascending; all of them where there are no more.
+
+    The first rows of data are no sample of them: folders are sorted by class. The choice depends on n and the library's
+    own seed alone, so that all who ask for as many rows look at the same, and those of fewer are among those of more.
+    """
+    order = np.random.default_rng((n, 7)).permutation(n)
+    return torch.from_numpy(order[: checks.integer("rows", count)]).sort().values
+
+
+def subset(data: Split, rows: int, seed: int = 0) -> Split:
+    """So many rows `at_random`, with their labels, as a model takes them; the seed is of a binarisation that draws."""
+    few = at_random(len(data), rows)
+    with seeded(seed, 12):
+        return Split(data[few], None if data.y is None else data.y[few])
 
 
 def _whole(part: float) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pyrovae import VAE, anomaly, data, fit, plots
+from pyrovae.data import subset
 from pyrovae.evaluate import scores
 from pyrovae.experiments import OF_TESTS, Findings, table, with_test_error
 from pyrovae.likelihoods import Bernoulli, Normal
@@ -25,7 +26,7 @@ LEARNED = partial(Normal, scale=0.3, learn="one")
 
 def experiment(name, seeds):
     budget, greys, binary = BUDGETS[name], data.load(name, binarize="none"), data.load(name)
-    y = greys.test.y[:TEST]
+    y = subset(greys.test, TEST).y
     classes, ones = [], []
     for seed in range(seeds):
         classes.append(one_class(greys, budget, seed))
@@ -38,7 +39,7 @@ def experiment(name, seeds):
     bars = {str(each): found for each, found in by_class["-log p(x)"][0].items()}
     figures = {
         "auroc": plots.auroc_bars(bars | {"all\nbut 1": by_score["-log p(x)"][0]}, "normal: classes trained on"),
-        "images-by-surprise": extremes(greys.test[: len(y)].numpy(), y.numpy(), classes[0]),
+        "images-by-surprise": extremes(subset(greys.test, TEST)[:].numpy(), y.numpy(), classes[0]),
         "roc-of-the-ones": plots.roc_curves({k: (s[y != 1].numpy(), s[y == 1].numpy()) for k, s in ones[0].items()}),
     }
     return Findings(told(by_class, by_score, [one["-log p(x)"] for one in ones], y), figures, ERROR)
@@ -57,11 +58,14 @@ def one_class(splits, budget, seed):
     for each in range(splits.num_classes):
         own, held_out = (split[split.y == each] for split in (splits.train, splits.valid))
         vae = trained(own, budget["latents"], LEARNED, seed, budget["epochs"], budget["batch_size"])
-        rows, _ = scores(vae, splits.test[:TEST], PARTICLES, 0)  # all scores of the same draws of z
+        rows, _ = scores(vae, subset(splits.test, TEST)[:], PARTICLES, 0)  # all scores of the same draws of z
         costs = {"-log p(x)": -rows["log_likelihood"], "-ELBO": -rows["elbo"], "distortion": -rows["reconstruction"]}
         typical = anomaly.surprisal(vae, held_out, PARTICLES).mean()
         found[each] = costs | {"atypicality": (costs["-log p(x)"] - typical).abs()}
-        print(f"class {each}, seed {seed}: {told_apart(costs['-log p(x)'], splits.test.y == each)}", flush=True)
+        print(
+            f"class {each}, seed {seed}: {told_apart(costs['-log p(x)'], subset(splits.test, TEST).y == each)}",
+            flush=True,
+        )
     return found
 
 
@@ -70,7 +74,7 @@ def without_ones(splits, budget, seed):
     x, held_out = (split[(split.y != 1).nonzero()[:TRAIN, 0]] for split in (splits.train, splits.valid))
     options = budget["latents"], Bernoulli, seed, budget["epochs_of_all"], budget["batch_size"]
     vae, background = trained(x, *options), trained(anomaly.mutated(x, levels=2, seed=seed), *options)
-    test = splits.test[:TEST]
+    test = subset(splits.test, TEST)[:]
     return {
         "-log p(x)": anomaly.surprisal(vae, test, PARTICLES),
         "atypicality": anomaly.atypicality(vae, test, held_out, PARTICLES),

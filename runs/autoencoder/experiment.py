@@ -10,6 +10,7 @@ from torch.distributions import MultivariateNormal
 from torch.nn import functional as F  # noqa: N812
 
 from pyrovae import VAE, data, evaluate, fit, plots
+from pyrovae.data import subset
 from pyrovae.experiments import Findings, spread, table
 from pyrovae.guides import Delta, DiagonalNormal
 from pyrovae.likelihoods import Bernoulli, Normal
@@ -99,7 +100,7 @@ def trained(splits, kind, latents, budget, seed):
 def measured(vae, splits, judge, seed):
     """Continuity between codes of test images, and completeness of what is drawn from two normals."""
     torch.manual_seed(seed)
-    x = splits.test[:ROWS]
+    x = subset(splits.test, ROWS)[:]
     z = vae.q_z(x).mean
     start, end = z[torch.randperm(len(x))[: 2 * min(PAIRS, len(x) // 2)]].chunk(2)
     path = vae.p_x(between(start, end, STEPS)).mean
@@ -142,18 +143,18 @@ def plane(vaes, splits, side=16):
     """Decoded at u, and the u of codes, z = m + L u: N(0, I) of the VAE, for the autoencoder that of its codes."""
     axis = torch.linspace(-3, 3, side)
     u = torch.stack(torch.meshgrid(axis, axis.flip(0), indexing="xy"), -1)
-    x, of = splits.test[:ROWS], {}
+    x, of = subset(splits.test, ROWS)[:], {}
     for kind, vae in vaes.items():
         normal = normals(vae, splits)[PRIOR if kind == "VAE" else FITTED]
         codes = torch.linalg.solve(normal.scale_tril, (vae.q_z(x).mean - normal.loc).T).T
         of[kind] = codes.numpy(), vae.p_x(at(normal, u)).mean.numpy()
-    return plots.latent_planes(of, splits.test.y[:ROWS].numpy(), 3, "$u_1$", "$u_2$")
+    return plots.latent_planes(of, subset(splits.test, ROWS).y.numpy(), 3, "$u_1$", "$u_2$")
 
 
 @torch.no_grad()
 def interpolation(vaes, splits):
     """From an image of each class to one of the class after the next but one."""
-    x, y = splits.test[:ROWS], splits.test.y[:ROWS]
+    x, y = subset(splits.test, ROWS)[:], subset(splits.test, ROWS).y
     start = torch.stack([x[y == each][0] for each in y.unique()])
     end = start.roll(-3, 0)
     lines = {kind: between(vae.q_z(start).mean, vae.q_z(end).mean, 6) for kind, vae in vaes.items()}

@@ -9,6 +9,7 @@ import torch
 from scipy.linalg import orthogonal_procrustes
 
 from pyrovae import VAE, data, evaluate, fit, plots
+from pyrovae.data import subset
 from pyrovae.experiments import Findings, spread, table
 from pyrovae.information import decompose
 from pyrovae.models import ConditionalVAE
@@ -62,7 +63,7 @@ def rising(vae, splits, budget, seed=0):
 
 def plain(splits, budget, seed):
     """Of a VAE with two latents, at each beta: its numbers, codes and plane, turned to those before."""
-    vae, test, found, codes = model(VAE, splits, budget, seed), splits.test[:ROWS], {}, None
+    vae, test, found, codes = model(VAE, splits, budget, seed), subset(splits.test, ROWS)[:], {}, None
     for beta in rising(vae, splits, budget, seed):
         with torch.no_grad():
             turn = turning(vae.q_z(test).mean, codes)
@@ -105,13 +106,13 @@ def from_scratch(splits, budget, seed):
     vae, epochs = model(VAE, splits, budget, seed + 100), budget["first"] + budget["each"] * betas(budget).index(1)
     objective, options = ELBO(1.0, "analytic"), {"batch_size": budget["batch_size"], "seed": seed + 100}
     fit(vae, splits, epochs=epochs, objective=objective, **options)
-    return numbers(vae, splits.test[:ROWS])
+    return numbers(vae, subset(splits.test, ROWS)[:])
 
 
 def by_class(splits, budget):
     """Of a conditional VAE with two latents, at each beta: E[x|z, y] of each class at the same z, (10, z, C, H, W)."""
     cvae, found, codes = model(ConditionalVAE, splits, budget, 0, num_classes=10), {}, None
-    x, y = splits.test[:ROWS], cvae.encode(splits.test.y[:ROWS])
+    x, y = subset(splits.test, ROWS)[:], cvae.encode(subset(splits.test, ROWS).y)
     every = torch.eye(10)[:, None].expand(-1, SQUARE**2, -1)
     for beta in rising(cvae, splits, budget):
         with torch.no_grad():

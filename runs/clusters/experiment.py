@@ -84,10 +84,11 @@ def pictures(vae, greys, test, found):
         drawn = poutine.trace(poutine.condition(vae.model, {"y": y})).get_trace(n=5)
         new.append(drawn.nodes["x"]["fn"].mean)
     both = {"test images": torch.stack(real).numpy(), r"$E[x|z]$, $z \sim p(z|y)$": torch.stack(new).numpy()}
-    codes = vae.q_z(test[:POINTS]).mean.numpy()
+    few = data.at_random(len(test), POINTS)
+    codes = vae.q_z(test[few]).mean.numpy()
     plane = TSNE(init="pca", random_state=0).fit_transform(codes)
-    matched = torch.tensor([found["matching"].get(str(each), -1) for each in belongs[:POINTS].tolist()])
-    by = {"t-SNE of $E[z|x]$, by class": test.y[:POINTS].numpy(), "by the class of the cluster": matched.numpy()}
+    matched = torch.tensor([found["matching"].get(str(each), -1) for each in belongs[few].tolist()])
+    by = {"t-SNE of $E[z|x]$, by class": test.y[few].numpy(), "by the class of the cluster": matched.numpy()}
     return {
         "clusters": plots.named_table(names, both, 3.0),
         "latents-by-class-and-cluster": plots.colourings(plane, by),

@@ -13,6 +13,7 @@ from pyro.infer import TraceGraph_ELBO
 from torch.nn import functional as F  # noqa: N812
 
 from pyrovae import SVI, VAE, Training, TrainingError, data, gradients, plots
+from pyrovae.data import subset
 from pyrovae.experiments import OVER_SEEDS, Findings, spread, table
 from pyrovae.guides import DiagonalNormal
 from pyrovae.likelihoods import Normal
@@ -64,11 +65,11 @@ def looked_at(splits, kind, rate, budget, seed):
     losses, noise = {}, {}
     for step, vae in trainings(splits, kind, rate, budget, seed):
         if step in marks(budget["stages"][-1]):
-            losses[step] = loss(vae, splits.test[:ROWS])
+            losses[step] = loss(vae, subset(splits.test, ROWS)[:])
         if (kind, rate) == (REFERENCE, RATES[0]) and step in budget["stages"]:
             noise[step] = measured(vae, splits.train[:BATCH], budget["draws"], (seed, step))
     print(f"{kind}, rate {rate}, seed {seed}: {losses[step]:.2f} nats", flush=True)
-    return {"losses": losses, "train": loss(vae, splits.train[:ROWS]), "noise": noise}
+    return {"losses": losses, "train": loss(vae, subset(splits.train, ROWS)[:]), "noise": noise}
 
 
 def estimators(vae):
@@ -149,7 +150,10 @@ def scaled(greys, way, beta, rate, budget, seed):
     """A training with the scale told one way: losses, the smallest scale of a test image, and whether it failed."""
     vae = built(greys, budget, seed, partial(Normal, scale=0.3, learn="one"), FAMILIES[way])
     options = {"epochs": budget["epochs"], "batch_size": BATCH, "learning_rate": rate, "seed": seed}
-    training, test = Training(vae, greys.train, objective=ELBO(beta, "analytic"), **options), greys.test[:ROWS]
+    training, test = (
+        Training(vae, greys.train, objective=ELBO(beta, "analytic"), **options),
+        subset(greys.test, ROWS)[:],
+    )
     found = {"steps": [], "losses": [], "smallest": math.inf, "failed": False}
     try:
         for _ in training:

@@ -8,6 +8,7 @@ import torch
 from pyro import poutine
 
 from pyrovae import VAE, anneal, data, fit, gaps, plots, refine
+from pyrovae.data import subset
 from pyrovae.diagnostics import by_datum
 from pyrovae.experiments import OVER_BOTH, OVER_SEEDS, Findings, spread, table, with_error
 from pyrovae.guides import IAF, DiagonalNormal, FullRankNormal, Planar
@@ -73,10 +74,12 @@ def experiment(name, seeds):
     frozen, joint, annealed = [], [], []
     for seed in range(seeds):
         base, *joined = (trained(splits, budget, seed, budget["latents"], family) for family in FAMILIES.values())
-        joint.append(measured(dict(zip(FAMILIES, (base, *joined), strict=True)), splits.test[: budget["rows"]]))
+        joint.append(
+            measured(dict(zip(FAMILIES, (base, *joined), strict=True)), subset(splits.test, budget["rows"])[:])
+        )
         guides = with_refined(on_one_model(base, splits, budget, seed))
-        frozen.append(measured(guides, splits.test[: budget["rows"]], lost=True))
-        x, temperatures = splits.test[: budget["rows"]], budget["temperatures"]
+        frozen.append(measured(guides, subset(splits.test, budget["rows"])[:], lost=True))
+        x, temperatures = subset(splits.test, budget["rows"])[:], budget["temperatures"]
         annealed.append(anneal(base[0], x, CHAINS, temperatures, seed=seed).value)
         print(*(f"{kind}: {each['elbo'].mean():.2f}" for kind, each in frozen[-1].items()), sep=", ", flush=True)
     return Findings(told(frozen, annealed, joint, budget), {"posteriors": pictures(splits, budget)}, ERRORS)
@@ -134,7 +137,7 @@ def log_likelihood(found, annealed):
 def pictures(splits, budget):
     """With two latents the posterior can be seen, and log p(x) is a sum over a grid of z."""
     base = trained(splits, budget, 0, 2, DiagonalNormal)
-    x = splits.test[: budget["rows"]]
+    x = subset(splits.test, budget["rows"])[:]
     x = x[by_datum(base[0], x, PARTICLES)["kl"].argsort()[[int(share * len(x)) for share in SHOWN]]]
     guides = with_refined(on_one_model(base, splits, budget, 0, SEEN))
     line = torch.linspace(-6, 6, 481)

@@ -8,6 +8,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F  # noqa: N812
 
 from pyrovae import VAE, data, evaluate, fit, plots
+from pyrovae.data import at_random
 from pyrovae.experiments import OF_TESTS, OVER_SEEDS, Findings, rate, spread, table
 from pyrovae.models import InvariantVAE
 from pyrovae.models.invariant_vae import wrapped
@@ -32,8 +33,9 @@ def experiment(name, seeds):
     )
     torch.manual_seed(0)
     x, _ = laid(train.repeat(budget["copies"], 1, 1, 1))
-    known, asked = (black(train[:10000]), splits.train.y[:10000]), (black(test[:ROWS]), splits.test.y[:ROWS])
-    anew = laid(test[:ROWS])
+    few = at_random(len(test), ROWS)
+    known, asked = (black(train[:10000]), splits.train.y[:10000]), (black(test[few]), splits.test.y[few])
+    anew = laid(test[few])
     for seed in range(seeds):
         for kind, build in models(x.shape[1:], budget).items():
             torch.manual_seed(seed)

@@ -11,6 +11,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from pyrovae import VAE, data, evaluate, fit, plots
+from pyrovae.data import subset
 from pyrovae.evaluate import ACTIVE, active
 from pyrovae.experiments import OF_TESTS, OVER_SEEDS, Findings, rate, spread, table
 from pyrovae.likelihoods import Bernoulli, Normal
@@ -30,8 +31,8 @@ FULL, GREYS, PIXELS = "all latents", "grey pixels", "black-and-white pixels"
 def experiment(name, seeds):
     budget = BUDGETS[name]
     splits = data.load(name, binarize="dynamic" if budget["likelihood"] is Bernoulli else "none", valid=0)
-    test, classes = splits.test[:ROWS], splits.test.y[:ROWS]
-    pixels = {GREYS: data.load(name, binarize="none", valid=0).test[:ROWS]}
+    test, classes = subset(splits.test, ROWS)[:], subset(splits.test, ROWS).y
+    pixels = {GREYS: subset(data.load(name, binarize="none", valid=0).test, ROWS)[:]}
     if budget["likelihood"] is Bernoulli:
         pixels |= {PIXELS: test}
     found, first = [], None

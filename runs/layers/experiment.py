@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pyrovae import VAE, data, evaluate, fit, plots
+from pyrovae.data import subset
 from pyrovae.evaluate import scores
 from pyrovae.experiments import OVER_BOTH, Findings, repeated, table, with_error
 from pyrovae.models import HierarchicalVAE
@@ -25,7 +26,7 @@ WIDER = "one layer, wider"
 def experiment(name, seeds):
     budget = BUDGETS[name]
     splits = data.load(name, valid=0)
-    test = splits.test[:ROWS]
+    test = subset(splits.test, ROWS)[:]
     found = {kind: [] for kind in models(splits.event_shape, budget)}
     pictures = {}
     for seed in range(seeds):

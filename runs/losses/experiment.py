@@ -7,6 +7,7 @@ from itertools import islice
 import torch
 
 from pyrovae import SVI, VAE, data, evaluate, plots, squared_error
+from pyrovae.data import subset
 from pyrovae.experiments import Findings, spread, table
 from pyrovae.inference import reconstruct
 from pyrovae.likelihoods import Bernoulli, Normal
@@ -83,7 +84,7 @@ def trained(name, likelihood, objective, splits, greys, budget, seed):
     options = {key: budget[key] for key in ("batch_size", "learning_rate")} | {"objective": objective, "seed": seed}
     pictures = [decoded(vae, z)]
     pictures += [decoded(vae, z) for _ in Training(vae, splits, epochs=budget["epochs"], **options)]
-    test = splits.test[:ROWS]
+    test = subset(splits.test, ROWS)[:]
     score = evaluate(vae, test, 5)
     print(f"{name}, seed {seed}: {score['active_units']['z']} active, KL {score['kl']['value']:.2f}", flush=True)
     return {
@@ -91,7 +92,7 @@ def trained(name, likelihood, objective, splits, greys, budget, seed):
         "KL": score["kl"]["value"],
         "-ELBO": -score["elbo"]["value"],
         "active": score["active_units"]["z"],
-        "MSE": (greys.test[:ROWS] - reconstruct(vae, test)).square().mean().item(),
+        "MSE": (subset(greys.test, ROWS)[:] - reconstruct(vae, test)).square().mean().item(),
         "variance": torch.as_tensor(getattr(vae.likelihood, "scale", math.nan)).item() ** 2,
     }
 

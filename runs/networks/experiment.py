@@ -8,7 +8,7 @@ from pyro import poutine
 from torch import nn
 
 from pyrovae import VAE, data, evaluate, fit, plots
-from pyrovae.data import Split
+from pyrovae.data import Split, subset
 from pyrovae.evaluate import scores
 from pyrovae.experiments import OVER_BOTH, OVER_SEEDS, Findings, spread, table, with_error
 from pyrovae.inference import reconstruct
@@ -45,7 +45,7 @@ ERRORS = f"of a gain {OVER_BOTH}; else {OVER_SEEDS}"
 
 def experiment(name, seeds):
     budget, splits = BUDGETS[name], data.load(name)
-    test = Split(splits.test[:ROWS], splits.test.y[:ROWS])
+    test = subset(splits.test, ROWS)
     found, made = {}, {}
     for seed in range(seeds):
         for kind, build in models(splits.event_shape, splits.num_classes, budget).items():

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import softplus
 
 from pyrovae import VAE, data, evaluate, fit, plots
-from pyrovae.data import Split
+from pyrovae.data import Split, subset
 from pyrovae.experiments import Findings, spread, table
 from pyrovae.inference import reconstruct
 from pyrovae.likelihoods import Bernoulli, ContinuousBernoulli, DiscretizedLogistic, DiscretizedLogisticMixture, Normal
@@ -42,7 +42,7 @@ def experiment(name, seeds):
         for kind, (binarize, likelihood) in PIXELS.items():
             splits = data.load(name, binarize=binarize)
             vae, records = trained(splits, likelihood, budget, seed)
-            found.setdefault(kind, []).append(measured(vae, splits.test, greys.test[:ROWS]))
+            found.setdefault(kind, []).append(measured(vae, splits.test, subset(greys.test, ROWS)[:]))
             made.setdefault(kind, (vae, records))
             print(f"{kind}, seed {seed}: {found[kind][-1]['-ELBO']:.2f}", flush=True)
     losses = {
@@ -55,7 +55,7 @@ def experiment(name, seeds):
         "more-pixels": drawn(models, data.load(name).test, greys.test, 8, 6.4),
         "losses": plots.curves_apart(losses, "epoch", "-ELBO, validation (nats)"),
     }
-    return Findings(told(found) + "\n\n" + told_of_greys(models[SOFT], found, greys.test[:ROWS]), figures)
+    return Findings(told(found) + "\n\n" + told_of_greys(models[SOFT], found, subset(greys.test, ROWS)[:]), figures)
 
 
 def trained(splits, likelihood, budget, seed):

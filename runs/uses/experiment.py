@@ -9,7 +9,7 @@ import torch
 from sklearn.neural_network import MLPClassifier
 
 from pyrovae import VAE, anomaly, baselines, data, fit, plots
-from pyrovae.data import Split
+from pyrovae.data import Split, subset
 from pyrovae.evaluate import accuracy
 from pyrovae.experiments import OF_TESTS, OVER_BOTH, Findings, rate, table, with_error, with_test_error
 from pyrovae.inference import classify
@@ -46,7 +46,7 @@ NOTES = (
 def experiment(name, seeds):
     budget, splits = BUDGETS[name], data.load(name)
     torch.manual_seed(0)
-    x, test = splits.train[:], Split(splits.test[:ROWS], splits.test.y[:ROWS])
+    x, test = splits.train[:], subset(splits.test, ROWS)
     train = Split(x, splits.train.y)  # one draw of black and white for all: fresh ones are data that a mixture lacks
     alone = {"Parzen windows": baselines.windows(x, splits.valid[:FEW]), "pixels alone": baselines.pixels(x)}
     found, figures = [], {}
