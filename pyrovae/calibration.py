@@ -54,9 +54,9 @@ def ranks(programs: Programs, data: Data | int, draws: int = 99, seed: int = 0) 
             with seeded(seed, 8, number):
                 with using(COPIES):  # of one particle: the rows as they are
                     p = draw(free(pair(programs)[0], args), 1, *args, **kwargs)
-                seen = _seen(programs, p, args)
-                with laid_out(*pair(programs), *seen):
-                    q = draw(pair(programs)[1], draws, *seen)
+                given = seen(programs, p, args)
+                with laid_out(*pair(programs), *given):
+                    q = draw(pair(programs)[1], draws, *given)
                 check_latents(q, "ranks")
                 for name, site in sites(q, False).items():
                     found.setdefault(name, []).append(_rank(site["value"], _latent(p, name)).cpu())
@@ -79,7 +79,7 @@ def free(model: Program, args: Arguments) -> Program:
     return poutine.condition(poutine.uncondition(model), dict(zip(("y",), args[1:], strict=False)))
 
 
-def _seen(programs: Programs, p: Trace, args: Arguments) -> Arguments:
+def seen(programs: Programs, p: Trace, args: Arguments) -> Arguments:
     """What the guide is called with for data that the model has drawn."""
     x = _data(p, "x" if not args else "")[0]
     if args or not needs_labels(programs):

@@ -23,6 +23,8 @@ MOST = 0.5
 
 # How the verdict on a good guide begins, and what else there is to ask.
 CLOSE, ADVICE = "guide close to the posterior where it draws", "see anneal with start='prior'"
+# What no weights at the guide's own draws can show.
+BLIND = "a density that does not integrate to one, or a sampler that is not it, shows in no weight (see examine)"
 
 
 def by_datum(programs: Programs, data: Data, particles: int = 1000, seed: int = 0) -> dict[str, Tensor]:
@@ -88,6 +90,9 @@ def diagnose(
     programs: Programs, data: Data, particles: int = 1000, seed: int = 0, steps: int = 0, learning_rate: float = 0.03
 ) -> dict[str, Any]:
     """What `by_datum` finds, in one dictionary that JSON can hold, and a `verdict` in words.
+
+    By weights at the guide's own draws alone it sees neither a mode where the guide never draws, nor a density that
+    does not integrate to one, nor a model that draws otherwise than it scores: `examine` asks for those, too.
 
     k: how many data have k-hat up to .5, up to `threshold` = `psis.usable(particles)`, and above; `median` and
     `largest` are None where they are infinite.
@@ -156,7 +161,8 @@ def verdict(found: dict[str, Any]) -> str:
     above = f"k-hat > {psis.usable(found['particles']):.2g} at {share:.0%} of the data"
     seen = f"KL to the posterior {least}{kl:.2f} nats, {above}"
     if share <= SHARE and kl <= NATS:
-        return f"{CLOSE}: {seen}; what log p(x) lacks is the model's, or a mode's that the guide never meets ({ADVICE})"
+        lacks = f"what log p(x) lacks is the model's, or a mode's that the guide never meets ({ADVICE})"
+        return f"{CLOSE}: {seen}; {lacks}; {BLIND}"
     return f"guide at fault{_which(found['gaps'], seen, share)}" if "gaps" in found else f"guide at fault: {seen}"
 
 

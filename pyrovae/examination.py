@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from pyrovae import checks, diagnostics, information, plots, psis, quality
+from pyrovae import checks, diagnostics, information, law, plots, psis, quality
 from pyrovae.annealing import anneal, sandwich
 from pyrovae.calibration import predictive, simulation_based
 from pyrovae.data.split import ROWS, Data, Split, blocks, choosable, subset
@@ -24,6 +24,9 @@ LEAST = 50  # rows
 
 # A p-value of the ranks below which a guide is not the posterior, whatever its weights say.
 REJECTED = 1e-3
+
+# What stands between a verdict and what other parts have to say against it.
+BUT = "; but "
 
 
 @dataclass
@@ -44,11 +47,12 @@ def examine(
 ) -> Examination:
     """What is asked for of a model and its guide, on rows of the data at random: the same for all models and seeds.
 
-    diagnosis: k-hat, effective samples, KL to the posterior, the gaps, and a verdict; information: I(x; z), the
-    aggregate posterior, total correlation; calibration: ranks of simulated latents, which may contradict the verdict,
-    predictive checks; interval: log p(x) by annealing, and the gap of bidirectional Monte Carlo on simulated data;
-    quality: samples against training and held-out rows, reconstructions. A part that the programs do not allow says so:
-    {"refused": reason}. `of_rows` is how many rows there were to choose from.
+    diagnosis: k-hat, effective samples, KL to the posterior, the gaps, and a verdict; law: whether the densities
+    integrate to one, and the model draws what it scores, which no part that asks the guide can tell; information:
+    I(x; z), the aggregate posterior, total correlation; calibration: ranks of simulated latents, which may contradict
+    the verdict, predictive checks; interval: log p(x) by annealing, and the gap of bidirectional Monte Carlo on
+    simulated data; quality: samples against training and held-out rows, reconstructions. A part that the programs do
+    not allow says so: {"refused": reason}. `of_rows` is how many rows there were to choose from.
 
     Args:
         programs: model and guide.
@@ -75,7 +79,7 @@ def examining(
     for name in parts or PARTS:
         try:
             numbers, figures = PARTS[name](programs, data, train, rows, seed)
-            numbers["of_rows"] = len(data)
+            numbers |= {"of_rows": len(data)} if name != "law" else {}  # which looks at what the model generates
         except ValueError as error:
             numbers, figures = {"refused": checks.reason(error)}, {}
         found.numbers[name] = numbers
@@ -85,12 +89,39 @@ def examining(
 
 
 def _weigh(numbers: dict[str, Any]) -> None:
-    """Ranks see the modes that weights at the guide's own draws do not: they may contradict a good verdict."""
-    simulated = numbers.get("calibration", {}).get("simulation_based", {})
-    verdict, p = numbers.get("diagnosis", {}).get("verdict", ""), simulated.get("p_value", 1.0)
-    found = f"ranks of simulated latents are not uniform (p = {p:.1g})"
-    if verdict.startswith(diagnostics.CLOSE) and p < REJECTED and found not in verdict:
-        numbers["diagnosis"]["verdict"] += f"; but {found}: it is not the posterior on the model's own data"
+    """What one part says of another's verdict.
+
+    Ranks see the modes that weights at the guide's own draws do not: they may contradict a good verdict. Yet they see
+    guide and sampler alike, and blame neither alone: only the law tells which. Where a density does not integrate to
+    one, no log p(x) is a log-likelihood.
+    """
+    diagnosis, calibration = numbers.get("diagnosis", {}), numbers.get("calibration", {})
+    p = calibration.get("simulation_based", {}).get("p_value", 1.0)
+    doubts = [f"{law}: log p(x) is not that of what it draws" for law in _law_at_fault(numbers)]
+    if p < REJECTED:
+        calibration["verdict"] = f"ranks of simulated latents are not uniform (p = {p:.1g}): {_blame(numbers)}"
+        if diagnosis.get("verdict", "").startswith(diagnostics.CLOSE):
+            doubts.append(calibration["verdict"])
+    if "verdict" in diagnosis:
+        diagnosis["verdict"] = BUT.join([diagnosis["verdict"].split(BUT)[0], *doubts])
+
+
+def _law_at_fault(numbers: dict[str, Any]) -> list[str]:
+    found = numbers.get("law", {})
+    return [found["verdict"]] if found.get("faults") else []
+
+
+def _blame(numbers: dict[str, Any]) -> str:
+    """Whom ranks that are not uniform blame, by what the law says."""
+    if _law_at_fault(numbers):
+        return "the law at fault makes them so, and the guide may, too"
+    if numbers.get("law", {}).get("passed"):
+        return "the guide is not the posterior on the model's own data"
+    return "the guide is not the posterior on the model's own data, or the model does not draw what it scores (see law)"
+
+
+def _law(programs: Programs, data: Split, train: Split | None, rows: int, seed: int) -> Any:
+    return law.check(programs, data, seed=seed), {}
 
 
 def _diagnosis(programs: Programs, data: Split, train: Split | None, rows: int, seed: int) -> Any:
@@ -145,6 +176,7 @@ def _neighbours(programs: Programs, train: Split, seed: int) -> dict[str, Figure
 
 PARTS = {
     "diagnosis": _diagnosis,
+    "law": _law,
     "information": _information,
     "calibration": _calibration,
     "interval": _interval,

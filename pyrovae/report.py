@@ -66,6 +66,11 @@ LINES = {
         Line("gaps.amortisation_gap", "amortisation gap: of the shared encoder", "nats"),
         Line("gaps.approximation_gap", "approximation gap: of the family", "nats"),
     ],
+    "law": [
+        Line("smallest_integral", "integral of a density, the smallest", "(law: 1)"),
+        Line("largest_integral", "integral of a density, the largest", "(law: 1)"),
+        Line("p_value", "p-value: draws are of their density"),
+    ],
     "information": [
         Line("mutual_information", "I(x; z)", "nats"),
         Line("ceiling", "its ceiling, log of the rows", "nats"),
@@ -118,6 +123,8 @@ def _part(part: str, found: dict[str, Any]) -> Iterator[str]:
 
 def _chosen(found: dict[str, Any]) -> str:
     """How many rows, and of how many they were chosen; an older examination took the first."""
+    if "entries" in found:
+        return f"{found['entries']} distributions of each site"
     rows, of = found.get("rows") or found["predictive"]["rows"], found.get("of_rows", 0)
     return f"{rows} of {of} rows, at random" if of > rows else f"{rows} rows"
 

@@ -372,10 +372,11 @@ def at_random(n: int, count: int) -> Tensor:
 
 
 def subset(data: Split, rows: int, seed: int = 0) -> Split:
-    """So many rows `at_random`, with their labels, as a model takes them; the seed is of a binarisation that draws."""
+    """So many rows `at_random`, all columns, as a model takes them; the seed is of a binarisation that draws."""
     few = at_random(len(data), rows)
     with seeded(seed, 12):
-        return Split(data[few], None if data.y is None else data.y[few])
+        y, rest = None if data.y is None else data.y[few], tuple(column[few] for column in data.rest)
+        return Split(data[few], y, rest=rest)
 
 
 def _whole(part: float) -> float:

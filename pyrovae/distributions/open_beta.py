@@ -10,6 +10,8 @@ from pyrovae.distributions.in_double import Beta
 
 
 class _OpenUnitInterval(constraints.Constraint):
+    lower_bound, upper_bound = 0.0, 1.0
+
     def check(self, value: Tensor) -> Tensor:
         return (value > 0) & (value < 1)
 

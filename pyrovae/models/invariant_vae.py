@@ -260,6 +260,7 @@ class UniformAngle(dist.TorchDistribution):
 
     arg_constraints = {"zero": constraints.real}  # noqa: RUF012
     support = constraints.real
+    period = 2 * math.pi
     has_rsample = True  # it has no parameters: what is drawn is constant
 
     def __init__(self, zero: Tensor, validate_args: bool | None = None) -> None:
