@@ -22,7 +22,7 @@ from pyrovae.latents import STARTS, Bridge
 from pyrovae.programs import Programs, pair
 from pyrovae.psis import effective_sample_size
 from pyrovae.randomness import seeded
-from pyrovae.traces import draw, log_mean_exp, sites
+from pyrovae.traces import draw, log_mean_exp, log_mean_exp_bias, sites
 
 # Rows of a block. Fewer than where all is one pass: here a row that only fills up a block costs as much as its chains.
 ROWS = 32
@@ -34,6 +34,10 @@ PILOT, TARGET, GAIN, STEP, MOVES = 8, 0.65, 0.5, 0.3, 50
 # What noise is drawn for: the last entry of its seed, which that of importance sampling has not.
 FORWARD, ADAPTATION, SIMULATION, REVERSE = 1, 2, 3, 4
 
+# Fewer effective chains than these, or than this share of them, say nothing of how far off their mean is: a chain with
+# nearly all the weight has missed what the next would have met.
+FEW, SHARE = 10, 0.75
+
 # The slope at the middle of the sigmoid path, as Grosse et al. have it.
 DELTA = 4.0
 
@@ -42,9 +46,30 @@ class Annealed(NamedTuple):
     """An estimate for each datum, each (N,)."""
 
     value: Tensor  # log p(x), nats
-    standard_error: Tensor  # by the chains' weights
+    standard_error: Tensor  # by the chains' weights (jackknife); inf where too few of them count
     acceptance: Tensor  # share of the moves that were accepted
     ess: Tensor  # effective number of chains, (sum w)^2 / sum w^2
+    spread: Tensor  # between the chains: standard deviation of log w, nats
+    bias: Tensor  # how far from log p(x) in the mean, estimated by the jackknife; it is in neither value nor error
+
+    @property
+    def few(self) -> Tensor:
+        """Where too few chains count for an error: their value may be nats off."""
+        return self.standard_error.isinf()
+
+    @property
+    def verdict(self) -> str:
+        """Whether there are chains enough, in a sentence."""
+        count, rows = int(self.few.sum()), len(self.value)
+        if bool(self.standard_error.isnan().all()):
+            return "one chain: its error is unknown"
+        if not count:
+            return "chains enough at all rows"
+        spread, ess = (f"{each[self.few].median():.1f}" for each in (self.spread, self.ess))
+        return (
+            f"too few chains at {count} of {rows} rows: in the median {ess} count, their log w differ by {spread} "
+            "nats; log p(x) may be nats off: more temperatures, or more chains"
+        )
 
 
 class Sandwich(NamedTuple):
@@ -92,6 +117,9 @@ def anneal(
     two it is importance sampling. The moves' step sizes, one a datum and temperature, are found by a pilot run of
     chains of its own, and then fixed: steps that learned from the chains they move would bias w.
     (Neal 2001; Wu et al. 2017)
+
+    The error is unknown, inf, where the chains' effective sample size is below 10, or three quarters of few chains;
+    `verdict` says at how many rows. 95 % intervals are of Student's t with K - 1 degrees of freedom.
 
     Args:
         programs: model and guide. Continuous latents are sampled, as reals; those that the guide enumerates are
@@ -200,16 +228,22 @@ def _path(chains: int, temperatures: int, leapfrog: int, start: str, schedule: s
 
 def _forward(bridge: Bridge, path: _Path, steps: Tensor, place: int) -> Annealed:
     """From f_0 to p(x, z): weights of mean p(x)."""
-    log_w, acceptance = _weights(bridge, path, path.temperatures, steps, bridge.draw, (place, FORWARD))
-    return Annealed(*log_mean_exp(log_w), acceptance, effective_sample_size(log_w))
+    return _estimated(*_weights(bridge, path, path.temperatures, steps, bridge.draw, (place, FORWARD)))
+
+
+def _estimated(log_w: Tensor, acceptance: Tensor) -> Annealed:
+    value, error = log_mean_exp(log_w)
+    ess = effective_sample_size(log_w)
+    error = torch.where(ess < min(FEW, SHARE * len(log_w)), math.inf, error)
+    spread = log_w.std(0) if len(log_w) > 1 else torch.full_like(value, math.nan)
+    return Annealed(value, error, acceptance, ess, spread, log_mean_exp_bias(log_w))
 
 
 def _reverse(bridge: Bridge, path: _Path, steps: Tensor, place: int, exact: Tensor) -> Annealed:
     """From draws of p(z|x) to f_0, by the same moves in the opposite order: weights of mean 1/p(x)."""
     begin = partial(_repeated, exact)
-    log_w, acceptance = _weights(bridge, path, path.temperatures[::-1], steps.flip(0), begin, (place, REVERSE))
-    log_mean, error = log_mean_exp(log_w)
-    return Annealed(-log_mean, error, acceptance, effective_sample_size(log_w))
+    found = _estimated(*_weights(bridge, path, path.temperatures[::-1], steps.flip(0), begin, (place, REVERSE)))
+    return found._replace(value=-found.value, bias=-found.bias)
 
 
 def _repeated(u: Tensor, chains: int) -> Tensor:

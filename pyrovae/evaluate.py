@@ -19,7 +19,18 @@ from pyrovae.likelihoods import OneHotCategorical
 from pyrovae.programs import Programs, classifies, own, pair
 from pyrovae.randomness import seeded
 from pyrovae.refine import refine
-from pyrovae.traces import WAYS, averaged, closed_mean, draw, is_point, kl, log_mean_exp, log_weight, sites
+from pyrovae.traces import (
+    WAYS,
+    averaged,
+    closed_mean,
+    draw,
+    is_point,
+    kl,
+    log_mean_exp,
+    log_mean_exp_bias,
+    log_weight,
+    sites,
+)
 
 # Burda, Grosse & Salakhutdinov 2016: a latent is active if the mean of q(z|x) varies over the data by more than this.
 ACTIVE = 0.01
@@ -28,7 +39,10 @@ ACTIVE = 0.01
 DRAWS = 100
 
 # Where the guide is a point: the log-probability 0 that Pyro gives it is a convention, no density.
-POINT, NOT_OF_A_POINT = "none: the guide is a point", ("elbo", "kl", "log_likelihood", "monte_carlo_error")
+POINT, NOT_OF_A_POINT = (
+    "none: the guide is a point",
+    ("elbo", "kl", "log_likelihood", "monte_carlo_error", "monte_carlo_bias", "elbo_error"),
+)
 HOW = (*WAYS, POINT)
 
 # By site, the terms of the reconstruction and of the KL.
@@ -46,7 +60,9 @@ def evaluate(
     observed, too: then all this is of log p(x, y), and `observed_by_site` and `kl_by_site` tell the parts. Where only
     some rows have theirs, each is scored by what is known of it, as `measure` says; a site that a row lacks adds 0 to
     its mean. Latents that the guide enumerates are summed out. `standard_error` is that of the mean over the data;
-    `monte_carlo_error` is what the K particles add to the log-likelihood's. A guide that classifies has an `accuracy`,
+    `monte_carlo_error` is what the K particles add to the log-likelihood's (by the jackknife) and to the elbo's, where
+    it stands beside; `monte_carlo_bias` estimates how far below log p(x) the log-likelihood is in the mean, which is no
+    part of its error, and is not taken off it. A guide that classifies has an `accuracy`,
     one that finds clusters by itself their agreement with the labels: `clusters`. A guide of one point has no density:
     of it only the reconstruction is a number, the rest is NaN, and `measure` says so. `active_units` are not told of
     one row.
@@ -72,7 +88,8 @@ def summary(
 ) -> dict[str, Any]:
     """The dictionary of `evaluate`, of what `scores` found."""
     table, estimator = dict(scored[0]), scored[1]
-    error, shared = table.pop("monte_carlo_error"), hasattr(programs, "at_draws")
+    shared = hasattr(programs, "at_draws")
+    error, bias, of_elbo = (table.pop(name) for name in ("monte_carlo_error", "monte_carlo_bias", "elbo_error"))
     kls, means = _by_site(table, "kl_per_latent."), codes(programs, data, seed, draws)
     by_site = {kind: _by_site(table, f"{kind}.") for kind in ("observed", "kl")}
     return {
@@ -83,7 +100,9 @@ def summary(
         "unit": "nats per datum",
         "measure": _measure(programs, estimator, **by_site),
         **{name: mean(values) for name, values in table.items()},
-        "monte_carlo_error": error.mean().item() if shared else (error.square().sum().sqrt() / len(error)).item(),
+        "elbo": mean(table["elbo"]) | {"monte_carlo_error": _of_mean(of_elbo, shared)},
+        "monte_carlo_error": _of_mean(error, shared),
+        "monte_carlo_bias": bias.mean().item(),
         "kl_estimator": estimator,
         **{f"{kind}_by_site": {site: mean(v) for site, v in values.items()} for kind, values in by_site.items()},
         "kl_per_latent": {site: values.mean(0).flatten().tolist() for site, values in kls.items()},
@@ -91,6 +110,16 @@ def summary(
         **_active_units(means),
         **(_classes(programs, data, seed) if _has_classes(programs, data) else {}),
     }
+
+
+def _error(values: Tensor) -> Tensor:
+    """The standard error of the mean over draws, (K, ...) to (...); of one it is unknown."""
+    return values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.full_like(values[0], math.nan)
+
+
+def _of_mean(errors: Tensor, shared: bool) -> float:
+    """The error of a mean over rows, of their errors: where all rows share their noise, the most that it can be."""
+    return errors.mean().item() if shared else (errors.square().sum().sqrt() / len(errors)).item()
 
 
 def active(means: Tensor, noise: Tensor | float = 0.0) -> Tensor:
@@ -218,9 +247,9 @@ def _measure(programs: Programs, estimator: str, observed: Iterable[str], kl: It
 def scores(
     programs: Programs, data: Data, particles: int, seed: int, draws: int = 10, keep: Path | None = None
 ) -> tuple[dict[str, Tensor], str]:
-    """Per datum: elbo, reconstruction, kl, log_likelihood, monte_carlo_error, observed.SITE and kl.SITE, all (N,);
-    kl_per_latent.SITE, (N, *latent_shape). And how the KL was had: "closed form", "sampled", or POINT where there is
-    none."""
+    """Per datum: elbo, reconstruction, kl, log_likelihood, monte_carlo_error and monte_carlo_bias of the latter,
+    elbo_error (of its particles), observed.SITE and kl.SITE, all (N,); kl_per_latent.SITE, (N, *latent_shape). And how
+    the KL was had: "closed form", "sampled", or POINT where there is none."""
     if hasattr(programs, "at_draws"):
         return _posterior_scores(programs, data, particles, seed, draws, keep)
 
@@ -237,13 +266,15 @@ def scores(
         row = {name: values.mean(0) for name, values in joined.items()}
         row = {"elbo": row["reconstruction"] - row["kl"]} | row
         row["log_likelihood"], row["monte_carlo_error"] = log_mean_exp(log_w)
+        row["monte_carlo_bias"] = log_mean_exp_bias(log_w)
+        row["elbo_error"] = _error(joined["reconstruction"] - joined["kl"])
         if HOW[max(ways)] == POINT:
             row |= {name: torch.full_like(row["elbo"], math.nan) for name in NOT_OF_A_POINT}
         return row | {"how": torch.full_like(row["elbo"], max(ways))}
 
     table = by_row(programs, data, particles, seed, of_each, of_all, keep, ADDITIVE)
     how = HOW[int(table.pop("how").max())]
-    first = ("elbo", "reconstruction", "kl", "log_likelihood", "monte_carlo_error")
+    first = ("elbo", "reconstruction", "kl", "log_likelihood", "monte_carlo_error", "monte_carlo_bias", "elbo_error")
     return {name: table[name] for name in first} | table, how
 
 
@@ -275,6 +306,8 @@ def _posterior_scores(
     row = {name: values.mean(0) for name, values in each.items()}
     row["log_likelihood"], of_draws = log_mean_exp(each["log_likelihood"])
     row["monte_carlo_error"] = torch.hypot(of_draws, row["monte_carlo_error"])  # one noise of z for all w
+    row["monte_carlo_bias"] = row["monte_carlo_bias"] + log_mean_exp_bias(each["log_likelihood"])
+    row["elbo_error"] = torch.hypot(_error(each["elbo"]), row["elbo_error"])
     return row, ways[0]
 
 

@@ -153,6 +153,9 @@ def _interval(programs: Programs, data: Split, train: Split | None, rows: int, s
         "chains": CHAINS,
         "temperatures": TEMPERATURES,
         "log_likelihood": mean(annealed.value),
+        "ess": mean(annealed.ess),
+        "few_chains": int(annealed.few.sum()),
+        "verdict": annealed.verdict,
         "simulated": sandwich(programs, few, CHAINS, TEMPERATURES, seed=seed).summary(),
     }, {}
 

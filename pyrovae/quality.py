@@ -5,6 +5,7 @@ Sets are tensors (N, *event_shape); distances are Euclidean, between data or bet
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ Features = Callable[[Tensor], Tensor]
 
 # Deleted one at a time for a standard error.
 GROUPS = 10
+# What `manifolds` says.
+MANIFOLDS = ("precision", "recall", "density", "coverage")
 
 
 def assess(
@@ -184,8 +187,9 @@ def manifolds(samples: Tensor, data: Tensor, k: int = 5, features: Features | No
 
     precision = share of the samples in any B_k(datum); recall = share of the data in any B_k(sample)
     (Kynkäänniemi et al. 2019); density = mean over samples of the number of B_k(datum) they are in, / k; coverage =
-    share of the data whose B_k has a sample (Naeem et al. 2020). Standard errors are of the rows that are averaged,
-    the balls being as they are. All depend on the number of rows, and in many dimensions on outliers.
+    share of the data whose B_k has a sample (Naeem et al. 2020). Standard errors are a jackknife's, of ten groups of
+    rows of both sets, and so of the balls, too: rather too large than too small, for these are no smooth functions of
+    the rows; NaN below twenty rows. All depend on the number of rows, and in many dimensions on outliers.
 
     Args:
         samples, data: sets, best of one size.
@@ -193,15 +197,32 @@ def manifolds(samples: Tensor, data: Tensor, k: int = 5, features: Features | No
         features: what is compared in their place.
     """
     samples, data = (each.double() for each in _features(features, samples=samples, data=data))
-    _check_k(k, min(len(samples), len(data)))
+    least = min(len(samples), len(data))
+    _check_k(k, least)
+    enough = least >= 2 * GROUPS and k < least - -(-least // GROUPS)
+    errors = _jackknife(partial(_shares, k=k), samples, data) if enough else torch.full((4,), math.nan)
+    both = zip(MANIFOLDS, _shares(samples, data, k).tolist(), errors.tolist(), strict=True)
+    return {name: {"value": value, "standard_error": error} for name, value, error in both}
+
+
+def _shares(samples: Tensor, data: Tensor, k: int) -> Tensor:
+    """The four numbers of `manifolds`."""
     of_samples, of_data = (_nearest(each, each, k + 1)[0][:, k] for each in (samples, data))  # the first is itself
     balls = _balls(samples, data, of_data)
-    return {
-        "precision": mean((balls > 0).double()),
-        "recall": mean((_balls(data, samples, of_samples) > 0).double()),
-        "density": mean(balls / k),
-        "coverage": mean((_nearest(data, samples, 1)[0][:, 0] <= of_data).double()),
-    }
+    return torch.stack(
+        [
+            (balls > 0).double().mean(),
+            (_balls(data, samples, of_samples) > 0).double().mean(),
+            balls.mean() / k,
+            (_nearest(data, samples, 1)[0][:, 0] <= of_data).double().mean(),
+        ]
+    )
+
+
+def _jackknife(of: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """The standard error of numbers of two sets, by what they are without each of ten groups of the rows of both."""
+    kept = [[each[torch.arange(len(each)) % GROUPS != group] for each in (a, b)] for group in range(GROUPS)]
+    return torch.stack([of(*pair).double().cpu() for pair in kept]).std(0, correction=0) * math.sqrt(GROUPS - 1)
 
 
 def _check_k(k: int, n: int) -> None:
@@ -231,9 +252,8 @@ def frechet(a: Tensor, b: Tensor, features: Features | None = None) -> dict[str,
     a, b = (each.double() for each in _features(features, a=a, b=b))
     if min(len(a), len(b)) < 2 * GROUPS:
         return {"value": _frechet(a, b), "standard_error": math.nan}
-    kept = [[each[torch.arange(len(each)) % GROUPS != group] for each in (a, b)] for group in range(GROUPS)]
-    without = torch.tensor([_frechet(*pair) for pair in kept], dtype=torch.float64)
-    return {"value": _frechet(a, b), "standard_error": (without.std(correction=0) * math.sqrt(GROUPS - 1)).item()}
+    error = _jackknife(lambda *sets: torch.tensor(_frechet(*sets), dtype=torch.float64), a, b)
+    return {"value": _frechet(a, b), "standard_error": error.item()}
 
 
 def _frechet(a: Tensor, b: Tensor) -> float:

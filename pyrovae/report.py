@@ -84,6 +84,7 @@ LINES = {
     ],
     "interval": [
         Line("log_likelihood", "log p(x) by annealing, {chains} chains", "nats"),
+        Line("ess", "effective number of chains", "of {chains}"),
         Line("simulated.lower", "of simulated data: lower bound", "nats"),
         Line("simulated.upper", "of simulated data: upper bound", "nats"),
         Line("simulated.gap", "the gap between them", "nats"),

@@ -381,7 +381,8 @@ def test_bad_data_are_refused(linear):
 
 def test_one_chain_has_no_error(linear):
     found = anneal(linear.vae, linear.x[:2], 1, 3, 1)
-    assert torch.isnan(found.standard_error).all()
+    assert torch.isnan(torch.stack([found.standard_error, found.spread, found.bias])).all()
+    assert found.verdict == "one chain: its error is unknown"
     assert torch.allclose(found.ess, torch.ones(2).double())
 
 

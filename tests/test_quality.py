@@ -141,8 +141,14 @@ def test_manifolds_are_what_they_are_defined_to_be():
     }
     found = quality.manifolds(samples, data, k)
     assert values(found) == pytest.approx(truth, abs=1e-12)
-    p = truth["precision"]
-    assert found["precision"]["standard_error"] == pytest.approx(math.sqrt(p * (1 - p) / 34), abs=1e-12)
+    without = [
+        [each[[row for row in range(len(each)) if row % 10 != group]] for each in (samples, data)]
+        for group in range(10)
+    ]
+    precisions = np.array([quality.manifolds(*pair, k)["precision"]["value"] for pair in without])
+    jackknife = math.sqrt(0.9 * ((precisions - precisions.mean()) ** 2).sum())
+    assert found["precision"]["standard_error"] == pytest.approx(jackknife, abs=1e-12)
+    assert all(math.isnan(each["standard_error"]) for each in quality.manifolds(samples[:19], data, k).values())
 
 
 def test_a_set_lies_where_it_lies():
