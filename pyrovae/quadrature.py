@@ -66,11 +66,11 @@ def pair_law(p: Any, draws: Tensor) -> Law:
     """
     if not isinstance(_plain(p.support), type(constraints.real)):
         raise ValueError(f"two values together are integrated over all real ones, found {p.support}")
-    flat = draws.double().flatten(1 + len(p.batch_shape))
+    flat = draws.cpu().double().flatten(1 + len(p.batch_shape))
     centre, lower = flat.mean(0), torch.linalg.cholesky(flat.movedim(0, -1).cov() if flat.ndim == 2 else _cov(flat))
     before: Tensor | None = None
     for steps in STEPS:
-        mass, w = _square(p, centre, lower, steps, draws.dtype)
+        mass, w = _square(p, centre, lower, steps, draws)
         total = mass.sum((0, 1)).flatten()
         if before is not None and _near(total, before):
             return Law(
@@ -102,24 +102,25 @@ def _bounds(support: Any) -> tuple[Any, Any]:
     return getattr(support, "lower_bound", -torch.inf), getattr(support, "upper_bound", torch.inf)
 
 
-def _evaluated(log_prob: Callable[[Tensor], Tensor], values: Tensor, dtype: torch.dtype) -> Tensor:
-    """In double where the distribution takes it; a network inside may not."""
+def _evaluated(log_prob: Callable[[Tensor], Tensor], values: Tensor, like: Tensor) -> Tensor:
+    """On the device of the draws, in double where the distribution takes it: a network inside may not."""
     try:
-        return log_prob(values.double()).double()
-    except RuntimeError:
-        return log_prob(values.to(dtype)).double()
+        found = log_prob(values.to(like.device, torch.float64))
+    except (RuntimeError, TypeError):
+        found = log_prob(values.to(like))
+    return found.cpu().double()
 
 
 def _sum(p: Any, support: Any, draws: Tensor, at: Tensor) -> Law:
     for values in _values(p, support, draws):
         shape = (len(values), *p.batch_shape, *p.event_shape)
         parts = values.expand(shape).split(max(1, FLOATS // max(1, math.prod(p.batch_shape))))
-        log_p = [_evaluated(p.log_prob, part, draws.dtype).reshape(len(part), -1)[:, at] for part in parts]
+        log_p = [_evaluated(p.log_prob, part, draws).reshape(len(part), -1)[:, at] for part in parts]
         mass = torch.cat(log_p).exp()
         unbounded = isinstance(support, type(constraints.nonnegative_integer)) and len(values) < INTEGERS
         if unbounded and mass[len(mass) // 2 :].sum(0).max() > BEYOND:
             continue
-        total, place = mass.sum(0), _places(values, draws, at, len(p.batch_shape))
+        total, place = mass.sum(0), _places(values.cpu(), draws.cpu(), at, len(p.batch_shape))
         before = (mass.cumsum(0) - mass).gather(0, place.clamp(min=0))
         u = before + torch.rand(before.shape, dtype=before.dtype) * mass.gather(0, place.clamp(min=0))
         return Law(total, (u / total).masked_fill(place < 0, torch.nan))
@@ -165,20 +166,20 @@ def _integral(
     """On either side of a place c with a high density, x = c -+ r, r = s e^t, or the whole side times sigmoid(t): any
     scale, and any power of r at an edge, is met by the same panels of t."""
     shape = draws.shape[1:]
-    low, high = (torch.as_tensor(bound).double().expand(shape).flatten()[at] for bound in bounds)
-    x = draws.double().reshape(len(draws), -1)[:, at]
+    low, high = (torch.as_tensor(bound).cpu().double().expand(shape).flatten()[at] for bound in bounds)
+    x = draws.cpu().double().reshape(len(draws), -1)[:, at]
     inside = (
         (x >= low) & (x <= high)
         if support is None
-        else support.check(draws).expand(draws.shape).reshape(len(draws), -1)[:, at]
+        else support.check(draws).cpu().expand(draws.shape).reshape(len(draws), -1)[:, at]
     )
     if not bool(inside.any(0).all()):
         raise ValueError("its sampler draws no value in its support")
-    cell = (torch.nextafter(draws, draws + torch.inf) - draws).double().reshape(len(draws), -1)[:, at]
+    cell = (torch.nextafter(draws, draws + torch.inf) - draws).cpu().double().reshape(len(draws), -1)[:, at]
     x = (x + (torch.rand_like(x) - 0.5) * cell).clamp(low, high)  # what rounded to it may have been anywhere in between
     where = torch.where(inside, x, torch.nan)
     filled = where.nanmedian(0).values
-    whole = draws.double()[0].flatten()
+    whole = draws[0].cpu().double().flatten()
 
     def log_density(values: Tensor) -> Tensor:
         """At values (G, M), each of its own entry."""
@@ -187,7 +188,7 @@ def _integral(
         found = []
         for part in parts:
             full[: len(part), at] = part
-            log_p = _evaluated(log_prob, full[: len(part)].reshape(-1, *shape), draws.dtype)
+            log_p = _evaluated(log_prob, full[: len(part)].reshape(-1, *shape), draws)
             found.append(log_p.reshape(len(part), -1)[:, at])
         return torch.cat(found)
 
@@ -197,7 +198,8 @@ def _integral(
         nodes, weights = _nodes(centre, low, high, scale, panels)
         if len(nodes) * whole.numel() > MOST:
             break
-        mass = log_density(nodes).exp() * weights
+        # Far out a density may be no number, by 0 times infinity: there is none.
+        mass = log_density(nodes).exp().nan_to_num(0, torch.inf) * weights
         total = mass.sum(0)
         if before is not None and _near(total, before):
             ends = mass[: NODES * panels].sum(0) + mass[-NODES * panels :].sum(0)
@@ -265,7 +267,7 @@ def _cov(flat: Tensor) -> Tensor:
     return (off[..., :, None] * off[..., None, :]).mean(0)
 
 
-def _square(p: Any, centre: Tensor, lower: Tensor, steps: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _square(p: Any, centre: Tensor, lower: Tensor, steps: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """The mass on a grid, (G, G, *batch), and its axis in standard deviations, (G,): x = centre + lower w."""
     t = torch.linspace(-REACH, REACH, 2 * steps + 1, dtype=torch.float64)
     w, weight = t.sinh(), t.cosh() * (t[1] - t[0])
@@ -273,7 +275,7 @@ def _square(p: Any, centre: Tensor, lower: Tensor, steps: int, dtype: torch.dtyp
     for u, of_u in zip(w, weight, strict=True):
         both = torch.stack([u.expand_as(w), w], -1).reshape(len(w), *[1] * (centre.ndim - 1), 2)
         x = (centre + (lower @ both[..., None])[..., 0]).reshape(len(w), *p.batch_shape, *p.event_shape)
-        log_p = _evaluated(p.log_prob, x, dtype)
+        log_p = _evaluated(p.log_prob, x, like)
         rows.append(log_p.exp() * of_u * weight.reshape(-1, *[1] * (log_p.ndim - 1)))
     return torch.stack(rows) * lower.diagonal(dim1=-2, dim2=-1).prod(-1), w
 

@@ -69,9 +69,9 @@ def test_a_density_far_from_its_draws_is_found():
 
 def test_p_values_are_uniform_themselves():
     p = dist.Normal(M, 1.0)
-    values = [law._p_value(integrated(p, p.sample((60,)), torch.arange(10)).pit.flatten()) for _ in range(200)]
+    values = [law._p_value(integrated(p, p.sample((60,)), torch.arange(10)).pit.flatten()) for _ in range(100)]
     # The smaller of two p-values, doubled, is at most this often below .1; and often enough to be no constant.
-    assert 0.02 < (torch.tensor(values) < 0.1).double().mean() < 0.1 + 3 * math.sqrt(0.09 / 200)
+    assert 0.02 < (torch.tensor(values) < 0.1).double().mean() < 0.1 + 3 * math.sqrt(0.09 / 100)
 
 
 def test_draws_outside_of_the_support_are_no_draws():
@@ -215,3 +215,30 @@ def test_of_a_run_it_is_a_part_like_the_others():
     }
     with pytest.raises(ValueError, match="entries: expected an integer >= 2, found 1"):
         law.check(VAE((1, 4, 4), 2), Y, entries=1)
+
+
+def test_two_observed_sites_are_checked_but_not_scored_again():
+    def model(x=None, n=1):
+        with pyro.plate("data", n if x is None else len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("b", dist.Normal(z, 2.0), obs=x)
+            return pyro.sample("a", dist.Normal(z, 1.0), obs=x)
+
+    found = law.check((model, model), Split(torch.zeros(60)))
+    assert found["unchecked"] == [
+        "law of 'model(n=...)' not checked: expected one observed site, found ['z', 'b', 'a'], to score its draws by "
+        "model(x)"
+    ]
+    assert found["scored_alike"] is None
+    assert not found["passed"]
+    assert found["sites"]["b"]["smallest_integral"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_score_that_is_no_number_is_at_fault():
+    class NoNumber(dist.Normal):
+        def log_prob(self, value):
+            return super().log_prob(value) * math.nan
+
+    found = integrated(NoNumber(M, 1.0), dist.Normal(M, 1.0).sample((200,)), torch.arange(50))
+    assert found.total.tolist() == [0] * 50
+    assert law._p_value(found.pit.flatten()) == 0
