@@ -19,6 +19,7 @@ from pyrovae.data.split import Data
 from pyrovae.evaluate import mean
 from pyrovae.inference import chunks, in_order, places
 from pyrovae.latents import STARTS, Bridge
+from pyrovae.particles import COPIES, using
 from pyrovae.programs import Programs, pair
 from pyrovae.psis import effective_sample_size
 from pyrovae.randomness import seeded
@@ -197,14 +198,14 @@ def simulate(programs: Programs, args: Sequence[Tensor]) -> tuple[list[Tensor], 
     """z ~ p(z), x ~ p(x|z) for each row: the arguments with x in their place, and the trace that has z, (1, N)."""
     model = pair(programs)[0]
     names = list(signature(model).parameters)[: len(args)]
-    seen = sites(draw(model, 1, *args), True)
+    with using(COPIES):  # of one particle: the rows as they are
+        seen, trace = sites(draw(model, 1, *args), True), draw(poutine.uncondition(model), 1, *args)
     for name, site in seen.items():
         if name not in names and not site["infer"].get("_deterministic"):
             raise ValueError(f"expected observed sites that are arguments {names} of the model, found {name!r}")
-    with pyro.plate("particles", 1, dim=-2):
-        trace: Any = poutine.trace(poutine.uncondition(model)).get_trace(*args)
+    drawn: Any = trace.nodes
     named = zip(names, args, strict=True)
-    return [trace.nodes[name]["value"][0] if name in seen else given for name, given in named], trace
+    return [drawn[name]["value"][0] if name in seen else given for name, given in named], trace
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pyrovae.calibration import Arguments, free, seen, uniformity
 from pyrovae.data.split import Data, Split, choosable, subset
 from pyrovae.distributions import Concatenated, PartlyObserved, PartlySeen
 from pyrovae.inference import read, refuse_conditional
+from pyrovae.particles import COPIES, Folded, samples, using
 from pyrovae.programs import Programs, answering, own, pair
 from pyrovae.quadrature import Law, law, pair_law
 from pyrovae.randomness import seeded
@@ -83,7 +84,11 @@ def _arguments(programs: Programs, rows: Split, count: int, seed: int) -> Argume
 
 def _generated(programs: Programs, args: Arguments, rows: int) -> Trace:
     some = tuple(each[:rows] for each in args)
-    return draw(free(pair(programs)[0], some), 1, *some, **({} if args else {"n": rows}))
+    with using(COPIES):  # of one particle: the rows as they are, for any program
+        p = draw(free(pair(programs)[0], some), 1, *some, **({} if args else {"n": rows}))
+    for site in samples(p).values():
+        site["fn"] = site["fn"].base_dist if isinstance(site["fn"], Folded) else site["fn"]
+    return p
 
 
 def _random(p: Trace) -> Iterator[tuple[str, Any]]:
@@ -192,7 +197,8 @@ def _p_value(u: Tensor) -> float:
 
 def _scored_alike(programs: Programs, p: Trace) -> dict[str, float]:
     """By site, how far log_prob of what model(n=...) drew is from that of model(x) at it: the largest difference."""
-    q = replayed(pair(programs)[0], p, 1, *seen(programs, p, ()))
+    with using(COPIES):
+        q = replayed(pair(programs)[0], p, 1, *seen(programs, p, ()))
     off = {}
     for name, site in _random(p):
         if name in q.nodes:

@@ -347,7 +347,9 @@ class Training:
                 batch = next(remaining, batch)  # where the last step spoilt a parameter, its batch again
             calls = self._calls(batch)
             where = next((text for call in calls if (text := first_fault(self.programs, *call))), NOTHING)
-        error = self._error(f"{what}; {where}", self.step + min(number + 1, self.batches.number or number + 1), calls[0][0])
+        error = self._error(
+            f"{what}; {where}", self.step + min(number + 1, self.batches.number or number + 1), calls[0][0]
+        )
         self.restore(good)
         return error
 
