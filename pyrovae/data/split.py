@@ -247,7 +247,7 @@ class _DatasetRows:
 
 
 def _entry(item: Any, entry: int | str = 0) -> Tensor:
-    found = item[entry] if isinstance(item, tuple | list | Mapping) else item
+    found: Any = item[entry] if isinstance(item, tuple | list | Mapping) else item  # type: ignore[index]
     try:
         read = torch.as_tensor(found)
     except (TypeError, ValueError, RuntimeError):
@@ -282,7 +282,7 @@ def as_split(data: Data, wanted: Wanted = LABELS) -> Split | DataLoader[Any]:
         read = [_entry(data, entry) for entry in _entries(data, wanted)]
         if read and len(read[0]) == 0:
             raise ValueError("expected data, found none: there are 0 rows")
-        return Split(read[0], *read[1:2], rest=tuple(read[2:]))
+        return _split(read)
     rows = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str)
     if not isinstance(data, Split) and not rows:
         found = f"{data!r}; read it by data.load({data!r})" if isinstance(data, str) else type(data).__name__
@@ -295,8 +295,11 @@ def as_split(data: Data, wanted: Wanted = LABELS) -> Split | DataLoader[Any]:
     if isinstance(data, Tensor):
         wanted.check(1)
         return Split(data)
-    columns: list[Lazy] = [_DatasetRows(data, entry) for entry in _entries(data[0], wanted)]
-    return Split(columns[0], *columns[1:2], rest=tuple(columns[2:]))
+    return _split([_DatasetRows(data, entry) for entry in _entries(data[0], wanted)])  # type: ignore[arg-type]
+
+
+def _split(columns: Sequence[Tensor | Lazy]) -> Split:
+    return Split(columns[0], columns[1] if len(columns) > 1 else None, rest=tuple(columns[2:]))
 
 
 def choosable(data: Data) -> Split:
