@@ -278,11 +278,20 @@ def check_training(model: Program, guide: Program, args: Sequence[Any], all_rows
 
 
 def _check_observed(first: First) -> None:
-    if not any(site["is_observed"] and not site["infer"].get("_deterministic") for site in _sites(first.p)):
+    seen, of_guide = _observed(first.p), _observed(first.q)
+    if swapped := [name for name in of_guide if name not in first.p.nodes]:
+        raise ValueError(f"expected (model, guide), found {swapped[0]!r} observed in the guide alone: are they swapped?")
+    if not seen:
         raise ValueError(
             f"expected a model that observes data, found none of its sites {list(samples(first.p))} observed: "
             'pyro.sample("x", ..., obs=x)'
         )
+
+
+def _observed(trace: Trace) -> list[str]:
+    """The sites whose values are data."""
+    found = samples(trace).items()
+    return [name for name, site in found if site["is_observed"] and not site["infer"].get("_deterministic")]
 
 
 def _check_shared(first: First, batch: int | None, all_rows: int | None) -> None:

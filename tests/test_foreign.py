@@ -23,8 +23,11 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 from torch.distributions import constraints
 from torch.nn import functional as F  # noqa: N812
+from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae
+from pyrovae import assumptions, columns, inference, plates, train
+from pyrovae.data.split import Wanted
 from pyrovae.objectives import ELBO, IWAE
 
 N, D, S, K = 24, 4, 0.5, 200  # rows, size of x, scale of x given z, particles
@@ -857,3 +860,130 @@ def test_programs_are_many_and_mostly_served():
     assert len(PROGRAMS) >= 25
     served = [name for name in PROGRAMS if not made(name).refused]
     assert len(served) >= 20
+
+
+def test_a_dimension_in_front_that_nobody_checks_is_caught(monkeypatch):
+    """Planted: particles are laid out in front, whatever the programs make of it."""
+    monkeypatch.setattr(assumptions, "_differing", lambda *args, **kwargs: "")
+    case = made("first_column_of_z")
+    case.warns = ""
+    with pytest.raises(AssertionError, match="errors from"):
+        check_answers(case, "evaluate")
+
+
+def test_a_size_that_is_trusted_is_caught(monkeypatch):
+    """Planted: a plate without a size has the size that Pyro gives it, -1."""
+    monkeypatch.setattr(plates, "length", lambda site, frame: frame.size)
+    monkeypatch.setattr(plates, "_check", lambda site, plate: None)
+    monkeypatch.setattr(plates, "_names", lambda sizes, rows: {"data"})
+    monkeypatch.setattr(assumptions, "check_training", lambda *args: None)
+    monkeypatch.setattr(train, "check_training", lambda *args: None)
+    case = made("plate_without_a_size")
+    loss = fitted(case, N).mean().item()
+    theirs = case.loss.loss(case.model, case.guide, *case.args) / N
+    assert theirs > 0
+    with pytest.raises(AssertionError, match="errors from"):
+        check_close(loss, theirs, 0.3)
+
+
+def test_parameters_by_row_that_nobody_looks_for_are_caught(monkeypatch):
+    """Planted: rows are shuffled beside parameters of each row. The bound of training stays far from that in order."""
+    monkeypatch.setattr(train, "check_training", lambda *args: None)
+    case = made("parameters_of_each_row")
+    few = {"epochs": 400, "batch_size": N, "learning_rate": 0.05, "compile": False}
+    shuffled = pyrovae.fit((case.model, case.guide), case.columns, **few)[-1]["loss"]
+    case = made("parameters_of_each_row")
+    svi = pyrovae.SVI(case.model, case.guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
+    in_order = [svi.step(*case.args) / N for _ in range(400)][-1]
+    assert in_order == pytest.approx(-evidence(case.columns).mean().item(), abs=0.3)
+    with pytest.raises(AssertionError, match="errors from"):
+        check_close(shuffled, in_order, 0.2)
+
+
+def test_a_column_that_is_dropped_is_caught(monkeypatch):
+    """Planted: only an argument named y gets the second column, so that the model observes nothing."""
+    monkeypatch.setattr(columns, "of_labels", lambda programs: True)
+    monkeypatch.setattr(columns, "wanted", lambda programs: Wanted())
+    monkeypatch.setattr(inference, "wanted", lambda programs: Wanted())
+    case = made("a_target_that_is_not_y")
+    with pytest.raises((AssertionError, ValueError), match=r"errors from|cannot be run on"):
+        check_answers(case, "evaluate")
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        ("rows_that_share_their_mean", "_check_coupling"),
+        ("dropout_that_is_never_off", "_check_noise"),
+        ("parameters_of_each_row", "_check_place"),
+        ("nothing_observed", "_check_observed"),
+        ("weights_that_all_rows_share", "_check_shared"),
+    ],
+)
+def test_each_check_is_what_refuses(monkeypatch, name, check):
+    """Planted: without it, the answer that it refuses is given, or refused for another reason."""
+    question = {"_check_shared": "minibatches", "_check_place": "fit"}.get(check, "evaluate")
+    asked(made(name), question)
+    monkeypatch.setattr(assumptions, check, lambda *args: None)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        asked(made(name), question)
+
+
+def test_noise_that_a_parameter_begins_with_is_drawn_once():
+    """The first step is Pyro's, with the noise that is left after `pyro.param` has drawn its first value."""
+    losses = []
+    for kind in (SVI, pyrovae.SVI):
+        pyro.clear_param_store()
+
+        def model(x):
+            w = pyro.param("w", lambda: torch.randn(D))
+            with pyro.plate("data", len(x)):
+                pyro.sample(
+                    "x", dist.Normal(w + pyro.sample("z", dist.Normal(0.0, 1.0))[:, None], S).to_event(1), obs=x
+                )
+
+        torch.manual_seed(3)
+        x = rows()
+        svi = kind(model, guide_z, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+        losses.append([svi.step(x) for _ in range(5)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_swapped_programs_are_refused():
+    case = made("sized_plate")
+    with pytest.raises(ValueError, match="swapped"):
+        pyrovae.fit((case.guide, case.model), case.columns, epochs=1)
+    with pytest.raises(ValueError, match="swapped"):
+        pyrovae.evaluate((case.guide, case.model), case.columns)
+
+
+@pytest.mark.parametrize(
+    ("columns_", "message"),
+    [
+        ((torch.zeros(N, D), torch.zeros(N), torch.zeros(N)), r"columns that the model.x, target. takes, found 3"),
+        ({"x": torch.zeros(N, D), "age": torch.zeros(N)}, "expected columns x, target, .* found 'age', too"),
+        ({"target": torch.zeros(N)}, "expected a column 'x' before 'target'"),
+        ((torch.zeros(N, D), torch.zeros(N - 1)), f"y: expected a label for each of {N} rows, found {N - 1}"),
+        ((torch.zeros(N, D), torch.full((N,), math.nan)), "column 2: expected finite values, found nan"),
+    ],
+)
+@pytest.mark.parametrize("ask", [pyrovae.fit, pyrovae.evaluate])
+def test_columns_that_the_programs_do_not_take_are_refused(columns_, message, ask):
+    case = made("a_target_that_is_not_y")
+    with pytest.raises(ValueError, match=message):
+        ask((case.model, case.guide), columns_)
+
+
+def test_a_column_that_is_needed_is_asked_for():
+    case = made("three_columns")
+    with pytest.raises(
+        ValueError, match=r"a column of data for each argument of the model.x, offset, weight., found 1"
+    ):
+        pyrovae.evaluate((case.model, case.guide), case.columns[0])
+
+
+@pytest.mark.parametrize("make", [TensorDataset, lambda *c: DataLoader(TensorDataset(*c), 7)])
+def test_columns_of_datasets_and_loaders_are_those_of_a_tuple(make):
+    case = made("three_columns")
+    expected = pyrovae.evaluate((case.model, case.guide), case.columns, 20)
+    assert pyrovae.evaluate((case.model, case.guide), make(*case.columns), 20) == expected
