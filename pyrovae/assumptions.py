@@ -280,7 +280,9 @@ def check_training(model: Program, guide: Program, args: Sequence[Any], all_rows
 def _check_observed(first: First) -> None:
     seen, of_guide = _observed(first.p), _observed(first.q)
     if swapped := [name for name in of_guide if name not in first.p.nodes]:
-        raise ValueError(f"expected (model, guide), found {swapped[0]!r} observed in the guide alone: are they swapped?")
+        raise ValueError(
+            f"expected (model, guide), found {swapped[0]!r} observed in the guide alone: are they swapped?"
+        )
     if not seen:
         raise ValueError(
             f"expected a model that observes data, found none of its sites {list(samples(first.p))} observed: "

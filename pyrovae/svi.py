@@ -126,6 +126,15 @@ class SVI:
         self._take(gradients, taken)
         return torch.stack(losses).sum(), taken.clone()
 
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
+        """The loss of these programs, whose gradients are added to the `.grad` of their parameters; no step is taken."""
+        if hasattr(self.loss, "loss_and_grads"):
+            return self.loss.loss_and_grads(model, guide, *args, **kwargs)
+        value = self.loss(model, guide, *args, **kwargs)
+        if getattr(value, "requires_grad", False):
+            value.backward()
+        return value
+
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """The loss; nothing changes."""
         with torch.no_grad(), own_parameters():

@@ -368,3 +368,16 @@ def test_on_a_gpu_the_step_is_a_cuda_graph(vae, x):
     assert svi.path == "compiled"
     assert losses[-1] < losses[0]
     assert len(set(losses)) == 50
+
+
+def test_loss_and_grads_are_those_of_the_loss(reals):
+    """As Pyro's SVI has them: gradients are added to .grad, and no parameter moves."""
+    found = []
+    for loss in (Trace_ELBO(), lambda *args: Trace_ELBO().differentiable_loss(*args)):
+        svi = pyrovae.SVI(*reals, partial(torch.optim.SGD, lr=0.1), loss)
+        value = svi.loss_and_grads(*reals, torch.ones(3))
+        (parameter,) = (p for _, p in pyro.get_param_store().named_parameters())
+        found.append((torch.as_tensor(value).item(), parameter.grad.item()))
+        parameter.grad = None
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+    assert found[0][1] != 0
