@@ -35,16 +35,19 @@ def layout(model: Program, guide: Program, *args: Any, enumerated: bool = False,
     """A layout of particles that both programs take: `particles.FRONT` where that is right, else `particles.COPIES`.
 
     To find out, two particles are drawn, and each is replayed alone: every site must have the same score for each row.
-    That is done once for each pair of programs and kind of arguments. Where scores differ, or the programs raise an
-    error, particles are copies of the rows, which is slower; that, too, is compared before it is used.
+    That is done once for each pair of programs and kind of arguments, at parameters a little beside their own: zeros
+    that are still to be trained would hide a difference. Where scores differ, or the programs raise an error, particles
+    are copies of the rows, which is slower; that, too, is compared before it is used.
 
     Raises:
         ValueError: the programs give other scores in either layout; names the site.
     """
-    if (current := particles.current()) is not None or recording():
-        return current or FRONT
+    if (current := particles.current()) is not None:
+        return current
     known = _known(model, getattr(guide, "checked_as", guide))
     kind = (enumerated, *map(_kind, chain(args, kwargs.values())))
+    if kind not in known and recording():  # no value can be compared; the function was run before, and found none
+        return FRONT
     if kind not in known:
         known[kind] = _layout(model, guide, args, kwargs, enumerated)
     return known[kind]
@@ -83,17 +86,18 @@ def _layout(model: Program, guide: Program, args: Any, kwargs: Any, enumerated: 
         if any(site.get("unfit", "shared") for site in chain(*map(_sites, (first.q, first.p)))):
             return FRONT  # no score for each row: refused where it is met
         nested = any(site["fold"].others for site in chain(*map(_sites, (first.q, first.p))))
-        fault = "plates inside that of the rows" if nested else alike(FRONT)
-        if not fault:
-            return FRONT
-        if not nested:
-            warnings.warn(
-                f"particles are run as copies of the rows, which is slower: with a dimension of particles in front, "
-                f"{fault}. Index dimensions from the right, as z[..., 0] and cat(..., -1), to avoid it",
-                stacklevel=6,
-            )
-        if fault := alike(COPIES):
-            raise ValueError(f"expected programs that score each row by itself, but with several particles {fault}")
+        with _spread(first):
+            in_front = "plates inside that of the rows" if nested else alike(FRONT)
+            if not in_front:
+                return FRONT
+            if fault := alike(COPIES):
+                raise ValueError(f"expected programs that score each row by itself, but with several particles {fault}")
+    if not nested:
+        warnings.warn(
+            f"particles are run as copies of the rows, which is slower: with a dimension of particles in front, "
+            f"{in_front}. Index dimensions from the right, as z[..., 0] and cat(..., -1), to avoid it",
+            stacklevel=5,
+        )
     return COPIES
 
 
@@ -372,8 +376,10 @@ def _at(args: Any, kwargs: Any, order: Tensor) -> tuple[list[Any], dict[str, Any
 @contextmanager
 def _spread(first: First) -> Iterator[None]:
     """Inside, each entry of the parameters is changed a little, by itself, and keeps its sign."""
-    moved = {id(value): value for value in first.parameters if value.is_floating_point()}.values()
-    before = [value.detach().clone() for value in moved]
+    # Their data, as autograd counts what is written: a step whose graph is not done yet may hold them.
+    moved = [value.data for value in {id(value): value for value in first.parameters}.values()]
+    moved = [value for value in moved if value.is_floating_point()]
+    before = [value.clone() for value in moved]
     try:
         for value in moved:
             noise = SPREAD * torch.randn_like(value)

@@ -127,7 +127,7 @@ class SVI:
         return torch.stack(losses).sum(), taken.clone()
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
-        """The loss of these programs, whose gradients are added to the `.grad` of their parameters; no step is taken."""
+        """The loss of these programs; its gradients are added to the `.grad` of their parameters, and no step is taken."""
         if hasattr(self.loss, "loss_and_grads"):
             return self.loss.loss_and_grads(model, guide, *args, **kwargs)
         value = self.loss(model, guide, *args, **kwargs)

@@ -20,6 +20,7 @@ from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal
 from pyro.nn import PyroModule, PyroParam
+from tabulate import tabulate
 from torch import nn
 from torch.distributions import constraints
 from torch.nn import functional as F  # noqa: N812
@@ -987,3 +988,68 @@ def test_columns_of_datasets_and_loaders_are_those_of_a_tuple(make):
     case = made("three_columns")
     expected = pyrovae.evaluate((case.model, case.guide), case.columns, 20)
     assert pyrovae.evaluate((case.model, case.guide), make(*case.columns), 20) == expected
+
+
+def test_zeros_that_are_still_to_be_trained_hide_no_wrong_index():
+    """At w = 0 the row that is taken does not show; the layout of particles is kept for after training."""
+
+    def model(x):
+        w = pyro.param("w", torch.zeros(()))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal((w * z)[:, 0, None] * torch.ones(D), S).to_event(1), obs=x)
+
+    case = made("first_column_of_z")
+    case.model, case.exact = model, None
+    pyro.param("w", torch.zeros(()))
+    with pytest.warns(UserWarning, match="copies of the rows"):
+        pyrovae.evaluate((case.model, case.guide), case.columns, 2)
+    assert pyro.param("w").item() == 0
+    with torch.no_grad():
+        pyro.param("w").fill_(1.0)
+    case.warns = ""
+    check_answers(case, "evaluate")
+
+
+def test_particles_that_are_copies_train_as_one_graph():
+    losses = []
+    for compile in (False, "auto"):
+        case = made("a_view_of_minus_1")
+        with pytest.warns(UserWarning, match="copies of the rows"):
+            few = {"epochs": 20, "objective": IWAE(5), "learning_rate": 0.02, "compile": compile}
+            training = pyrovae.Training((case.model, case.guide), case.columns, **few)
+        losses.append([record["loss"] for record in training])
+    assert training.svi.path == "graph"
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[1][-1] < losses[1][0] - 0.5
+
+
+def table():
+    """What each program is answered, or refused: a row of Markdown for each."""
+    lines = []
+    for name in PROGRAMS:
+        case = made(name)
+        cells = [_cell(name, question) for question in ("fit", "minibatches", *ALL)]
+        how = (
+            "copies of the rows"
+            if case.warns
+            else "copies of the rows, since plates are nested"
+            if case.dim < -1
+            else ""
+        )
+        lines.append([name.replace("_", " "), *cells, how])
+    return tabulate(lines, ["program", "fit", "minibatches", *ALL, "particles"], "pipe")
+
+
+def _cell(name, question):
+    why = made(name).refused.get(question)
+    if question in ALL:
+        test_questions_are_answered_as_by_hand_or_refused_by_name(name, question)
+    else:
+        test_a_fit_has_the_loss_of_pyro(name, question)
+    return "as Pyro" if why is None else "refused"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(table())
