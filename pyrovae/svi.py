@@ -24,6 +24,10 @@ from pyrovae.tracing import Graph, UntraceableError, on_copies, signature, skips
 PAYS = 8000
 # Kinds of arguments that get a graph of their own.
 KINDS = 16
+MANY = f"found more than {KINDS} kinds of arguments: new ones run eagerly. What changes should be a tensor"
+# Steps by `step` with arguments of a kind before it is recorded: that takes as long as many steps, and some are never
+# asked for again. A planned training records at once (`prepare`).
+EAGER = 10
 
 
 class SVI:
@@ -78,6 +82,7 @@ class SVI:
             self.parameters = {str(number): value for number, value in enumerate(held) if value.requires_grad}
         self._owners = modules((model, guide))
         self._graphs: dict[Any, list[Graph | None]] = {}
+        self._eager: dict[Any, int] = {}
         self._warned: set[str] = set()
 
     @property
@@ -100,14 +105,10 @@ class SVI:
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """One gradient step; the loss before it as a number, or a tuple of numbers where the loss is one.
 
-        The first step with arguments of a kind runs eagerly, so that parameters that begin at random draw their values
-        as they do under Pyro's SVI; the second one is recorded.
+        The first steps with arguments of a kind run eagerly, so that parameters that begin at random draw their values
+        as they do under Pyro's SVI; then it is recorded.
         """
-        kind = self._kind((args, kwargs))
-        first = self.compile is not False and kind not in self._graphs and len(self._graphs) < KINDS
-        if first:
-            self._graphs[kind] = []
-        graph = None if first else self._graph((args, kwargs))
+        graph = self._graph((args, kwargs)) if self._often((args, kwargs)) else None
         before = generators() if graph is not None else []
         losses, gradients, taken = self._evaluate(graph, args, kwargs)
         if graph is not None and not taken:
@@ -127,7 +128,7 @@ class SVI:
         return torch.stack(losses).sum(), taken.clone()
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
-        """The loss of these programs; its gradients are added to the `.grad` of their parameters, and no step is taken."""
+        """The loss of these programs, with its gradients added to the `.grad` of their parameters; no step is taken."""
         if hasattr(self.loss, "loss_and_grads"):
             return self.loss.loss_and_grads(model, guide, *args, **kwargs)
         value = self.loss(model, guide, *args, **kwargs)
@@ -159,9 +160,7 @@ class SVI:
             return None
         kind = self._kind(arguments)
         if kind not in self._graphs and len(self._graphs) >= KINDS:
-            self._warn(
-                f"found more than {KINDS} kinds of arguments: new ones run eagerly. What changes should be a tensor"
-            )
+            self._warn(MANY)
             return None
         known = self._graphs.setdefault(kind, [])
         fitting = [graph for graph in known if graph is None or graph.fits()]
@@ -175,6 +174,17 @@ class SVI:
         if graph is not None and self.compile == "auto" and self.steps is None and graph.calls == PAYS:
             graph.compile()
         return graph
+
+    def _often(self, arguments: Any) -> bool:
+        """Whether a step with such arguments is worth a graph, or has one."""
+        kind = self._kind(arguments)
+        if self.compile is False or kind in self._graphs:
+            return True
+        if kind not in self._eager and len(self._eager) >= KINDS:
+            self._warn(MANY)
+            return False
+        self._eager[kind] = self._eager.get(kind, 0) + 1
+        return self._eager[kind] > EAGER
 
     def _kind(self, arguments: Any) -> Any:
         """What has a graph of its own: arguments of one shape, and modes of the modules."""
@@ -267,7 +277,7 @@ class SVI:
         """Give the optimiser the parameters that it has not seen yet, each by the first of its names."""
         if isinstance(self.optim, torch.optim.Optimizer):
             return
-        first = {id(value): name for name, value in reversed((self.parameters | found).items())}
+        first = {id(value): name for name, value in reversed([*self.parameters.items(), *found.items()])}
         unseen = {name: value for name, value in found.items() if name not in self.parameters and value.requires_grad}
         new = {name: value for name, value in unseen.items() if first[id(value)] == name}
         self.parameters |= new

@@ -167,6 +167,7 @@ def test_a_graph_of_it_is_the_same(name):
         x = torch.randn(12, 6, dtype=torch.float64)
         ours = pyrovae.SVI(vae.model, vae.guide, partial(torch.optim.SGD, lr=0.01), OBJECTIVES[name](), compile="auto")
         if way:
+            ours.prepare(x)
             losses = [ours.step(x) for _ in range(4)]
             assert ours.path == "graph"
         else:

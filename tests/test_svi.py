@@ -16,6 +16,7 @@ from torch._inductor import config as inductor
 
 import pyrovae
 from pyrovae.objectives import ELBO, WarmUp
+from pyrovae.svi import EAGER, KINDS
 
 Adam = partial(torch.optim.Adam, lr=1e-3)
 
@@ -178,9 +179,8 @@ def test_a_python_branch_falls_back_to_eager_and_says_where():
             pyro.sample("z", dist.Normal(pyro.param("q", torch.tensor(0.1)), 1.0))
 
     svi = pyrovae.SVI(model, guide, Adam, Trace_ELBO())
-    svi.step(torch.ones(4))
     with pytest.warns(UserWarning, match=r"run eagerly: Python asks for the value .*test_svi.py, in model") as warned:
-        svi.step(torch.ones(4))
+        svi.prepare(torch.ones(4))
     assert len(warned) == 1
     before = pyro.param("q").item()
     svi.step(torch.ones(4))  # and does not warn again
@@ -197,9 +197,8 @@ def test_random_numbers_that_torch_does_not_draw_are_noticed():
             pyro.sample("x", dist.Normal(pyro.param("loc", torch.tensor(0.5)) + draw.random(), 1.0), obs=x)
 
     svi = pyrovae.SVI(model, lambda x: None, Adam, Trace_ELBO())
-    svi.step(torch.ones(4))
     with pytest.warns(UserWarning, match="other numbers at every run"):
-        svi.step(torch.ones(4))
+        svi.prepare(torch.ones(4))
     assert svi.step(torch.ones(4)) != svi.step(torch.ones(4))
 
 
@@ -238,6 +237,7 @@ def test_seeds_reproduce_and_noise_is_fresh(vae, x):
 def test_schedules_need_no_new_graph(vae, x):
     """beta rises, then the learning rate, through one graph; the loss is linear in beta."""
     svi = pyrovae.SVI(vae.model, vae.guide, partial(torch.optim.SGD, lr=0.0), ELBO(WarmUp(4), TraceMeanField_ELBO()))
+    svi.prepare(x)
     losses = []
     for _ in range(6):
         torch.manual_seed(2)
@@ -381,3 +381,16 @@ def test_loss_and_grads_are_those_of_the_loss(reals):
         parameter.grad = None
     assert found[0] == pytest.approx(found[1], rel=1e-6)
     assert found[0][1] != 0
+
+
+def test_a_kind_of_arguments_is_recorded_once_it_is_met_often(reals):
+    """Recording costs as much as many steps; kinds are counted, and their number is bounded."""
+    svi = pyrovae.SVI(*reals, partial(torch.optim.SGD, lr=0.0), Trace_ELBO())
+    losses = [svi.step(torch.ones(3)) for _ in range(EAGER)]
+    assert svi.path == "eager"
+    assert svi.step(torch.ones(3)) == pytest.approx(losses[0], rel=1e-6)
+    assert svi.path == "graph"
+    with pytest.warns(UserWarning, match="more than 16 kinds of arguments"):
+        found = [svi.step(torch.ones(rows)) / rows for rows in range(4, 60)]
+    assert found == pytest.approx([losses[0] / 3] * 56, rel=1e-6)
+    assert len(svi._eager) + len(svi._graphs) <= 2 * KINDS
