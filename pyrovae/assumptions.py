@@ -113,7 +113,7 @@ class First:
 
     def again(self, args: Any, kwargs: Any, change: Callable[[Tensor], Tensor]) -> tuple[Trace, Trace]:
         """The programs on other rows, and on latents that `change` has made of those of the rows."""
-        q = _run("guide", self.guide, args, kwargs, _changed(self.q, change))
+        q = _replayed(self.guide, args, kwargs, _changed(self.q, change))
         return q, _run("model", self.model, args, kwargs, _changed(self.p, change))
 
 
@@ -146,6 +146,14 @@ def _run(what: str, program: Program, args: Any, kwargs: Any, at: Trace | None =
         raise _unrunnable(what, args, error) from error
 
 
+def _replayed(guide: Program, args: Any, kwargs: Any, at: Trace) -> Trace:
+    """The guide on given latents; no site where it scores its own draws alone, as flows without an inverse do."""
+    try:
+        return _run("guide", guide, args, kwargs, at)
+    except ValueError:
+        return Trace()
+
+
 def _unrunnable(what: str, args: Any, error: Exception) -> ValueError:
     return ValueError(
         f"the {what} cannot be run on {rows(args)} rows, of which it must take any number: {checks.reason(error)} (a "
@@ -175,7 +183,8 @@ def _latents(trace: Trace) -> set[str]:
 
 def is_auxiliary(site: Any) -> bool:
     """Whether a site of the guide only helps to draw another one, as those of Pyro's automatic guides do."""
-    return bool(site["infer"].get("is_auxiliary")) and not site["is_observed"]  # Pyro's factors call themselves so
+    observed = site["is_observed"] or "was_observed" in site["infer"]  # as Pyro's factors, which call themselves so
+    return bool(site["infer"].get("is_auxiliary")) and not observed
 
 
 def _differing(first: First, args: Any, kwargs: Any, layout: str, enumerated: bool) -> str:
@@ -190,11 +199,12 @@ def _differing(first: First, args: Any, kwargs: Any, layout: str, enumerated: bo
     for k in range(2):
         one = partial(_particle, k=k)
         with _enumeration(enumerated):
-            q_alone = _run("guide", first.guide, args, kwargs, _picked(q, one))
-        p_alone = _run("model", first.model, args, kwargs, q_alone)
+            q_alone = _replayed(first.guide, args, kwargs, drawn := _picked(q, one))
+        p_alone = _run("model", first.model, args, kwargs, q_alone if q_alone.nodes else drawn)
         for both, alone_ in ((q, q_alone), (p, p_alone)):
             for name, site in samples(both).items():
-                if "fold" in samples(alone_)[name] and not _equal(_score(site, k), _score(samples(alone_)[name], 0)):
+                other = alone_.nodes.get(name, {})
+                if "fold" in other and not _equal(_score(site, k), _score(other, 0)):
                     return f"site {name!r} has other scores than with each particle alone"
     return ""
 
@@ -302,7 +312,7 @@ def _observed(trace: Trace) -> list[str]:
 
 def _check_shared(first: First, batch: int | None, all_rows: int | None) -> None:
     stand_for = {int(frame.full_size) for site in _sites(first.p) for frame in plates.frames(site) if frame.full_size}
-    if all_rows in (batch, *stand_for):
+    if all_rows in (batch, *stand_for) or (all_rows is None and max(stand_for, default=0) > (batch or 0)):
         return
     for site in chain(_sites(first.q), _sites(first.p)):
         plain = not isinstance(site["scale"], Tensor) and site["scale"] == 1

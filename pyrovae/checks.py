@@ -70,7 +70,7 @@ def member(kind: str, name: str, known: Iterable[str]) -> str:
 
 def reason(error: Exception, last: bool = False) -> str:
     """The first (or the last) line of what an error says, where a message has room for one."""
-    if str(error).startswith("Error while computing") and error.__cause__:
+    while str(error).startswith("Error while computing") and error.__cause__:
         error = error.__cause__  # type: ignore[assignment] # Pyro's, around the distribution's own
     lines = [line.strip().rstrip(":") for line in str(error).splitlines() if line.strip()]
     return (lines or [type(error).__name__])[-1 if last else 0]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from pyrovae import checks
-from pyrovae.assumptions import layout
+from pyrovae.assumptions import laid_out, layout
 from pyrovae.particles import using
 from pyrovae.programs import Program, Programs, pair
 from pyrovae.traces import at, check_latents, check_pair, draw, is_point, log_prob, replayed, sites, summed_out
@@ -71,14 +71,15 @@ class Bridge:
     def __init__(self, programs: Programs, args: Sequence[Tensor], start: str = "prior") -> None:
         model, guide = pair(programs)
         self.args = args
-        self.layout = layout(model, guide, *args, enumerated=True)
-        with using(self.layout):
-            self._begin(model, guide, start)
-
-    def _begin(self, model: Program, guide: Program, start: str) -> None:
-        q, two = draw(guide, 2, *self.args), draw(model, 2, *self.args)
+        with laid_out(model, guide, *args):
+            q, two = draw(guide, 2, *args), draw(model, 2, *args)
         summed = [name for name, site in sites(q, False).items() if site["infer"].get("enumerate") == "parallel"]
         _check(q, two, summed)
+        self.layout = layout(model, guide, *args, enumerated=True)
+        with using(self.layout):
+            self._begin(model, guide, start, q, summed)
+
+    def _begin(self, model: Program, guide: Program, start: str, q: Trace, summed: Sequence[str]) -> None:
         self.model, guide = (poutine.infer_config(each, partial(_enumerate, summed)) for each in (model, guide))
         self.first = {"prior": self.model, "guide": guide}[checks.member("start", start, STARTS)]
         self.drawn = _without(draw(model, 1, *self.args), summed)

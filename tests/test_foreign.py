@@ -24,7 +24,7 @@ from tabulate import tabulate
 from torch import nn
 from torch.distributions import constraints
 from torch.nn import functional as F  # noqa: N812
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import pyrovae
 from pyrovae import assumptions, columns, inference, plates, train
@@ -1022,6 +1022,34 @@ def test_particles_that_are_copies_train_as_one_graph():
     assert training.svi.path == "graph"
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert losses[1][-1] < losses[1][0] - 0.5
+
+
+class Endless(IterableDataset):
+    """Rows of which nobody knows the number."""
+
+    def __iter__(self):
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            return iter(rows())
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [("weights_that_all_rows_share", SHARED), ("weights_that_all_rows_share_in_a_subsampled_plate", "")],
+)
+def test_a_stream_without_a_length_trains_what_its_plate_counts(name, refused):
+    case = made(name)
+    few = {"epochs": 40, "learning_rate": 1e-12, "compile": False}
+    stream = DataLoader(Endless(), batch_size=8)
+    if refused:
+        with pytest.raises(ValueError, match=refused):
+            pyrovae.fit((case.model, case.guide), stream, **few)
+        return
+    losses = torch.tensor([record["loss"] for record in pyrovae.fit((case.model, case.guide), stream, **few)]).double()
+    args = next(iter(DataLoader(Endless(), batch_size=N)))
+    theirs = torch.tensor([case.loss.loss(case.model, case.guide, args) / N for _ in range(100)]).double()
+    errors = [each.std().item() / len(each) ** 0.5 for each in (losses, theirs)]
+    check_close(losses.mean().item(), theirs.mean().item(), *errors)
 
 
 def table():
