@@ -14,6 +14,7 @@ from pyrovae import checks, comparison, experiments, files, grid, names, recipe,
 from pyrovae.examination import LEAST, PARTS
 from pyrovae.faults import TrainingError
 from pyrovae.recipe import Recipe
+from pyrovae.trust import flags, trusted, trusting
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 ROWS = 200  # of the data that are examined
@@ -28,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 1 (failed), 2 (bad input: one line on stderr) or 130 (interrupted)."""
     try:
         asked = vars(_parser().parse_args(arguments))
-        asked.pop("command")(**asked)
+        with _trusting(asked):
+            asked.pop("command")(**asked)
     except BadInputError as error:
         print(f"pyrovae: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -61,7 +63,8 @@ def _train(
         try:
             runs.train(target, asked, training)
         except KeyboardInterrupt:
-            print(f"\ngo on with: pyrovae train {target} --resume", file=sys.stderr)
+            words = ["pyrovae", "train", str(target), "--resume", *flags(asked.modules())]
+            print(f"\ngo on with: {' '.join(words)}", file=sys.stderr)
             raise
         results = runs.evaluate(target, parts=parts, rows=rows or ROWS)
         _tell(results, parts)
@@ -129,7 +132,7 @@ def _compare(path: Path | None, jobs: int, root: Path | None = None, **options: 
             print(f"\n{found}")
             found.write()
     except KeyboardInterrupt:
-        print(f"\ngo on with: pyrovae compare {target}", file=sys.stderr)
+        print(f"\ngo on with: {' '.join(['pyrovae', 'compare', str(target), *flags(trusted())])}", file=sys.stderr)
         raise
     print(f"\n{target} holds it. Look at {target / 'report.html'}")
     if found.failed:
@@ -224,6 +227,15 @@ def _claimed(path: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _trusting(asked: dict[str, Any]) -> Iterator[None]:
+    """Modules named by --trust, and those of the parts that are typed, are trusted for this command."""
+    with ExitStack() as held:
+        with _bad_input():
+            held.enter_context(trusting([*asked.pop("trust", []), *grid.modules(asked)]))
+        yield
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse, with errors of one line and a guess at what was meant."""
 
@@ -257,6 +269,7 @@ def _parser() -> argparse.ArgumentParser:
     each.add_argument("--resume", action="store_true", help="go on with an interrupted run, to the same bits")
     _add_examination(each)
     _add_options(each)
+    _add_trust(each)
     each.set_defaults(command=_train)
 
     each = commands.add_parser("compare", help="a grid of runs, in parallel, and a table for each measure", **known)
@@ -272,6 +285,7 @@ def _parser() -> argparse.ArgumentParser:
         flag, text = "--" + plural.replace("_", "-"), f"values of --{option.replace('_', '-')}, separated by commas"
         each.add_argument(flag, default=argparse.SUPPRESS, metavar="A,B", help=text)
     _add_options(each)
+    _add_trust(each)
     each.set_defaults(command=_compare)
 
     each = commands.add_parser("evaluate", help="numbers of a run, with errors: evaluation.json", **known)
@@ -280,6 +294,7 @@ def _parser() -> argparse.ArgumentParser:
     each.add_argument("--split", default="", help="test, valid or train; empty: the first that the data have")
     each.add_argument("--seed", type=int, default=0, help="of the noise")
     _add_examination(each)
+    _add_trust(each)
     each.set_defaults(command=_evaluate)
 
     each = commands.add_parser("experiment", help="one of the questions in runs/, answered", **known)
@@ -295,6 +310,7 @@ def _parser() -> argparse.ArgumentParser:
 
     each = commands.add_parser("plot", help="figures of a run: figures/*.png", **known)
     each.add_argument("path", type=Path, metavar="RUN", help="the run's directory")
+    _add_trust(each)
     each.set_defaults(command=_plot)
     return parser
 
@@ -304,6 +320,11 @@ def _add_examination(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--examine", default="", metavar="A,B", help=text)
     text = f"of the data that are examined (default: {ROWS})"
     parser.add_argument("--rows", type=int, default=argparse.SUPPRESS, help=text)
+
+
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    text = "a module whose code a run or a compare.toml may name (module:Class); may be repeated (default: none)"
+    parser.add_argument("--trust", action="append", default=argparse.SUPPRESS, metavar="MODULE", help=text)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -4,12 +4,13 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +25,12 @@ def check_folder(path: Path) -> None:
     """Raise a ValueError where something else than a folder is in its place."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path}: expected a directory, found a file")
+
+
+def check_no_link(path: Path) -> None:
+    """Raise a ValueError where a link is in the place of a folder that is written to: it may lead anywhere."""
+    if path.is_symlink():
+        raise ValueError(f"{path}: expected a directory, found a link to {os.readlink(path)!r}; remove or replace it")
 
 
 def make_folder(path: Path) -> None:
@@ -70,11 +77,22 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def _beside(path: Path, kind: str = "") -> Path:
+    """A name beside `path` for what will take its place: no one can have put a link there, since it is drawn."""
+    return path.with_name(f".{os.getpid()}-{secrets.token_hex(8)}-{kind}{path.name}")
+
+
+def _create(path: Path) -> None:
+    """An empty file that was not there before."""
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0), 0o666))
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its place when all went well."""
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    """A temporary file beside `path`, which takes its place when all went well; a link there is itself replaced."""
+    temporary = _beside(path)
     try:
+        _create(temporary)
         yield temporary
         os.replace(temporary, path)
     finally:
@@ -84,7 +102,7 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """The same of a folder, with all that is in it."""
-    temporary, old = (path.with_name(f".{os.getpid()}-{kind}-{path.name}") for kind in ("new", "old"))
+    temporary, old = (_beside(path, f"{kind}-") for kind in ("new", "old"))
     temporary.mkdir()
     try:
         yield temporary
@@ -191,9 +209,30 @@ def sha256(path: Path) -> str:
 
 
 def append_line(path: Path, value: Any) -> None:
-    """One more line of JSON, with null as in `write_json`."""
-    with open(path, "a") as file:
+    """One more line of JSON, with null as in `write_json`; never through a link."""
+    if path.is_symlink():
+        raise ValueError(f"{path}: expected a file, found a link to {os.readlink(path)!r}; remove or replace it")
+    with open(path, "a", opener=_no_link) as file:
         file.write(json.dumps(_finite(value), allow_nan=False) + "\n")
+
+
+def _no_link(path: str, flags: int) -> int:
+    """What `open` opens a file by, where a link is an error."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+@contextmanager
+def overwriting(path: Path, mode: str = "w") -> Iterator[IO[str]]:
+    """A file for text ("w"), or the end of one ("a"); where it is a link, that gives way to a file."""
+    if path.is_symlink():
+        path.unlink()
+    with open(path, mode, opener=_no_link) as file:
+        yield file
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with all that is in it, or a link, but not what that leads to."""
+    path.unlink() if path.is_symlink() else shutil.rmtree(path)
 
 
 def read_lines(path: Path) -> list[Any]:

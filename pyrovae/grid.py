@@ -12,20 +12,21 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 from tqdm import tqdm
 
-from pyrovae import checks, names, recipe
+from pyrovae import checks, files, names, recipe
 from pyrovae.columns import by_kind, wanted
 from pyrovae.data.split import blocks
 from pyrovae.examination import LEAST
 from pyrovae.programs import arguments, pair
 from pyrovae.recipe import Recipe
 from pyrovae.runs import OUTPUTS, drawn, evaluation, part_of, same_data
+from pyrovae.trust import flags, modules_of, trusted
 
 FILE = "compare.toml"
 MOST_SEEDS = 1000
@@ -144,6 +145,12 @@ def _values(axis: str, given: Any) -> list[str]:
     return [str(_read(option, str(each))).removesuffix(".0") for each in given]
 
 
+def modules(options: Mapping[str, Any]) -> list[str]:
+    """The modules outside of pyrovae that these options name parts of: who gives them trusts those."""
+    axes = [_values(axis, options[axis]) for axis, option in AXES.items() if option in recipe.PARTS and axis in options]
+    return modules_of([*chain.from_iterable(axes), *(options.get(part) for part in recipe.PARTS)])
+
+
 def read(path: Path) -> Grid:
     """A compare.toml; ValueError names the file, and what is wrong in it."""
     with recipe.in_toml(path) as values:
@@ -200,6 +207,8 @@ def check(cells: Sequence[Cell]) -> str:
 def check_runs(root: Path, cells: Sequence[Cell]) -> None:
     """Raise a ValueError if a run that is there already is of another recipe, or of data that are others by now."""
     advice = "--root starts another comparison"
+    for cell in cells:
+        files.check_no_link(root / cell.name)
     there = [cell for cell in cells if (root / cell.name / "run.toml").exists()]
     for cell in there:
         recorded = recipe.read(root / cell.name / "run.toml")
@@ -213,31 +222,35 @@ def check_runs(root: Path, cells: Sequence[Cell]) -> None:
 def carry_out(root: Path, cells: Sequence[Cell], split: str, jobs: int, gaps: int = 0) -> dict[str, str]:
     """Carry out the runs, checked before, that are not finished yet, `jobs` at a time; those that failed, and why.
 
-    Each is `pyrovae train` in a process of its own, whose output is in NAME.log. An interrupted one goes on where it
+    Each is `pyrovae train` in a process of its own, whose output is in NAME.log, and which trusts the modules that this
+    one does. An interrupted one goes on where it
     stopped, with `pyrovae plot` where figures alone are left; one that fails stops no other.
     """
     root.mkdir(parents=True, exist_ok=True)
     scored = {cell: finished(root, cell, split, gaps) is not None for cell in cells}
     left = [cell for cell in cells if not (scored[cell] and drawn(root / cell.name))]
+    trust = flags(trusted())  # here: a thread of the pool has a context of its own
     with ThreadPoolExecutor(jobs) as pool:
-        done = pool.map(lambda cell: _plot(root, cell) if scored[cell] else _train(root, cell, gaps), left)
+        done = pool.map(
+            lambda cell: _plot(root, cell, trust) if scored[cell] else _train(root, cell, gaps, trust), left
+        )
         ended = list(tqdm(done, total=len(left), unit="run", disable=None))
     return {cell.name: why for cell, why in zip(left, ended, strict=True) if why}
 
 
-def _train(root: Path, cell: Cell, gaps: int) -> str:
+def _train(root: Path, cell: Cell, gaps: int, trust: Sequence[str]) -> str:
     """One run, to its figures; why it failed, if it did."""
     path = root / cell.name
     path.mkdir(exist_ok=True)
     if not (path / "run.toml").exists():
         recipe.write(cell.recipe, path / "run.toml")
     examined = ["--examine", "diagnosis", "--rows", str(gaps)] if gaps else []
-    return _run(root, cell, ["train", str(path), *(["--resume"] if _begun(path) else []), *examined])
+    return _run(root, cell, ["train", str(path), *(["--resume"] if _begun(path) else []), *examined, *trust])
 
 
-def _plot(root: Path, cell: Cell) -> str:
+def _plot(root: Path, cell: Cell, trust: Sequence[str]) -> str:
     """The figures of a run that has its numbers; why they failed, if they did."""
-    return _run(root, cell, ["plot", str(root / cell.name)], "a")
+    return _run(root, cell, ["plot", str(root / cell.name), *trust], "a")
 
 
 def _run(root: Path, cell: Cell, words: Sequence[str], mode: str = "w") -> str:
@@ -247,13 +260,20 @@ def _run(root: Path, cell: Cell, words: Sequence[str], mode: str = "w") -> str:
 def command(words: Sequence[str], log: Path, threads: int = 0, mode: str = "w") -> str:
     """`pyrovae WORDS` in a process of its own, which prints to `log`; why it failed, if it did.
 
-    It must not take the cores of its neighbours: it gets so many threads, where that is not 0.
+    It must not take the cores of its neighbours: it gets so many threads, where that is not 0. It imports nothing from
+    the working directory, which may be a stranger's.
     """
-    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-    with open(log, mode) as file:
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | _search_path()
+    with files.overwriting(log, mode) as file:
         called = [sys.executable, "-m", "pyrovae", *words]
         ended = subprocess.run(called, stdout=file, stderr=subprocess.STDOUT, env=environment)
     return _reason(ended.returncode, log)
+
+
+def _search_path() -> dict[str, str]:
+    """What keeps the working directory off the path of a new Python: an empty entry of PYTHONPATH stands for it."""
+    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(entries)}
 
 
 def _begun(path: Path) -> bool:

@@ -2,17 +2,14 @@
 
 import ast
 import inspect
-import os
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from pyrovae import checks
+from pyrovae.trust import imported, trusted
 
 
 def kebab(name: str) -> str:
@@ -52,14 +49,14 @@ def member(
 ) -> Member:
     """What "name(option=value, ...)" stands for: a class with these options, but not the reserved ones.
 
-    The name is a known one, or a user's own "module:Class". A value is a literal, another member (of `parts`, where
-    they are of another kind), or a list of them: "missing(of=normal(scale=0.1))". What it builds is of the type
-    `makes`; options beside the text are `given`.
+    The name is a known one, or "module:Class" of a module that is trusted (`trust.trusting`). A value is a literal,
+    another member (of `parts`, where they are of another kind), or a list of them: "missing(of=normal(scale=0.1))".
+    What it builds is of the type `makes`; options beside the text are `given`.
     """
     name, bracket, rest = text.partition("(")
     name, source = name.strip(), f"f({rest}" if bracket else "f()"
     unreadable = f"{kind}: expected name or 'name(option=value, ...)', found {text!r}"
-    found = _own(kind, name) if ":" in name else known[checks.member(kind, name, known)]
+    found = _own(kind, name, makes) if ":" in name else known[checks.member(kind, name, known)]
 
     def value(node: ast.expr) -> Any:
         if isinstance(node, ast.List | ast.Tuple):
@@ -77,7 +74,7 @@ def member(
         assert isinstance(call.func, ast.Name)
         assert not call.args
         written = {str(word.arg): word.value for word in call.keywords}
-    except (SyntaxError, ValueError, AssertionError):
+    except (SyntaxError, ValueError, AssertionError, RecursionError, MemoryError):  # the last two of deep brackets
         raise ValueError(unreadable) from None
     parameters = inspect.signature(found).parameters
     takes = [each.name for each in parameters.values() if each.default is not each.empty and each.name not in reserved]
@@ -107,20 +104,37 @@ def split(text: str) -> list[str]:
     return values
 
 
-def _own(kind: str, name: str) -> Callable[..., Any]:
-    """A user's class, "module:Class": installed or on PYTHONPATH. The working directory may be a downloaded run."""
+def _own(kind: str, name: str, makes: type) -> Callable[..., Any]:
+    """A class or function "module:Class" of a trusted module; nothing is imported, or called, that is none."""
     module, _, attribute = name.partition(":")
-    before = sys.path[:]
-    trusted = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    sys.path[:] = [path for path in before if path in trusted or Path(path or os.curdir).resolve() != Path.cwd()]
-    try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    if module not in trusted():
         raise ValueError(
-            f"{kind}: expected 'module:Class' of an installed module or one on PYTHONPATH, found {name!r} ({error})"
-        ) from None
-    finally:
-        sys.path[:] = before
-    if not callable(found):
-        raise ValueError(f"{kind}: expected a class or a function, found {name!r}, a {type(found).__name__}")
+            f"{kind}: expected a part of pyrovae, found {name!r}, which would run code of another module; if you trust "
+            f"that code, say --trust {_printable(module)}, in Python trust=({module!r},)"
+        )
+    try:
+        found = getattr(imported(module), attribute)
+    except (Exception, SystemExit) as error:  # whatever its code does when it is imported
+        reason = f"{type(error).__name__}: {checks.reason(error)}"  # type: ignore[arg-type]
+        raise ValueError(
+            f"{kind}: expected 'module:Class' of an installed module or one in the working directory, found {name!r} "
+            f"({reason}); what it imports from there has to be trusted, too"
+        ) from error
+    _check_kind(kind, name, found, makes)
     return found
+
+
+def _printable(text: str) -> str:
+    """A text in one line."""
+    return repr(text)[1:-1]
+
+
+def _check_kind(kind: str, name: str, found: Any, makes: type) -> None:
+    """Raise a ValueError unless it is a class of the kind, or a function that the trusted module itself defines."""
+    if isinstance(found, type):
+        if not issubclass(found, makes):
+            raise ValueError(f"{kind}: expected a class that is a {makes.__name__}, found {name!r}, which is none")
+    elif not inspect.isfunction(found):
+        raise ValueError(f"{kind}: expected a class or a function, found {name!r}, a {type(found).__name__}")
+    elif not f"{found.__module__}.".startswith(f"{name.partition(':')[0]}."):
+        raise ValueError(f"{kind}: expected a function defined in its module, found {name!r}, of {found.__module__}")

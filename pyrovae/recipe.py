@@ -23,10 +23,15 @@ from pyrovae.names import member, members
 from pyrovae.objectives import ELBO, Constant, Cyclic, Objective, WarmUp
 from pyrovae.objectives.schedules import Schedule
 from pyrovae.randomness import seeded
+from pyrovae.trust import modules_of
 
 SCHEMA = 1
 # Epochs, or particles, beyond which no run would end.
 MOST = 10**6
+# Threads beyond which torch may end the process.
+MOST_THREADS = 1024
+# The options that name members, which may be "module:Class".
+PARTS = ("model", "prior", "likelihood", "guide", "network", "encoder", "decoder", "objective", "optimizer")
 
 
 def option(default: Any, help: str) -> Any:
@@ -95,7 +100,7 @@ class Recipe:
             checks.number(name, getattr(self, name), 0)
         for name in ("patience", "seed", "threads", "beta_cycles", "labelled"):
             checks.integer(name, getattr(self, name), 0)
-        checks.integer("threads", self.threads, 0, 1024)
+        checks.integer("threads", self.threads, 0, MOST_THREADS)
         for name in ("latent_dim", "batch_size"):
             checks.integer(name, getattr(self, name))
         for name in ("epochs", "particles"):
@@ -105,6 +110,10 @@ class Recipe:
         checks.member("matmul", self.matmul, MATMULS)
         checks.member("compile", self.compile, _COMPILE)
         checks.member("begin", self.begin, ("", "mean"))
+
+    def modules(self) -> list[str]:
+        """The modules outside of pyrovae whose code it needs: those of its parts "module:Class"."""
+        return modules_of(getattr(self, name) for name in PARTS)
 
     def splits(self) -> Splits:
         """The data."""
@@ -130,7 +139,8 @@ class Recipe:
                 "network": network(self.network),
                 "latent_dim": self.latent_dim,
             }
-            kind = member("model", MODELS, self.model, reserved=[*parts, "training_rows"], parts=_PARTS_OF_MODELS)
+            reserved = [*parts, "training_rows"]
+            kind = member("model", MODELS, self.model, reserved, _PARTS_OF_MODELS, makes=nn.Module)
             takes, given = inspect.signature(kind).parameters, getattr(kind, "keywords", {})
             for name in parts.keys() - takes.keys() - {"network"}:
                 if getattr(self, name) != getattr(Recipe, name):
@@ -181,7 +191,7 @@ class Recipe:
         """What is minimised; schedules count steps."""
         beta, unasked = self._schedule(steps_per_epoch), Constant(1.0)
         usual = getattr(model, "objective", ELBO)
-        build = member("objective", OBJECTIVES, self.objective) if self.objective else usual
+        build = member("objective", OBJECTIVES, self.objective, makes=Objective) if self.objective else usual
         known, given = inspect.signature(build).parameters.get("beta"), getattr(build, "keywords", {})
         if beta != unasked and (known is None or "beta" in given):
             has = "has none" if known is None else "has its own"
@@ -309,7 +319,7 @@ def _network(text: str, activation: Callable[..., Any]) -> Callable[..., Any]:
 
 def _optimizer(text: str) -> Callable[..., torch.optim.Optimizer]:
     """A torch optimiser; where its default is a tuple of numbers, what is given must be as many."""
-    built = member("optimizer", OPTIMIZERS, text, reserved=["lr"])
+    built = member("optimizer", OPTIMIZERS, text, reserved=["lr"], makes=torch.optim.Optimizer)
     for name, value in built.keywords.items():
         usual = inspect.signature(built.func).parameters[name].default
         if isinstance(usual, tuple) and not (isinstance(value, Sequence) and len(value) == len(usual)):

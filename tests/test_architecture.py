@@ -10,7 +10,7 @@ import pyrovae
 
 PACKAGE = Path(pyrovae.__file__).parent
 FLOORS = [
-    ["checks", "randomness", "files", "handlers", "modes", "pages", "plates", "report"],
+    ["checks", "randomness", "files", "handlers", "modes", "pages", "plates", "report", "trust"],
     ["baselines", "particles", "programs", "tracing", "data", "distributions", "names", "networks", "plots"],
     ["assumptions", "columns"],
     ["faults", "priors", "likelihoods", "guides", "psis", "quadrature", "traces"],

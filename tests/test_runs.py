@@ -21,6 +21,7 @@ from pyrovae import clusters, files, inference, recipe, runs
 from pyrovae.__main__ import main
 from pyrovae.data import load as load_data
 from pyrovae.recipe import Recipe
+from pyrovae.trust import trusting
 
 QUICK = ["--epochs", "4", "--particles", "3"]
 
@@ -321,21 +322,26 @@ def test_how_the_steps_run_is_chosen_and_recorded():
 
 
 def test_the_commit_is_dirty_where_code_differs_and_not_where_findings_do(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    """The commit is that of the package's own checkout, wherever the working directory is."""
+    package, text = tmp_path / "checkout" / "package", tmp_path / "checkout" / "findings.md"
+    monkeypatch.setattr(runs.provenance, "PACKAGE", package)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert runs.surroundings()["commit"] is None
-    code, text = tmp_path / "a" / "experiment.py", tmp_path / "a" / "findings.md"
-    text.parent.mkdir()
+    package.mkdir(parents=True)
+    code = package / "__init__.py"
     code.write_text("1\n"), text.write_text("1\n")
+    assert runs.surroundings()["commit"] is None
     author = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
-    for words in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "first"]):
-        subprocess.run(["git", *words], check=True)
+    subprocess.run(["git", "init", "-q", str(tmp_path / "checkout")], check=True)
+    for words in (["add", "findings.md"], [*author, "commit", "-q", "-m", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path / "checkout"), *words], check=True)
+    assert runs.surroundings()["commit"] is None  # a package installed inside of another project
+    for words in (["add", "."], [*author, "commit", "-q", "-m", "second"]):
+        subprocess.run(["git", "-C", str(tmp_path / "checkout"), *words], check=True)
     clean = runs.surroundings()["commit"]
     assert len(clean) >= 7
     text.write_text("2\n")
     assert runs.surroundings()["commit"] == clean
     code.write_text("2\n")
-    monkeypatch.chdir(tmp_path / "a")
     assert runs.surroundings()["commit"] == f"{clean}-dirty"
 
 
@@ -533,24 +539,36 @@ def test_bits_per_dimension_where_the_measure_has_them(likelihood, binarize, has
         assert 2 < found["value"] < 12
 
 
-def test_a_users_own_member_is_found_on_pythonpath_and_not_in_the_working_directory(tmp_path, monkeypatch, capsys):
-    """The README's own likelihood, by name, on counts."""
+@pytest.mark.parametrize("folder", [".", "library"])
+def test_a_users_own_member_is_found_in_the_working_directory_and_on_the_path(folder, tmp_path, monkeypatch, capsys):
+    """The README's own likelihood, by name, on counts. Typed, it is trusted; read from the run, only by --trust."""
     readme = (runs.Path(__file__).parent.parent / "README.md").read_text()
     (own,) = (block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "class ZeroInflated" in block)
     np.save("counts.npy", np.random.default_rng(0).poisson(2.0, (200, 5)).astype(np.float32))
+    (tmp_path / folder).mkdir(exist_ok=True)
+    (tmp_path / folder / "own_members.py").write_text(own)
+    monkeypatch.syspath_prepend(str(tmp_path / folder))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / folder))
     arguments = ["--data", "counts.npy", "--likelihood", "own_members:ZeroInflatedPoisson(gate=-2.0)", *QUICK]
-    (tmp_path / "own_members.py").write_text(own)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert train("--name", "own", *arguments) == 2
-    assert "No module named 'own_members'" in capsys.readouterr().err
-    elsewhere = tmp_path / "library"
-    elsewhere.mkdir()
-    (elsewhere / "own_members.py").write_text(own)
-    monkeypatch.syspath_prepend(str(elsewhere))
     assert train("--name", "own", *arguments) == 0
-    assert pyrovae.load("runs/own").likelihood.gate.item() != pytest.approx(-2.0, abs=1e-6)
     assert "own_members:ZeroInflatedPoisson(gate=-2.0)" in runs.Path("runs/own/run.toml").read_text()
-    assert json.loads(runs.Path("runs/own/evaluation.json").read_text())["measure"] == "mass over counts"
+    written = json.loads(runs.Path("runs/own/evaluation.json").read_text())
+    assert written["measure"] == "mass over counts"
+    assert written["command"].endswith("--trust own_members")
+    capsys.readouterr()
+    sys.modules.pop("own_members")
+    for command in (["train", "runs/own", "--resume"], ["train", "runs/own", "--name", "b"], ["evaluate", "runs/own"],
+                    ["plot", "runs/own"]):  # fmt: skip
+        assert main(command) == 2
+        assert "say --trust own_members, in Python trust=('own_members',)" in capsys.readouterr().err
+        assert "own_members" not in sys.modules
+        assert main([*command, "--trust", "own_members"]) == 0
+        sys.modules.pop("own_members")
+    with pytest.raises(ValueError, match="--trust own_members"):
+        pyrovae.load("runs/own", trust=["own_member", "own_members.own_members"])
+    assert pyrovae.load("runs/own", trust=["own_members"]).likelihood.gate.item() != pytest.approx(-2.0, abs=1e-6)
+    with pytest.raises(ValueError, match="--trust own_members"):  # which is trusted by that one call
+        pyrovae.load("runs/own")
     sys.modules.pop("own_members")
 
 
@@ -558,7 +576,8 @@ def test_a_users_own_bug_is_told_with_its_cause_and_leaves_the_optimiser_fused(t
     (tmp_path / "library").mkdir()
     (tmp_path / "library" / "buggy.py").write_text("def build(event_shape, width=None):\n    return width.size\n")
     monkeypatch.syspath_prepend(str(tmp_path / "library"))
-    with pytest.raises(ValueError, match=r"buggy:build: AttributeError: 'NoneType' object has no") as told:
+    unbuilt = r"buggy:build: AttributeError: 'NoneType' object has no"
+    with trusting(["buggy"]), pytest.raises(ValueError, match=unbuilt) as told:
         Recipe(likelihood="buggy:build").build((1, 8, 8))
     assert isinstance(told.value.__cause__, AttributeError)
     assert traceback.extract_tb(told.value.__cause__.__traceback__)[-1].filename.endswith("buggy.py")

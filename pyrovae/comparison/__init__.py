@@ -18,9 +18,10 @@ from pyrovae.comparison.rows import Row, collect, label, paired_difference
 from pyrovae.comparison.tables import as_csv, tables
 from pyrovae.grid import Grid
 from pyrovae.ranking import comparable
+from pyrovae.trust import trusting
 
 
-def compare(root: str | Path, *, jobs: int = 0, **options: Any) -> "Comparison":
+def compare(root: str | Path, *, jobs: int = 0, trust: Sequence[str] = (), **options: Any) -> "Comparison":
     """Carry out a grid of runs in parallel processes, or what is left of it, and compare what they found.
 
     `print` shows the result as one table for each measure; ROOT/report.html as a page. In a root with a compare.toml
@@ -29,6 +30,7 @@ def compare(root: str | Path, *, jobs: int = 0, **options: Any) -> "Comparison":
     Args:
         root: folder of the runs.
         jobs: runs at a time; 0 is as many as there are cores.
+        trust: modules whose code a compare.toml may name, "module:Class"; what the options name is trusted.
         options: axes (`guides=["diagonal-normal", "iaf"]`, see `grid.AXES`); what does not vary, as in a run.toml
             (`data="digits"`); `seeds`, runs of each combination; `gaps`, rows of which the guide's gaps are told.
 
@@ -36,8 +38,9 @@ def compare(root: str | Path, *, jobs: int = 0, **options: Any) -> "Comparison":
         ValueError: before any run, where these cannot be meant. A run that fails raises nothing: it stands in `failed`.
     """
     root = Path(root)
-    asked = grid.asked(root, options)
-    found = carry_out(root, asked, grid.check(asked.cells()), at_a_time(asked, jobs))
+    with trusting(trust), trusting(grid.modules(options)):
+        asked = grid.asked(root, options)
+        found = carry_out(root, asked, grid.check(asked.cells()), at_a_time(asked, jobs))
     found.write()
     return found
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pyrovae.files import replacing, write_bytes
+from pyrovae.files import check_no_link, replacing, write_bytes
 from pyrovae.plots.given import nonempty
 
 
@@ -18,6 +18,7 @@ def write_figures(folder: Path, figures: Mapping[str, Figure | Sequence[Figure]]
     several = {name: [drawn] if isinstance(drawn, Figure) else list(drawn) for name, drawn in sorted(figures.items())}
     for name, frames in several.items():
         nonempty(name, frames)
+    check_no_link(folder)
     folder.mkdir(exist_ok=True)
     written = []
     for name, frames in several.items():

@@ -13,7 +13,7 @@ figures/                pictures
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -73,14 +73,25 @@ def thread_count(path: Path) -> int:
     """How many threads the run at `path` had; 0 where there is none."""
     known = path / "environment.json"
     try:
-        return checks.integer("threads", json.loads(known.read_text())["threads"]) if known.exists() else 0
+        return _threads(json.loads(known.read_text())["threads"]) if known.exists() else 0
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{known}: expected the environment of a run, found a damaged file ({error})") from None
 
 
-def plot(path: Path) -> list[Path]:
-    """figures/*.png of a run: its loss curves, what it generates, reconstructs and encodes, and its program."""
-    made, model = recipe.read(path / "run.toml"), load(path)
+def _threads(value: object) -> int:
+    """A number that torch was once set to; far more threads than there are processors end the process."""
+    return checks.integer("threads", value, most=recipe.MOST_THREADS)
+
+
+def plot(path: Path, trust: Sequence[str] = ()) -> list[Path]:
+    """figures/*.png of a run: its loss curves, what it generates, reconstructs and encodes, and its program.
+
+    Args:
+        path: the run's directory.
+        trust: as in `load`.
+    """
+    files.check_no_link(path / "figures")
+    made, model = recipe.read(path / "run.toml"), load(path, trust=trust)
     held_out = part_of(made.splits())[1]
     written = plots.write_figures(path / "figures", draw(model, held_out, made.seed))
     if records := files.read_lines(path / "metrics.jsonl"):

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,8 +24,14 @@ def surroundings() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Of the working folder, with "-dirty" where code or recipes differ from it; what runs wrote does not count."""
+    """Of the package's own checkout, with "-dirty" where code or recipes differ; what runs wrote does not count.
+
+    None where the package is installed without its history. The working directory is not asked: it may be a stranger's
+    run, and the settings of a repository can run programs.
+    """
     try:
+        if not _git("ls-files", "--", "__init__.py"):
+            return None
         commit = _git("describe", "--always")
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":(top)*.py", ":(top)*.toml")
     except (OSError, subprocess.TimeoutExpired):
@@ -32,5 +39,12 @@ def _commit() -> str | None:
     return commit + ("-dirty" if changed else "") or None
 
 
+PACKAGE = Path(__file__).parents[1]
+# Settings that would start a program of a repository's choice.
+QUIET = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
+
+
 def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], capture_output=True, text=True, timeout=10).stdout.strip()
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}  # status then writes no index, after which a hook would run
+    command = ["git", "-C", str(PACKAGE), *QUIET, *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, env=environment).stdout.strip()

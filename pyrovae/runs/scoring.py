@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pyrovae.evaluate import scores, summary
 from pyrovae.examination import FIGURES, examining
 from pyrovae.likelihoods.bits import bits_per_dimension
 from pyrovae.runs.training import load
+from pyrovae.trust import flags
 
 # What is kept of each datum, and what scores are of: they are those of evaluation.json where it agrees in all of it.
 SCORES = ("elbo", "reconstruction", "kl", "log_likelihood", "monte_carlo_error")
@@ -24,7 +24,13 @@ SCORED = ("weights_sha256", "data", "data_sha256", "split", "binarize", "rows", 
 
 
 def evaluate(
-    path: Path, particles: int = 0, split: str = "", seed: int = 0, parts: Sequence[str] = (), rows: int = 200
+    path: Path,
+    particles: int = 0,
+    split: str = "",
+    seed: int = 0,
+    parts: Sequence[str] = (),
+    rows: int = 200,
+    trust: Sequence[str] = (),
 ) -> dict[str, Any]:
     """evaluation.json: the numbers of `pyrovae.evaluate` for a run's best weights, and what they are numbers of.
 
@@ -38,19 +44,25 @@ def evaluate(
         parts, rows: of an `examine`, whose numbers stand under "examination" and whose figures join the others. Parts
             examined before stay where weights, data, split, binarisation and seed are the same; else they and their
             figures go.
+        trust: as in `load`.
     """
+    files.check_no_link(path / "figures")
     made = recipe.read(path / "run.toml")
     splits = made.splits()
     name, part = part_of(splits, split)
-    model = load(path).to(made.torch_device())
+    model = load(path, trust=trust).to(made.torch_device())
     count = particles or made.particles
     digest = files.sha256(path / "best.safetensors")
     asked = repr((made, digest, part.sha256, name, count, seed, torch.__version__))
     keep = path / f".evaluating-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
+    for each in (keep, *keep.rglob("*")):
+        files.check_no_link(each)
     table, estimator = scores(model, part, count, seed, keep=keep)
     results = {
         "schema": recipe.SCHEMA,
-        "command": f"pyrovae evaluate {path.name} --particles {count} --split {name} --seed {seed}",
+        "command": " ".join(
+            [f"pyrovae evaluate {path.name} --particles {count} --split {name} --seed {seed}", *flags(made.modules())]
+        ),
         "run": path.name,
         "data": made.data if made.data in DATASETS else Path(made.data).name,
         "data_sha256": part.sha256,
@@ -66,7 +78,7 @@ def evaluate(
     files.write_tensors(path / "scores.safetensors", of_each, {field: results[field] for field in SCORED})
     files.write_json(path / "evaluation.json", results)
     for each in path.glob(".evaluating-*"):
-        shutil.rmtree(each)
+        files.remove(each)
     if parts:
         results["command"] += f" --examine {','.join(parts)} --rows {rows}"
         for found, figures in examining(model, part, splits.train if name != "train" else None, parts, rows, seed):

@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ from pyrovae.programs import placement
 from pyrovae.recipe import Recipe
 from pyrovae.runs.provenance import surroundings
 from pyrovae.train import Training
+from pyrovae.trust import trusting
 
 OUTPUTS = (
     *("metrics.jsonl", "best.safetensors", "last.safetensors", "previous.safetensors"),
     *("evaluation.json", "scores.safetensors"),
 )
+# The folders of a run that are written to: a link in their place would lead out of it.
+FOLDERS = ("figures", "tensorboard")
 
 
 def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
@@ -31,6 +35,8 @@ def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
         ValueError: the directory holds another run, or none to resume; a recipe or data that cannot be meant.
     """
     files.check_folder(path)
+    for name in FOLDERS:
+        files.check_no_link(path / name)
     occupied = [name for name in OUTPUTS if (path / name).exists()]
     if occupied and not resume:
         raise ValueError(f"{path} already holds a run ({occupied[0]}): --resume goes on with it, --name starts another")
@@ -167,15 +173,17 @@ def _environment(training: Training) -> dict[str, Any]:
     }
 
 
-def load(path: str | Path, weights: str = "best") -> Any:
+def load(path: str | Path, weights: str = "best", trust: Sequence[str] = ()) -> Any:
     """The model of a run, in evaluation mode, on the CPU.
 
     Args:
         path: the run's directory.
         weights: "best" (by validation loss) or "last".
+        trust: modules whose code it may run, by their exact names: those of its parts "module:Class". Without them a
+            run is data, and none of its code is run.
 
     Raises:
-        ValueError: not a run, or one whose weights are missing or damaged.
+        ValueError: not a run, one whose weights are missing or damaged, or one that needs a module to be trusted.
     """
     checks.member("weights", weights, ("best", "last"))
     path = Path(path)
@@ -183,8 +191,9 @@ def load(path: str | Path, weights: str = "best") -> Any:
     tensors, about = files.read_tensors(path / f"{weights}.safetensors")
     if weights == "last":
         tensors = {name.removeprefix("weights."): x for name, x in tensors.items() if name.startswith("weights.")}
-    sizes = tuple(about["event_shape"]), about.get("num_classes"), about.get("training_rows")
-    model = replace(made, device="cpu").build(*sizes)
+    sizes = _sizes(path / f"{weights}.safetensors", about)
+    with trusting(trust):
+        model = replace(made, device="cpu").build(*sizes)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -192,6 +201,18 @@ def load(path: str | Path, weights: str = "best") -> Any:
             f"{path}: its weights are not of the model in its run.toml ({checks.reason(error, last=True)})"
         ) from None
     return model.eval()
+
+
+def _sizes(file: Path, about: Any) -> tuple[tuple[int, ...], int | None, int | None]:
+    """What `_made_for` wrote that a model is built from: event_shape, num_classes, training_rows."""
+    about = about if isinstance(about, dict) else {}
+    try:
+        shape = checks.shape("event_shape", about.get("event_shape"))
+        counts = [about.get(name) for name in ("num_classes", "training_rows")]
+        classes, rows = (None if count is None else checks.integer("a count", count) for count in counts)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    return shape, classes, rows
 
 
 def effort(path: Path) -> dict[str, float]:

@@ -12,10 +12,12 @@ from pathlib import Path
 from pyrovae import checks, files, grid, recipe
 from pyrovae.report import placed, spread, table
 from pyrovae.runs import effort
+from pyrovae.trust import trusting
 
 HERE = Path(__file__).parent
 ROWS = tomllib.loads((HERE / "rows.toml").read_text())
 ALL = ROWS.pop("all")
+TRUSTED = ["pytorch_optimizer"]  # the one package beside torch whose optimiser rows.toml names
 
 
 def main() -> None:
@@ -34,7 +36,8 @@ def main() -> None:
         grid.check_runs(HERE, made)
     except ValueError as error:
         parser.error(str(error))
-    failed = grid.carry_out(HERE, made, "test", asked.jobs)
+    with trusting(TRUSTED):
+        failed = grid.carry_out(HERE, made, "test", asked.jobs)
     note({f"{name} {asked.budget}": finished(name, asked.budget) for name in asked.names})
     write(HERE.parents[1] / "README.md")
     print((HERE / "README.md").read_text())
