@@ -5,6 +5,7 @@ runs/NAME/DATA/findings.md   what was found, the command, and what it ran on
 runs/NAME/DATA/figures/      pictures; of an animation, NAME.gif, a frame of it too
 """
 
+import ast
 import html
 import importlib.util
 import math
@@ -62,8 +63,8 @@ class Findings:
 
 
 def found(root: Path) -> dict[str, str]:
-    """The experiments of a folder of runs: name and sentence."""
-    return {path.parent.name: (_load(path).__doc__ or "").strip() for path in _files(root)}
+    """The experiments of a folder of runs: name and sentence. None of them is run."""
+    return {path.parent.name: (ast.get_docstring(ast.parse(path.read_text())) or "").strip() for path in _files(root)}
 
 
 def _files(root: Path) -> list[Path]:

@@ -131,7 +131,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """What a file in JSON says; nothing where there is none, or a damaged one, which gives way to a new one."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         found = json.loads(path.read_text())
         return found if isinstance(found, dict) else {}
     return {}
@@ -164,7 +164,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
         raise ValueError(f"{path}: expected a safetensors file, found a damaged one ({error})") from None
     if metadata.get("sha256") != digest(tensors, metadata.get("about", "")):
         raise ValueError(f"{path}: its content does not agree with its digest: the file is damaged")
-    return tensors, json.loads(metadata["about"])
+    try:
+        return tensors, json.loads(metadata.get("about", ""))
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path}: expected JSON beside its tensors, found other text") from None
 
 
 def apart(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -240,7 +243,7 @@ def read_lines(path: Path) -> list[Any]:
     values = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         value = None
-        with suppress(json.JSONDecodeError):
+        with suppress(ValueError, RecursionError):
             value = json.loads(line)
         if not isinstance(value, dict):
             break

@@ -5,6 +5,7 @@ ROOT/VALUE+...+seed-0/       a run of it
 ROOT/VALUE+...+seed-0.log    what that run printed
 """
 
+import math
 import os
 import re
 import subprocess
@@ -29,7 +30,7 @@ from pyrovae.runs import OUTPUTS, drawn, evaluation, part_of, same_data
 from pyrovae.trust import flags, modules_of, trusted
 
 FILE = "compare.toml"
-MOST_SEEDS = 1000
+MOST_SEEDS, MOST_RUNS = 1000, 10**5
 # The options that a comparison may vary, by the plural that lists them.
 AXES = {
     "models": "model",
@@ -80,6 +81,9 @@ class Grid:
             checks.member("axis", axis, AXES)
             if not values:
                 raise ValueError(f"{axis}: expected at least one value, found none")
+        count = math.prod(map(len, self.axes.values())) * self.seeds
+        if count > MOST_RUNS:
+            raise ValueError(f"expected at most {MOST_RUNS} runs, found {count}")
 
     def options(self) -> dict[str, Any]:
         """All of it, by the names of the options."""

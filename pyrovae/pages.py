@@ -33,8 +33,11 @@ def drawing(figure: Figure) -> str:
 
 def picture(path: Path, width: int = 900) -> str:
     """A picture file as a data URI in PNG, of at most so many pixels a row and 128 colours."""
-    with Image.open(path) as found:
-        image = found.convert("RGB")
+    try:
+        with Image.open(path, formats=["PNG"]) as found:  # of other formats one starts a program, Ghostscript
+            image = found.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: expected a picture in PNG, found a damaged file ({error})") from None
     if image.width > width:
         image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

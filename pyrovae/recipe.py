@@ -362,7 +362,7 @@ def in_toml(path: Path) -> Iterator[dict[str, Any]]:
     """What is written in a TOML file of ours; ValueErrors about it name the file."""
     try:
         values = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: expected TOML, found a damaged file ({error})") from None
     if values.pop("schema", None) != SCHEMA:
         raise ValueError(f"{path}: expected schema = {SCHEMA}; it was written by another version of pyrovae")

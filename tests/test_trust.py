@@ -1,18 +1,23 @@
 """A run that a stranger made is data: nothing in it runs code, or writes outside of it, unless the caller trusts it."""
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from matplotlib.figure import Figure
 
 import pyrovae
-from pyrovae import files, grid, recipe, runs
+from pyrovae import experiments, files, grid, pages, recipe, runs
 from pyrovae.__main__ import main
 from pyrovae.recipe import Recipe
+from pyrovae.trust import imported, trusted, trusting
 
 SMALL = ["--network", "mlp(hidden=[4])", "--epochs", "2", "--particles", "2", "--compile", "no", "--threads", "1"]
 # Whoever imports or runs this leaves a file behind.
@@ -31,6 +36,13 @@ def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("finished")
     assert main(["train", "--root", str(root), "--name", "done", *SMALL]) == 0
     return root / "done"
+
+
+@pytest.fixture(autouse=True)
+def _no_module_stays():
+    yield
+    for name in ("mine", "mine.parts", "helper", "stranger"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -99,32 +111,49 @@ def test_what_is_of_another_kind_is_not_called_even_where_its_module_is_trusted(
     edit(run, **{option: text})
     assert message in refused(capsys, "train", "run", "--name", "again", "--trust", "mine")
     assert not Path("runs").exists()
-    sys.modules.pop("mine")
 
 
-def test_the_working_directory_is_no_library(run, marker):
-    """Under `python -c`, in a notebook and at a prompt it stands on sys.path."""
+@pytest.mark.parametrize("path", ["", "{here}", "{here}" + os.pathsep])
+def test_the_working_directory_is_no_library(path, run, marker, monkeypatch):
+    """At a prompt, in a notebook and under `python -c` it stands on sys.path, as an empty entry."""
     Path("stranger.py").write_text(PLANTED.format(marker=str(marker)) + PART)
     edit(run, likelihood="stranger:Part")
-    code = "import pyrovae; pyrovae.load('run')"
-    for path in ("", str(run.parent)):
-        called = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
-        )
-        assert called.returncode == 1
-        assert "ValueError" in called.stderr.splitlines()[-1]
-        assert "trust=('stranger',)" in called.stderr.splitlines()[-1]
+    monkeypatch.syspath_prepend("")
+    monkeypatch.setenv("PYTHONPATH", path.format(here=Path.cwd()))
+    with pytest.raises(ValueError, match=r"stranger:Part.*--trust stranger, in Python trust=\('stranger',\)") as told:
+        pyrovae.load("run")
+    assert str(told.value).count("\n") == 0
 
 
-@pytest.mark.parametrize("path", ["", os.pathsep + "library", None])
-def test_the_processes_of_a_comparison_do_not_look_into_the_working_directory(path, tmp_path, monkeypatch, marker):
+@pytest.fixture
+def without_empty_entries(monkeypatch):
+    """What `grid.command` starts is a process that prints its path."""
+
+    def path(command, **options):
+        code = "import sys; print(sys.path); sys.exit(3)"
+        return subprocess.run([sys.executable, "-c", code], **options)
+
+    monkeypatch.setattr(grid, "subprocess", SimpleNamespace(run=path, STDOUT=subprocess.STDOUT))
+
+
+@pytest.mark.usefixtures("without_empty_entries")
+@pytest.mark.parametrize("path", [None, "", os.pathsep, "library" + os.pathsep, os.pathsep + "library"])
+def test_the_processes_of_a_comparison_have_no_empty_entry_on_their_path(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("pyrovae.py").write_text(PLANTED.format(marker=str(marker)))
     monkeypatch.delenv("PYTHONPATH", raising=False)
     if path is not None:
         monkeypatch.setenv("PYTHONPATH", path)
+    entries = ast.literal_eval(grid.command([], Path("a.log")))
+    assert not {"", ".", str(tmp_path)} & set(entries)
+    assert len([entry for entry in entries if entry.endswith("library")]) == ("library" in (path or ""))
+
+
+def test_the_processes_of_a_comparison_are_those_of_the_package(tmp_path, monkeypatch, marker):
+    monkeypatch.chdir(tmp_path)
+    Path("pyrovae.py").write_text(PLANTED.format(marker=str(marker)))
     why = grid.command(["plot", "nowhere"], Path("a.log"))
     assert why == "nowhere is not a run: there is no run.toml in it"
+    assert Path("a.log").read_text().count("\n") == 1
 
 
 def test_the_settings_of_a_repository_in_the_working_directory_run_nothing(run, marker, monkeypatch):
@@ -213,10 +242,11 @@ def test_lines_are_not_added_through_a_link(run, victim):
     assert (run / "metrics.jsonl").is_symlink()
 
 
+@pytest.mark.usefixtures("without_empty_entries")
 def test_what_a_run_of_a_comparison_prints_stays_in_its_folder(tmp_path, victim, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("a.log").symlink_to(victim / "precious")
-    assert grid.command(["plot", "nowhere"], Path("a.log")).startswith("nowhere is not a run")
+    assert grid.command([], Path("a.log")).startswith("[")
     assert not Path("a.log").is_symlink()
     assert Path("a.log").read_text().count("\n") == 1
 
@@ -241,3 +271,194 @@ def test_a_number_of_threads_that_no_machine_has_is_refused(run):
         files.write_json(run / "environment.json", made | {"threads": threads})
         with pytest.raises(ValueError, match=r"environment.json: expected the environment of a run"):
             runs.thread_count(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("evaluation.json", {"log_likelihood": {"value": "1"}}, "log_likelihood.value: expected a number or null"),
+        ("evaluation.json", {"log_likelihood": 3}, "log_likelihood: expected fields and values, found 3"),
+        ("evaluation.json", {"elbo": {"value": 10**400}}, "elbo.value: expected a number or null"),
+        ("evaluation.json", {"kl": {"value": True}}, "kl.value: expected a number or null"),
+        ("evaluation.json", {"kl": {}}, "kl: expected a value, found none"),
+        ("evaluation.json", {"split": "__class__"}, "unknown split '__class__'"),
+        ("evaluation.json", {"rows": -1}, "rows: expected an integer >= 0"),
+        ("evaluation.json", {"measure": [1]}, "measure: expected text, found [1]"),
+        ("evaluation.json", {"active_units": {"z": 0.5}}, "active_units.z: expected an integer"),
+        ("evaluation.json", {"examination": []}, "examination: expected fields and values"),
+        ("evaluation.json", {"examination": {"diagnosis": {"gaps": {"amortisation_gap": 1}}}}, "amortisation_gap: exp"),
+    ],
+)  # fmt: skip
+def test_what_an_evaluation_says_is_checked_and_made_again(name, change, message, run):
+    written = json.loads((run / name).read_text())
+    (run / name).write_text(json.dumps(written | change))
+    with pytest.raises(ValueError) as told:
+        runs.evaluation(run)
+    assert str(told.value).startswith(f"{run / name}: {message}")
+    assert str(told.value).count("\n") == 0
+
+
+def test_an_evaluation_that_says_what_none_can_say_gives_way(run):
+    written = json.loads((run / "evaluation.json").read_text())
+    (run / "evaluation.json").write_text(json.dumps(written | {"examination": [], "split": 3}))
+    made = runs.evaluate(run)
+    assert made["log_likelihood"]["value"] == written["log_likelihood"]["value"]
+    assert runs.evaluation(run)[0]["rows"] == written["rows"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"epoch": "2"}, "epoch: expected an integer >= 0, found '2'"),
+        ({"loss": "low"}, "the record.loss: expected a number or null, found 'low'"),
+        ({"loss": {"a": 1}}, "the record.loss: expected a number or null"),
+        ({"seconds": None, "step": 2.5}, "step: expected an integer >= 0, found 2.5"),
+    ],
+)
+def test_what_an_epoch_says_is_checked(line, message, run):
+    first, second = files.read_lines(run / "metrics.jsonl")
+    (run / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (first, second | line)))
+    with pytest.raises(ValueError, match=re.escape(f"metrics.jsonl, line 2: {message}")):
+        runs.effort(run)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (first, {"epoch": 2, "step": 3})))
+    with pytest.raises(ValueError, match=r"line 2: expected .*loss.*, found none"):
+        runs.plot(run)
+    assert len(runs.records(Path("nowhere"))) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epoch": "1"}, "epoch: expected an integer >= 0, found '1'"),
+        ({"best_loss": "x"}, "best_loss: expected a number, found 'x'"),
+        ({"optimizer": 5}, "expected the state of this training, found another"),
+        ({"optimizer": {"state": {"0": {"exp_avg": {"tensor": "order"}}}}}, "expected the state of"),
+        ({"optimizer": {"state": {"99": {}}}}, "expected the state of a training"),
+    ],
+)
+def test_a_state_of_other_types_is_refused(change, message, run, capsys):
+    tensors, about = files.read_tensors(run / "last.safetensors")
+    edit(run, epochs=3)
+    for name in ("last.safetensors", "previous.safetensors"):
+        files.write_tensors(run / name, tensors, about | change)
+    assert message in refused(capsys, "train", "run", "--resume")
+    assert len(files.read_lines(run / "metrics.jsonl")) == 2
+
+
+def test_sizes_that_a_model_is_built_from_are_checked(run):
+    tensors, about = files.read_tensors(run / "best.safetensors")
+    for change in ({"event_shape": "abc"}, {"event_shape": []}, {"event_shape": [8, -1]}, {"event_shape": None},
+                   {"num_classes": "10"}, {"training_rows": 0.5}):  # fmt: skip
+        files.write_tensors(run / "best.safetensors", tensors, about | change)
+        with pytest.raises(ValueError, match=r"best.safetensors: .*expected"):
+            pyrovae.load(run)
+    files.write_tensors(run / "best.safetensors", tensors, [1])
+    with pytest.raises(ValueError, match=r"best.safetensors: .*expected"):
+        pyrovae.load(run)
+    files.write_tensors(run / "best.safetensors", tensors, about)
+    assert sum(value.numel() for value in pyrovae.load(run).parameters()) > 0
+
+
+def test_deep_brackets_are_bad_input(run, capsys):
+    deep = "[" * 50_000
+    for text in (f"mlp(hidden={deep}", f"mlp(hidden={'-' * 50_000}1)", f"mlp(hidden={deep}{']' * 50_000})"):
+        with pytest.raises(ValueError, match="network: expected name or"):
+            Recipe(network=text).build((1, 8, 8))
+    (run / "evaluation.json").write_text(deep)
+    with pytest.raises(ValueError, match="expected JSON, found a damaged file"):
+        runs.evaluation(run)
+    (run / "environment.json").write_text(deep)
+    assert "expected the environment of a run" in refused(capsys, "plot", "run")
+    (run / "environment.json").unlink()
+    (run / "run.toml").write_text(f"schema = 1\nlikelihood = {deep}")
+    assert "expected TOML, found a damaged file" in refused(capsys, "plot", "run")
+    assert len(files.read_json(run / "evaluation.json")) == 0
+
+
+def test_a_picture_of_another_format_starts_no_program(tmp_path):
+    """Pillow gives a PostScript file to Ghostscript, whatever its name ends with."""
+    (tmp_path / "samples.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    with pytest.raises(ValueError, match=r"samples.png: expected a picture in PNG, found a damaged file"):
+        pages.picture(tmp_path / "samples.png")
+    figure = Figure(figsize=(1, 1))
+    figure.savefig(tmp_path / "samples.png")
+    assert len(pages.picture(tmp_path / "samples.png")) > 100
+
+
+# Trust
+
+
+def test_only_the_call_at_hand_trusts(run, monkeypatch):
+    Path("mine.py").write_text(PART)
+    edit(run, likelihood="mine:Part")
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+    with pytest.raises(ValueError, match="--trust mine"):
+        pyrovae.load(run)
+    assert "mine" not in sys.modules
+    loaded = pyrovae.load(run, trust=("mine",))
+    assert type(loaded.likelihood).__module__ == "mine"
+    with pytest.raises(ValueError, match="--trust mine"):
+        runs.plot(run)
+    with pytest.raises(ValueError, match="--trust mine"):
+        runs.evaluate(run)
+    before = json.loads((run / "evaluation.json").read_text())
+    assert runs.evaluate(run, trust=("mine",))["log_likelihood"] == before["log_likelihood"]
+
+
+def test_a_trusted_module_finds_only_trusted_ones_in_the_working_directory(tmp_path, monkeypatch):
+    """An installed package that asks for something optional must not find a stranger's file of that name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    before = list(sys.path)
+    Path("helper.py").write_text("VALUE = 3\n")
+    Path("mine.py").write_text("import helper\n" + PART)
+    with trusting(["mine"]), pytest.raises(ModuleNotFoundError, match="helper"):
+        imported("mine")
+    with trusting(["mine"]), pytest.raises(ValueError, match=r"mine:Part.*No module named 'helper'.*trusted, too"):
+        Recipe(likelihood="mine:Part").build((1, 8, 8))
+    with trusting(["mine", "helper"]):
+        assert imported("mine").helper.VALUE == 3
+    assert sys.path == before
+
+
+def test_a_package_in_the_working_directory_and_one_that_is_installed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    Path("mine/parts.py").write_text("VALUE = 4\n")
+    Path("tomli_w.py").write_text("VALUE = 5\n")
+    with trusting(["mine.parts", "tomli_w"]):
+        assert imported("mine.parts").VALUE == 4
+        assert not hasattr(imported("tomli_w"), "VALUE")
+
+
+@pytest.mark.parametrize("trust", ["mine", ["os:system"], [""], ["a..b"], [3], [["a"]], 5, None])
+def test_what_is_no_list_of_modules_is_refused(trust, run):
+    with pytest.raises(ValueError, match="trust: expected names of modules, as"):
+        pyrovae.load(run, trust=trust)
+    assert len(trusted()) == 0
+
+
+def test_a_command_line_that_names_no_module_is_refused(run, capsys):
+    assert "trust: expected names of modules" in refused(capsys, "plot", "run", "--trust", "os:system")
+    assert len(trusted()) == 0
+
+
+def test_processes_of_a_comparison_trust_what_it_trusts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(PART)
+    called = []
+    monkeypatch.setattr(grid, "command", lambda words, *others: called.append(list(words)) or "")
+    options = {"likelihoods": ["mine:Part"], "epochs": 1, "network": "mlp(hidden=[4])", "compile": "no"}
+    pyrovae.compare("root", jobs=1, **options)
+    with pytest.raises(ValueError, match=r"mine:Part: likelihood: .*--trust mine"):
+        pyrovae.compare("root", jobs=1)
+    pyrovae.compare("root", jobs=1, trust=["mine"])
+    assert [words[-2:] for words in called] == [["--trust", "mine"]] * 2
+    assert len(trusted()) == 0
+
+
+def test_a_list_of_experiments_runs_none(tmp_path, marker):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "experiment.py").write_text('"""Is it run?"""\n' + PLANTED.format(marker=str(marker)))
+    assert experiments.found(tmp_path) == {"a": "Is it run?"}
+    assert len(experiments.found(tmp_path)) == 1

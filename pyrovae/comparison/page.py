@@ -12,6 +12,7 @@ from pyrovae.comparison.tables import LEAST_SEEDS, Column, alike_text, caption, 
 from pyrovae.grid import Grid
 from pyrovae.ranking import is_score
 from pyrovae.recipe import Recipe
+from pyrovae.runs import records
 
 TEMPLATE = Path(__file__).with_name("page.html")
 # What changes how near a guide comes to the posterior of one and the same model.
@@ -121,9 +122,9 @@ def _cell(row: Mapping[str, Any], column: Column) -> tuple[str, str, float | Non
 def _curves(root: Path, row: Mapping[str, Any]) -> list[tuple[list[int], list[float]]]:
     """Of each run the losses that all its epochs have, on validation data where there are such."""
     found = []
-    for records in filter(None, (files.read_lines(root / name / "metrics.jsonl") for name in row["runs"])):
-        loss = "valid_loss" if "valid_loss" in records[0] else "loss"
-        found.append(([record["epoch"] for record in records], [record[loss] for record in records]))
+    for epochs in filter(None, (records(root / name / "metrics.jsonl") for name in row["runs"])):
+        loss = "valid_loss" if "valid_loss" in epochs[0] else "loss"
+        found.append(([record["epoch"] for record in epochs], [record[loss] for record in epochs]))
     return found
 
 

@@ -25,6 +25,7 @@ from pyrovae.programs import needs_labels, takes_labels
 from pyrovae.runs.provenance import surroundings
 from pyrovae.runs.scoring import SCORED, SCORES, evaluate, evaluation, part_of
 from pyrovae.runs.training import OUTPUTS, effort, load, prepare, same_data, train
+from pyrovae.runs.values import records
 
 __all__ = [
     "OUTPUTS",
@@ -39,6 +40,7 @@ __all__ = [
     "part_of",
     "plot",
     "prepare",
+    "records",
     "same_data",
     "surroundings",
     "thread_count",
@@ -74,7 +76,7 @@ def thread_count(path: Path) -> int:
     known = path / "environment.json"
     try:
         return _threads(json.loads(known.read_text())["threads"]) if known.exists() else 0
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{known}: expected the environment of a run, found a damaged file ({error})") from None
 
 
@@ -91,14 +93,15 @@ def plot(path: Path, trust: Sequence[str] = ()) -> list[Path]:
         trust: as in `load`.
     """
     files.check_no_link(path / "figures")
+    epochs = records(path / "metrics.jsonl")
     made, model = recipe.read(path / "run.toml"), load(path, trust=trust)
     held_out = part_of(made.splits())[1]
     written = plots.write_figures(path / "figures", draw(model, held_out, made.seed))
-    if records := files.read_lines(path / "metrics.jsonl"):
+    if epochs:
         # A known label's loss is of log p(x, y), and of q(y|x): far more than that of a row without.
         some = made.labels and takes_labels(model) and not needs_labels(model)
         of = (", some labels missing", ", all labels known") if some else ("", "")
-        written += plots.write_figures(path / "figures", {LAST_FIGURE: plots.loss_curves(records, of)})
+        written += plots.write_figures(path / "figures", {LAST_FIGURE: plots.loss_curves(epochs, of)})
     return sorted(written)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pyrovae.data import DATASETS, Split, Splits
 from pyrovae.evaluate import scores, summary
 from pyrovae.examination import FIGURES, examining
 from pyrovae.likelihoods.bits import bits_per_dimension
+from pyrovae.runs import values
 from pyrovae.runs.training import load
 from pyrovae.trust import flags
 
@@ -98,10 +100,11 @@ def evaluation(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         found = json.loads((path / "evaluation.json").read_text())
     except FileNotFoundError:
         raise ValueError(f"{path}: expected a run that is evaluated, found no evaluation.json") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path / 'evaluation.json'}: expected JSON, found a damaged file ({error})") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path / 'evaluation.json'}: expected fields and values, found a {type(found).__name__}")
+    values.check(path / "evaluation.json", found, values.EVALUATION)
     if not (path / "scores.safetensors").exists():
         return found, {}
     table, of = files.read_tensors(path / "scores.safetensors")
@@ -115,13 +118,22 @@ def evaluation(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _examined(path: Path, results: dict[str, Any]) -> dict[str, Any]:
     """The examination that stands beside the results in evaluation.json, if it is of the same; if not, no figure of it
     stays."""
-    old = {"data_sha256": results["data_sha256"]} | files.read_json(path / "evaluation.json")
+    old = {"data_sha256": results["data_sha256"]} | _earlier(path / "evaluation.json")
     agree = ("weights_sha256", "data_sha256", "split", "binarize", "seed")
     same = all(old.get(name) == results[name] for name in agree)
     if same and "examination" in old:
         return {"examination": old["examination"]}
     for each in FIGURES:
         (path / "figures" / f"{each}.png").unlink(missing_ok=True)
+    return {}
+
+
+def _earlier(path: Path) -> dict[str, Any]:
+    """What is in an evaluation.json; nothing where it is damaged, or says what none can say."""
+    found = files.read_json(path)
+    with suppress(ValueError):
+        values.check(path, found, values.EVALUATION)
+        return found
     return {}
 
 

@@ -16,6 +16,7 @@ from pyrovae.data import Split, Splits
 from pyrovae.faults import check_data
 from pyrovae.programs import placement
 from pyrovae.recipe import Recipe
+from pyrovae.runs import values
 from pyrovae.runs.provenance import surroundings
 from pyrovae.train import Training
 from pyrovae.trust import trusting
@@ -56,6 +57,9 @@ def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
         except KeyError as error:
             said = f"expected the state of a training, found none of its {error}: another version of pyrovae wrote it"
             raise ValueError(f"{path}: {said}; --name starts another run") from None
+        except (TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
+            said = f"expected the state of this training, found another ({checks.reason(error)})"
+            raise ValueError(f"{path}: {said}; --name starts another run") from None
         _same_place(path, state[1], training)
     _make(path)
     return training
@@ -67,6 +71,8 @@ def same_data(path: Path, splits: Splits, advice: str) -> None:
     What an earlier version made says nothing of them.
     """
     made, found = (files.read_json(path / name) for name in ("environment.json", "evaluation.json"))
+    values.check(path / "environment.json", made, values.ENVIRONMENT)
+    values.check(path / "evaluation.json", found, values.EVALUATION)
     parts = {"trained": (made, splits.train), "evaluated": (found, getattr(splits, str(found.get("split")), None))}
     for what, (said, part) in parts.items():
         if part is not None and said.get("data_sha256", part.sha256) != part.sha256:
@@ -120,6 +126,7 @@ def _last_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     for candidate in present:
         try:
             state = files.read_tensors(candidate)
+            values.check(candidate, state[1], values.STATE)
         except ValueError as error:
             damaged.append(str(error))
             continue
@@ -218,6 +225,7 @@ def _sizes(file: Path, about: Any) -> tuple[tuple[int, ...], int | None, int | N
 def effort(path: Path) -> dict[str, float]:
     """What a training took, as far as its files say: its seconds, threads and steps, and the programs' parameters."""
     made = files.read_json(path / "environment.json")
+    values.check(path / "environment.json", made, values.ENVIRONMENT)
     said = {"seconds": made.get("training_seconds")} | {name: made.get(name) for name in ("threads", "parameters")}
-    said["steps"] = next((record["step"] for record in reversed(files.read_lines(path / "metrics.jsonl"))), None)
+    said["steps"] = next((record["step"] for record in reversed(values.records(path / "metrics.jsonl"))), None)
     return {name: value for name, value in said.items() if value is not None}
