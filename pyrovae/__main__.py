@@ -158,7 +158,7 @@ def _experiment(name: str, root: Path, list: bool, threads: int = 0, **options: 
         return
     data, seeds = options.get("data", "digits"), options.get("seeds", 1)
     with _bad_input():
-        checks.integer("threads", threads, 0)
+        checks.integer("threads", threads, 0, recipe.MOST_THREADS)
         experiments.check(root, name, data, seeds)
     with runs.threads(threads):
         target = experiments.run(root, name, data, seeds)

@@ -168,7 +168,8 @@ def located(grid: Grid, folder: Path) -> Grid:
 
 def write(grid: Grid, path: Path) -> None:
     """compare.toml: the axes, and every other option with its line of help; paths relative to its folder."""
-    head = f"# `pyrovae compare {path.parent.name}`, from the folder above, carries this out or goes on with it."
+    command = " ".join(["pyrovae compare", path.parent.name, *flags(modules(grid.options()))])
+    head = f"# `{command}`, from the folder above, carries this out or goes on with it."
     axes = {axis: [_read(AXES[axis], value) for value in values] for axis, values in grid.axes.items()}
     varied = tomli_w.dumps(axes | {"seeds": grid.seeds, "gaps": grid.gaps}).rstrip()
     recipe.write_toml(path, [head, varied, *recipe.lines(grid.start, path.parent, grid.varied())])

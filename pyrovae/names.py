@@ -131,10 +131,15 @@ def _printable(text: str) -> str:
 
 def _check_kind(kind: str, name: str, found: Any, makes: type) -> None:
     """Raise a ValueError unless it is a class of the kind, or a function that the trusted module itself defines."""
-    if isinstance(found, type):
-        if not issubclass(found, makes):
-            raise ValueError(f"{kind}: expected a class that is a {makes.__name__}, found {name!r}, which is none")
-    elif not inspect.isfunction(found):
+    if inspect.isfunction(found):
+        if not f"{found.__module__}.".startswith(f"{name.partition(':')[0]}."):
+            raise ValueError(f"{kind}: expected a function of its own module, found {name!r}, of {found.__module__}")
+        made = found.__annotations__.get("return", makes)
+    elif isinstance(found, type):
+        made = found
+    else:
         raise ValueError(f"{kind}: expected a class or a function, found {name!r}, a {type(found).__name__}")
-    elif not f"{found.__module__}.".startswith(f"{name.partition(':')[0]}."):
-        raise ValueError(f"{kind}: expected a function defined in its module, found {name!r}, of {found.__module__}")
+    if isinstance(made, type) and not issubclass(made, makes):
+        raise ValueError(
+            f"{kind}: expected a class that is a {makes.__name__}, or a function that returns one, found {name!r}"
+        )

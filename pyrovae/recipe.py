@@ -23,7 +23,7 @@ from pyrovae.names import member, members
 from pyrovae.objectives import ELBO, Constant, Cyclic, Objective, WarmUp
 from pyrovae.objectives.schedules import Schedule
 from pyrovae.randomness import seeded
-from pyrovae.trust import modules_of
+from pyrovae.trust import flags, modules_of
 
 SCHEMA = 1
 # Epochs, or particles, beyond which no run would end.
@@ -330,7 +330,8 @@ def _optimizer(text: str) -> Callable[..., torch.optim.Optimizer]:
 
 def write(recipe: Recipe, path: Path) -> None:
     """run.toml: every option with its line of help. Paths are written relative to its folder."""
-    head = f"# `pyrovae train {path.parent.name}`, from the folder above, reproduces this run."
+    command = " ".join(["pyrovae train", path.parent.name, *flags(recipe.modules())])
+    head = f"# `{command}`, from the folder above, reproduces this run."
     write_toml(path, [head, *lines(recipe, path.parent)])
 
 

@@ -29,6 +29,10 @@ from pyrovae.likelihoods import Bernoulli
 class Part(Bernoulli):
     pass
 """
+COUNT = """
+def count(shape=3) -> int:
+    raise AssertionError
+"""
 
 
 @pytest.fixture(scope="module")
@@ -98,16 +102,21 @@ def test_no_program_is_started_by_a_name_in_a_recipe(run, marker):
 @pytest.mark.parametrize(
     ("option", "text", "message"),
     [
-        ("model", "mine:Popen", "model: expected a class that is a Module, found 'mine:Popen'"),
+        (
+            "model",
+            "mine:Popen",
+            "model: expected a class that is a Module, or a function that returns one",
+        ),
         ("likelihood", "mine:Part.mro", "has no attribute 'Part.mro'"),
-        ("guide", "mine:check_output(timeout=1)", "expected a function defined in its module, found 'mine:check_out"),
-        ("optimizer", "mine:Part", "optimizer: expected a class that is a Optimizer, found 'mine:Part'"),
-        ("objective", "mine:Part", "objective: expected a class that is a Objective, found 'mine:Part'"),
+        ("guide", "mine:check_output(timeout=1)", "expected a function of its own module, found 'mine:check_output"),
+        ("optimizer", "mine:Part", "optimizer: expected a class that is a Optimizer"),
+        ("objective", "mine:Part", "objective: expected a class that is a Objective"),
+        ("encoder", "mine:count", "network: expected a class that is a Module, or a function that returns one"),
         ("prior", "mine:os", "prior: expected a class or a function, found 'mine:os', a module"),
     ],
 )
 def test_what_is_of_another_kind_is_not_called_even_where_its_module_is_trusted(option, text, message, run, capsys):
-    Path("mine.py").write_text("import os\nfrom subprocess import Popen, check_output\n" + PART)
+    Path("mine.py").write_text("import os\nfrom subprocess import Popen, check_output\n" + PART + COUNT)
     edit(run, **{option: text})
     assert message in refused(capsys, "train", "run", "--name", "again", "--trust", "mine")
     assert not Path("runs").exists()
@@ -300,8 +309,9 @@ def test_what_an_evaluation_says_is_checked_and_made_again(name, change, message
 
 def test_an_evaluation_that_says_what_none_can_say_gives_way(run):
     written = json.loads((run / "evaluation.json").read_text())
-    (run / "evaluation.json").write_text(json.dumps(written | {"examination": [], "split": 3}))
+    (run / "evaluation.json").write_text(json.dumps(written | {"examination": []}))
     made = runs.evaluate(run)
+    assert "examination" not in made
     assert made["log_likelihood"]["value"] == written["log_likelihood"]["value"]
     assert runs.evaluation(run)[0]["rows"] == written["rows"]
 
