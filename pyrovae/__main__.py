@@ -70,7 +70,8 @@ def _train(
         _tell(results, parts)
         written = runs.plot(target)
     print(f"\n{target} holds the run. Look at {written[0].parent}/ ({', '.join(each.stem for each in written)}),")
-    print(f"at its curves with `tensorboard --logdir {target}`, or load it: pyrovae.load({str(target)!r})")
+    trust = f", trust={tuple(asked.modules())}" if asked.modules() else ""
+    print(f"at its curves with `tensorboard --logdir {target}`, or load it: pyrovae.load({str(target)!r}{trust})")
 
 
 def _target(path: Path | None, name: str, root: Path, resume: bool, options: dict[str, Any]) -> tuple[Path, Recipe]:

@@ -228,8 +228,8 @@ def carry_out(root: Path, cells: Sequence[Cell], split: str, jobs: int, gaps: in
     """Carry out the runs, checked before, that are not finished yet, `jobs` at a time; those that failed, and why.
 
     Each is `pyrovae train` in a process of its own, whose output is in NAME.log, and which trusts the modules that this
-    one does. An interrupted one goes on where it
-    stopped, with `pyrovae plot` where figures alone are left; one that fails stops no other.
+    one does. An interrupted one goes on where it stopped, with `pyrovae plot` where figures alone are left; one that
+    fails stops no other.
     """
     root.mkdir(parents=True, exist_ok=True)
     scored = {cell: finished(root, cell, split, gaps) is not None for cell in cells}

@@ -557,7 +557,7 @@ def test_a_users_own_member_is_found_in_the_working_directory_and_on_the_path(fo
     written = json.loads(runs.Path("runs/own/evaluation.json").read_text())
     assert written["measure"] == "mass over counts"
     assert written["command"].endswith("--trust own_members")
-    capsys.readouterr()
+    assert "pyrovae.load('runs/own', trust=('own_members',))" in capsys.readouterr().out
     sys.modules.pop("own_members")
     for command in (["train", "runs/own", "--resume"], ["train", "runs/own", "--name", "b"], ["evaluate", "runs/own"],
                     ["plot", "runs/own"]):  # fmt: skip
