@@ -37,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainingError as error:
         print(f"pyrovae: training stopped at {error}", file=sys.stderr)
         return FAILED
+    except OSError as error:  # in the middle of work: a full disk, or something else in the place of a file
+        print(f"pyrovae: {checks.reason(error)}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print("pyrovae: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -48,9 +51,9 @@ def _train(
 ) -> None:
     with _bad_input():
         parts = _parts(examine, rows)
-        target, asked = _target(path, name, root, resume, options)
-        count = asked.threads or runs.thread_count(target)
-    with _claimed(target), runs.threads(count):
+        path, asked = _target(path, name, root, resume, options)
+        count = asked.threads or (runs.thread_count(path) if path else 0)
+    with _claimed(path, root, Path(asked.data).stem) as target, runs.threads(count):
         with _bad_input():
             training = runs.prepare(target, asked, resume)
         print(f"{target}: {asked.data}, {len(training.batches.data)} rows to train on", flush=True)
@@ -66,16 +69,19 @@ def _train(
             words = ["pyrovae", "train", str(target), "--resume", *flags(asked.modules())]
             print(f"\ngo on with: {' '.join(words)}", file=sys.stderr)
             raise
-        results = runs.evaluate(target, parts=parts, rows=rows or ROWS)
-        _tell(results, parts)
-        written = runs.plot(target)
+        with _bad_input():
+            results = runs.evaluate(target, parts=parts, rows=rows or ROWS)
+            _tell(results, parts)
+            written = runs.plot(target)
     print(f"\n{target} holds the run. Look at {written[0].parent}/ ({', '.join(each.stem for each in written)}),")
     trust = f", trust={tuple(asked.modules())}" if asked.modules() else ""
     print(f"at its curves with `tensorboard --logdir {target}`, or load it: pyrovae.load({str(target)!r}{trust})")
 
 
-def _target(path: Path | None, name: str, root: Path, resume: bool, options: dict[str, Any]) -> tuple[Path, Recipe]:
-    """Where the run goes, and its recipe: that of `path` with the options given."""
+def _target(
+    path: Path | None, name: str, root: Path, resume: bool, options: dict[str, Any]
+) -> tuple[Path | None, Recipe]:
+    """Where the run goes, None where that is left open, and its recipe: that of `path` with the options given."""
     if path and (resume if name else root != RUNS):
         option, needed = ("--name", "RUN or --name") if name else ("--root", "RUN alone, or --name with it")
         raise ValueError(f"{option}: expected {needed}, found RUN {path} and {option} {name or root}")
@@ -86,7 +92,7 @@ def _target(path: Path | None, name: str, root: Path, resume: bool, options: dic
     if resume and target is not None:
         start = recipe.read(target / "run.toml")
     asked = recipe.locate(recipe.from_options(options, start), Path.cwd())
-    return target or runs.free_name(root, Path(asked.data).stem), asked
+    return target, asked
 
 
 def _evaluate(path: Path, particles: int, split: str, seed: int, examine: str, rows: int = 0) -> None:
@@ -215,17 +221,20 @@ def _bad_input() -> Iterator[None]:
     """Before any work is done, a ValueError or OSError is about what was asked for."""
     try:
         yield
+    except files.StorageError:
+        raise
     except (ValueError, OSError) as error:
         raise BadInputError(checks.reason(error)) from error
 
 
 @contextmanager
-def _claimed(path: Path) -> Iterator[None]:
-    """The folder of a run, for this command alone."""
+def _claimed(path: Path | None, root: Path = RUNS, stem: str = "") -> Iterator[Path]:
+    """The folder of a run, for this command alone; without a path a new one, root/stem-NUMBER."""
     with ExitStack() as held:
         with _bad_input():
-            held.enter_context(files.claimed(path))
-        yield
+            claim = runs.new_folder(root, stem) if path is None else files.claimed(path)
+            target = held.enter_context(claim)
+        yield target
 
 
 @contextmanager

@@ -1,28 +1,91 @@
 """Files that are never half-written, and never unpickled."""
 
+import errno
 import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
-import sys
-from collections.abc import Iterator
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+from filelock import BaseFileLock, FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-if sys.platform != "win32":
-    import fcntl
+# The file in a folder whose lock a process holds while it works there.
+LOCK = ".lock"
+# The names of temporary files, which the next command removes where their process was killed.
+_TEMPORARY = re.compile(r"\.(writable|[0-9a-f]+-.+)")
+# What a file system without locks answers.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a link",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class StorageError(OSError):
+    """A file that cannot be read or written where it is: the disk is full, or something else is in its place."""
+
+
+class InUseError(ValueError):
+    """A folder in which another process is at work."""
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Raise a StorageError that names `path` where the file system refuses what is done inside."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{path}: could not be written ({error.strerror or error})") from error
+
+
+def check_file(path: Path) -> None:
+    """Raise a StorageError where something else than a file is in its place: to open a FIFO would wait for ever."""
+    try:
+        state = path.stat()
+    except OSError:  # it is missing, or cannot be reached, which opening it tells better
+        return
+    if not stat.S_ISREG(state.st_mode):
+        raise StorageError(f"{path}: expected a file, found {_kind(state)}; move it away")
+
+
+def _kind(state: os.stat_result) -> str:
+    return _KINDS.get(stat.S_IFMT(state.st_mode), "something else")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file."""
+    check_file(path)
+    return path.read_text()
+
+
+def check_name(path: Path) -> None:
+    """Raise a ValueError where a name is no single line."""
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in str(path)):
+        raise ValueError(f"{str(path)!r}: expected a name without line breaks and other control characters")
 
 
 def check_folder(path: Path) -> None:
-    """Raise a ValueError where something else than a folder is in its place."""
+    """Raise a ValueError where something else than a folder is in its place, or the name is no single line."""
+    check_name(path)
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path}: expected a directory, found a file")
 
@@ -33,48 +96,118 @@ def check_no_link(path: Path) -> None:
         raise ValueError(f"{path}: expected a directory, found a link to {os.readlink(path)!r}; remove or replace it")
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder, if it is not there."""
-    check_folder(path)
+def make_folder(path: Path, new: bool = False) -> None:
+    """Make a folder, if it is not there.
+
+    Raises:
+        ValueError: it cannot be made at this place.
+        StorageError: there is no room for it.
+        FileExistsError: it is there, and `new` is True.
+    """
+    check_name(path) if new else check_folder(path)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=not new)
     except OSError as error:
-        raise ValueError(f"{path}: expected a directory that can be written to ({error.strerror})") from None
+        if new and isinstance(error, FileExistsError):
+            raise
+        kind = StorageError if error.errno in _FULL else ValueError
+        raise kind(f"{path}: expected a directory that can be written to ({error.strerror})") from None
+
+
+def check_writable(path: Path) -> None:
+    """Raise a StorageError if no file can be made in a folder."""
+    with storing(path), tempfile.TemporaryFile(dir=path):
+        pass
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[None]:
+def claimed(path: Path, new: bool = False) -> Iterator[Path]:
     """A folder, made where there is none, that no other process can claim meanwhile; if it stays empty, it goes again.
 
-    On Windows, and on a file system without locks, another can.
+    The claim is a lock on the file .lock in it, which the system ends with the process, however that ends. On a file
+    system without locks another process can claim it, too.
+
+    Args:
+        path: the folder.
+        new: it must not be there yet.
+
+    Raises:
+        InUseError: another process has claimed it.
+        FileExistsError: it is there, and `new` is True.
     """
-    new = [each for each in (path, *path.parents) if not each.exists()]
-    make_folder(path)
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    make_folder(path, new)
     try:
         with _locked(path):
-            yield
+            yield path
     finally:
         with suppress(OSError):  # it is not empty
-            for each in new:
+            for each in missing:
                 each.rmdir()
+
+
+def in_use(path: Path) -> bool:
+    """Whether a process has claimed a folder."""
+    try:
+        with _locked(path):
+            return False
+    except InUseError:
+        return True
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    if sys.platform == "win32":
-        yield
-        return
-    handle = os.open(path, os.O_RDONLY)
+    lock = FileLock(path / LOCK)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which ends with the process, however that ends
-        except BlockingIOError:
-            raise ValueError(f"{path}: expected a folder that no other process works in, found one at work") from None
-        except OSError:  # the file system has no locks
-            pass
+        _lock(lock, path / LOCK)
+    except Timeout:
+        raise InUseError(f"{path}: expected a folder that no other process works in, found one at work") from None
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        if error.errno not in _NO_LOCKS:
+            kind = StorageError if error.errno in _FULL else ValueError
+            raise kind(f"{path}: expected a directory that can be written to ({error.strerror})") from None
+    try:
         yield
     finally:
-        os.close(handle)
+        with suppress(OSError):  # Windows removes no file that is open
+            (path / LOCK).unlink()
+        lock.release()
+
+
+def _lock(lock: BaseFileLock, path: Path) -> None:
+    """Take a lock, on the file that is at its place: who held it before may have removed another one meanwhile."""
+    while True:
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        before = _identity(path)
+        lock.acquire(timeout=0)
+        if before is not None and before == _identity(path):
+            return
+        lock.release()
+
+
+def _identity(path: Path) -> int | None:
+    """Which file is at a place, None where there is none; a StorageError names what is no file."""
+    try:
+        state = path.lstat()
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(state.st_mode):
+        raise StorageError(f"{path}: expected a file, found {_kind(state)}; move it away")
+    return state.st_ino
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed, in the folder of a run and its figures."""
+    for place in (folder, folder / "figures"):
+        for each in place.iterdir() if place.is_dir() else ():
+            if _TEMPORARY.fullmatch(each.name):
+                with storing(each):
+                    shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
 
 
 def _beside(path: Path, kind: str = "") -> Path:
@@ -90,25 +223,30 @@ def _create(path: Path) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`, which takes its place when all went well; a link there is itself replaced."""
+    check_file(path)
     temporary = _beside(path)
     try:
-        _create(temporary)
-        yield temporary
-        os.replace(temporary, path)
+        with storing(path):
+            _create(temporary)
+            yield temporary
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """The same of a folder, with all that is in it."""
     temporary, old = (_beside(path, f"{kind}-") for kind in ("new", "old"))
-    temporary.mkdir()
+    with storing(path):
+        temporary.mkdir()
     try:
-        yield temporary
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
+        with storing(path):
+            yield temporary
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
     finally:
         if old.exists() and not path.exists():
             old.rename(path)
@@ -131,8 +269,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """What a file in JSON says; nothing where there is none, or a damaged one, which gives way to a new one."""
-    with suppress(OSError, ValueError, RecursionError):
-        found = json.loads(path.read_text())
+    with suppress(FileNotFoundError, ValueError, RecursionError):
+        found = json.loads(read_text(path))
         return found if isinstance(found, dict) else {}
     return {}
 
@@ -154,6 +292,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], about: Any) -> None:
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
     """What `write_tensors` wrote; ValueError names a file that is missing, cut short or altered."""
+    check_file(path)
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -215,8 +354,11 @@ def append_line(path: Path, value: Any) -> None:
     """One more line of JSON, with null as in `write_json`; never through a link."""
     if path.is_symlink():
         raise ValueError(f"{path}: expected a file, found a link to {os.readlink(path)!r}; remove or replace it")
-    with open(path, "a", opener=_no_link) as file:
+    check_file(path)
+    with storing(path), open(path, "a", opener=_no_link) as file:
         file.write(json.dumps(_finite(value), allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _no_link(path: str, flags: int) -> int:
@@ -240,6 +382,7 @@ def remove(path: Path) -> None:
 
 def read_lines(path: Path) -> list[Any]:
     """The lines of JSON, up to one that was cut short, or is none of ours."""
+    check_file(path)
     values = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         value = None
@@ -251,7 +394,15 @@ def read_lines(path: Path) -> list[Any]:
     return values
 
 
-def keep_lines(path: Path, keep: int) -> None:
-    """Cut a file of JSON lines back to its first ones."""
-    kept = read_lines(path)[:keep]
-    write_bytes(path, "".join(json.dumps(value) + "\n" for value in kept).encode())
+def write_lines(path: Path, values: Iterable[Any]) -> None:
+    """A file of JSON lines."""
+    write_bytes(path, "".join(json.dumps(value) + "\n" for value in values).encode())
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What `write_tensors` said about the tensors, which are not read: nothing where the file is damaged."""
+    check_file(path)
+    with suppress(SafetensorError, OSError, KeyError, ValueError), safe_open(path, "pt") as file:
+        said = json.loads(file.metadata()["about"])
+        return said if isinstance(said, dict) else {}
+    return {}

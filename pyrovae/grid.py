@@ -10,11 +10,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import chain, product
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import tomli_w
@@ -31,6 +33,7 @@ from pyrovae.trust import flags, modules_of, trusted
 
 FILE = "compare.toml"
 MOST_SEEDS, MOST_RUNS = 1000, 10**5
+POLL = 0.5  # seconds between looks at a run that another process works in
 # The options that a comparison may vary, by the plural that lists them.
 AXES = {
     "models": "model",
@@ -229,24 +232,44 @@ def carry_out(root: Path, cells: Sequence[Cell], split: str, jobs: int, gaps: in
 
     Each is `pyrovae train` in a process of its own, whose output is in NAME.log, and which trusts the modules that this
     one does. An interrupted one goes on where it stopped, with `pyrovae plot` where figures alone are left; one that
-    fails stops no other.
+    fails stops no other. One that another process works in is waited for.
     """
     root.mkdir(parents=True, exist_ok=True)
-    scored = {cell: finished(root, cell, split, gaps) is not None for cell in cells}
-    left = [cell for cell in cells if not (scored[cell] and drawn(root / cell.name))]
-    trust = flags(trusted())  # here: a thread of the pool has a context of its own
+    left = [cell for cell in cells if not (finished(root, cell, split, gaps) and drawn(root / cell.name))]
+    trust, stop = flags(trusted()), Event()  # here: a thread of the pool has a context of its own
     with ThreadPoolExecutor(jobs) as pool:
-        done = pool.map(
-            lambda cell: _plot(root, cell, trust) if scored[cell] else _train(root, cell, gaps, trust), left
-        )
-        ended = list(tqdm(done, total=len(left), unit="run", disable=None))
+        try:
+            done = pool.map(lambda cell: _carry_out(root, cell, split, gaps, trust, stop), left)
+            ended = list(tqdm(done, total=len(left), unit="run", disable=None))
+        finally:
+            stop.set()
     return {cell.name: why for cell, why in zip(left, ended, strict=True) if why}
+
+
+def _carry_out(root: Path, cell: Cell, split: str, gaps: int, trust: Sequence[str], stop: Event) -> str:
+    """What is left of one run; why it failed, if it did."""
+    (root / cell.name).mkdir(exist_ok=True)
+    if not _free(root / cell.name, stop):
+        return "interrupted"
+    if not finished(root, cell, split, gaps):
+        return _train(root, cell, gaps, trust)
+    return "" if drawn(root / cell.name) else _plot(root, cell, trust)
+
+
+def _free(path: Path, stop: Event) -> bool:
+    """Wait until no other process works in a run's folder; False where the wait is stopped.
+
+    It may be a run that someone carries out by hand, or the child of a comparison that was killed, which is ending.
+    """
+    while files.in_use(path):
+        if stop.wait(POLL):
+            return False
+    return not stop.is_set()
 
 
 def _train(root: Path, cell: Cell, gaps: int, trust: Sequence[str]) -> str:
     """One run, to its figures; why it failed, if it did."""
     path = root / cell.name
-    path.mkdir(exist_ok=True)
     if not (path / "run.toml").exists():
         recipe.write(cell.recipe, path / "run.toml")
     examined = ["--examine", "diagnosis", "--rows", str(gaps)] if gaps else []
@@ -269,9 +292,10 @@ def command(words: Sequence[str], log: Path, threads: int = 0, mode: str = "w") 
     the working directory, which may be a stranger's.
     """
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | _search_path()
-    with files.overwriting(log, mode) as file:
-        called = [sys.executable, "-m", "pyrovae", *words]
-        ended = subprocess.run(called, stdout=file, stderr=subprocess.STDOUT, env=environment)
+    files.check_file(log)
+    with _lifeline() as line, files.overwriting(log, mode) as file:
+        called = [sys.executable, "-m", "pyrovae.child", *words]
+        ended = subprocess.run(called, stdin=line, stdout=file, stderr=subprocess.STDOUT, env=environment)
     return _reason(ended.returncode, log)
 
 
@@ -279,6 +303,17 @@ def _search_path() -> dict[str, str]:
     """What keeps the working directory off the path of a new Python: an empty entry of PYTHONPATH stands for it."""
     entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(entries)}
+
+
+@contextmanager
+def _lifeline() -> Iterator[int]:
+    """What a child reads the end of when this process ends, however it ends: a pipe in which nothing is written."""
+    reading, writing = os.pipe()  # which no other child inherits
+    try:
+        yield reading
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 def _begun(path: Path) -> bool:

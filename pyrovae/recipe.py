@@ -362,7 +362,7 @@ def read(path: Path) -> Recipe:
 def in_toml(path: Path) -> Iterator[dict[str, Any]]:
     """What is written in a TOML file of ours; ValueErrors about it name the file."""
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(files.read_text(path))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: expected TOML, found a damaged file ({error})") from None
     if values.pop("schema", None) != SCHEMA:

@@ -24,6 +24,7 @@ FLOORS = [
     ["experiments", "grid"],
     ["comparison"],
     ["__init__", "__main__"],
+    ["child"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(PACKAGE.rglob("*.py"))

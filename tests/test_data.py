@@ -2,7 +2,10 @@
 
 import gzip
 import math
+import os
 import struct
+import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae
+from pyrovae import files
 from pyrovae.data import Split, Splits, at_random, from_arrays, load, sources, subset, with_labels
 from pyrovae.data.order import Order
 from pyrovae.data.split import LABELS, as_split, batches, blocks, by_label, known, split_rows
@@ -225,7 +229,8 @@ def fashion(tmp_path):
     return tmp_path
 
 
-def test_idx_files_of_the_right_length_load(fashion):
+def test_idx_files_of_the_right_length_load(fashion, monkeypatch):
+    monkeypatch.setitem(sources._SHA256, "FashionMNIST", {})
     splits = load("fashion_mnist", root=fashion, binarize="none", valid=1000)
     assert (len(splits.train), len(splits.valid), len(splits.test)) == (59000, 1000, 10000)
     assert splits.num_classes == 10
@@ -242,6 +247,20 @@ def test_replaced_mnist_files_are_noticed(fashion):
     (fashion / "FashionMNIST").rename(fashion / "MNIST")
     with pytest.raises(ValueError, match="train-images-idx3-ubyte: its content is not MNIST's"):
         load("mnist", root=fashion)
+
+
+@pytest.mark.parametrize(("name", "folder"), [("fashion_mnist", "FashionMNIST"), ("kmnist", "KMNIST")])
+def test_files_of_another_dataset_are_named(fashion, monkeypatch, name, folder):
+    """Here the noise stands for MNIST's files, by its digests."""
+    raw = fashion / "FashionMNIST" / "raw"
+    monkeypatch.setitem(sources._SHA256, "MNIST", {each.name: files.sha256(each) for each in raw.iterdir()})
+    monkeypatch.setitem(sources._SHA256, folder, {})
+    (fashion / "FashionMNIST").rename(fashion / folder)
+    with pytest.raises(ValueError, match=f"train-images-idx3-ubyte: its content is not {folder}'s, but MNIST's"):
+        load(name, root=fashion)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=f"its content is not {folder}'s .expected sha256 [0-9a-f]{{64}}"):
+        load(name, root=fashion)
 
 
 def test_missing_files_and_no_network(tmp_path, monkeypatch):
@@ -286,6 +305,29 @@ def bad(tmp_path):
     (tmp_path / "text.npz").write_bytes(gzip.compress(b"hello"))
     np.savez(tmp_path / "zip.npz", x=np.zeros((3, 2)))
     (tmp_path / "zip.npz").rename(tmp_path / "zip.npy")
+    huge = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000), }"
+    header = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(huge)) + huge
+    (tmp_path / "huge.npy").write_bytes(header + bytes(400))
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive:
+        archive.writestr("x.npy", header + bytes(400))
+    (tmp_path / "token.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", 10) + b"{'descr': ")
+    np.savez_compressed(tmp_path / "zlib.npz", x=np.random.default_rng(0).random((200, 2)))
+    content = bytearray((tmp_path / "zlib.npz").read_bytes())
+    content[200:260] = bytes(60)
+    (tmp_path / "zlib.npz").write_bytes(content)
+    os.mkfifo(tmp_path / "fifo.npy")
+    for folder in ("pipes", "devices", "bomb", "checksum"):
+        save_images(tmp_path / folder, 2)
+    os.mkfifo(tmp_path / "pipes" / "02.png")
+    (tmp_path / "devices" / "02.png").symlink_to("/dev/zero")
+    torn = bytearray((tmp_path / "checksum" / "01.png").read_bytes())
+    torn[-20] ^= 255
+    (tmp_path / "checksum" / "01.png").write_bytes(torn)
+    # A header of 30000 x 30000 pixels, with its checksum, and nothing behind it.
+    head = b"IHDR" + struct.pack(">IIBBBBB", 30000, 30000, 8, 0, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    bomb += struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    (tmp_path / "bomb" / "00.png").write_bytes(bomb)
 
 
 @pytest.mark.parametrize(
@@ -306,13 +348,46 @@ def bad(tmp_path):
         ("zip.npy", {}, "zip.npy: expected numbers in numpy's format, found a zip file; one of arrays ends in .npz"),
         ("names.npz", {}, "expected an array named x, images or data, found foo"),
         ("missing.npy", {}, "missing.npy: expected numbers"),
+        (
+            "huge.npy",
+            {},
+            r"huge.npy: expected numbers in numpy's format, found an array of 4000000000000 bytes, for \d+",
+        ),
+        (
+            "huge.npz",
+            {},
+            r"huge.npz: expected numbers in numpy's format, found an array of 4000000000000 bytes, for \d+",
+        ),
+        ("token.npy", {}, "token.npy: expected numbers in numpy's format"),
+        ("zlib.npz", {}, "zlib.npz: expected numbers in numpy's format"),
+        ("fifo.npy", {}, "fifo.npy: expected a file, found a FIFO"),
+        ("pipes", {}, "02.png: expected a file, found a FIFO"),
+        ("devices", {}, "02.png: expected a file, found a device"),
+        ("bomb", {}, r"00.png: expected an image, found a damaged file .Image size .900000000 pixels. exceeds limit"),
+        ("checksum", {}, "01.png: expected an image, found a damaged file"),
     ],
 )
 def test_bad_data_are_refused(tmp_path, name, options, message):
     bad(tmp_path)
     path = tmp_path / name if name and ((tmp_path / name).exists() or "." in name) else name
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, files.StorageError), match=message) as refused:
         load(path, **options)
+    assert str(refused.value).count("\n") == 0
+
+
+@pytest.mark.parametrize("error", [MemoryError, AssertionError, zlib.error("bad"), RuntimeError("encrypted")])
+def test_whatever_a_decoder_raises_is_one_line(tmp_path, monkeypatch, error):
+    def fails(*args, **kwargs):
+        raise error
+
+    np.save(tmp_path / "x.npy", np.zeros((3, 2)))
+    save_images(tmp_path / "images", 2)
+    monkeypatch.setattr(np, "load", fails)
+    monkeypatch.setattr(Image.Image, "load", fails)
+    for name, message in (("x.npy", "x.npy: expected numbers in"), ("images", "00.png: expected an image")):
+        with pytest.raises(ValueError, match=message) as refused:
+            load(tmp_path / name)
+        assert str(refused.value).count("\n") == 0
 
 
 @pytest.mark.parametrize("make", [lambda x: x, TensorDataset, lambda x: DataLoader(TensorDataset(x), batch_size=4)])

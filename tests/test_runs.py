@@ -1,5 +1,6 @@
 """The run directory and the command line: kept, resumed to the same bits, refused with one line."""
 
+import errno
 import json
 import os
 import re
@@ -363,6 +364,12 @@ def test_a_damaged_environment_and_weights_of_another_model_are_named(finished, 
     runs.Path("copy/environment.json").unlink()
     recipe.write(recipe.Recipe(latent_dim=3), runs.Path("copy/run.toml"))
     assert main(["evaluate", "copy"]) == 2
+    assert "run.toml, with latent_dim = 3, found one with 2: one of the two is damaged or" in capsys.readouterr().err
+    tensors, about = files.read_tensors(runs.Path("copy/best.safetensors"))
+    del about["recipe"]  # as an earlier version wrote it
+    files.write_tensors(runs.Path("copy/best.safetensors"), tensors, about)
+    with pytest.warns(UserWarning, match=r"copy/best.safetensors: an earlier version"):
+        assert main(["evaluate", "copy"]) == 2
     assert "its weights are not of the model in its run.toml (size mismatch" in capsys.readouterr().err
 
 
@@ -629,7 +636,10 @@ def test_a_folder_that_was_claimed_in_vain_goes_again():
 
 
 def test_where_there_are_no_locks_a_folder_is_used_all_the_same(monkeypatch):
-    monkeypatch.setattr(files.fcntl, "flock", lambda *_: os.open("nowhere", os.O_RDONLY))
+    def refuse(lock, timeout):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(files.FileLock, "acquire", refuse)
     with files.claimed(runs.Path("a")):
         assert [str(path) for path in runs.Path().iterdir()] == ["a"]
 

@@ -210,6 +210,20 @@ def test_too_many_kinds_of_arguments_run_eagerly(reals):
     assert losses == pytest.approx([3 * (s - math.log(s)) for s in (2 + 0.1 * n for n in range(20))], rel=1e-5)
 
 
+def test_graphs_of_many_shapes_are_bounded(reals):
+    """A stream of ever new shapes keeps KINDS entries, by whatever way it comes, and each step is right."""
+    svi = pyrovae.SVI(*reals, partial(torch.optim.SGD, lr=0.0), Trace_ELBO())
+    with pytest.warns(UserWarning, match="more than 16 kinds of arguments"):
+        losses = [svi.step(torch.ones(n)) for n in range(1, 3 * KINDS)]
+    assert losses == pytest.approx([n * (2 - math.log(2)) for n in range(1, 3 * KINDS)], rel=1e-5)
+    assert len(svi._graphs) == KINDS
+    for n in (2 * KINDS, 4 * KINDS):
+        svi.prepare(torch.ones(n))
+        svi.launch(torch.ones(n))
+    assert len(svi._graphs) == KINDS
+    assert sum(len(graphs) for graphs in svi._graphs.values()) <= KINDS
+
+
 def test_each_shape_and_mode_has_its_graph(vae, x):
     vae.encoder.append(nn.Dropout(0.5))
     svi = pyrovae.SVI(vae.model, vae.guide, partial(torch.optim.SGD, lr=0.0), TraceMeanField_ELBO())

@@ -12,7 +12,7 @@ from pyrovae.comparison.tables import LEAST_SEEDS, Column, alike_text, caption, 
 from pyrovae.grid import Grid
 from pyrovae.ranking import is_score
 from pyrovae.recipe import Recipe
-from pyrovae.runs import records
+from pyrovae.runs.values import records
 
 TEMPLATE = Path(__file__).with_name("page.html")
 # What changes how near a guide comes to the posterior of one and the same model.

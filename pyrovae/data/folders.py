@@ -1,8 +1,7 @@
 """Folders of images, with a folder for each class or none."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pyrovae import checks, files
 from pyrovae.data import sources
 from pyrovae.data.split import Lazy
 
@@ -42,7 +42,11 @@ def _others(path: Path, known: Sequence[str]) -> str:
 
 
 def _images(path: Path) -> list[Path]:
-    return sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and p.is_file())
+    """The images below a folder; a StorageError names a FIFO, a device or a broken link among them."""
+    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and not p.is_dir())
+    for each in found:
+        files.check_file(each)
+    return found
 
 
 def _folder_part(path: Path, classes: Sequence[str]) -> sources.Part:
@@ -58,13 +62,15 @@ def _folder_part(path: Path, classes: Sequence[str]) -> sources.Part:
     return (x if large else x[torch.arange(len(x))]), y
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _decoded(path: Path) -> Image.Image:
+    """An image, all of it read."""
+    files.check_file(path)
     try:
         with Image.open(path) as image:
-            yield image
-    except OSError as error:
-        raise ValueError(f"{path}: expected an image, found a damaged file ({error})") from None
+            image.load()
+    except Exception as error:  # its decoders raise a dozen kinds, of zlib, struct, assertions and memory
+        raise ValueError(f"{path}: expected an image, found a damaged file ({checks.reason(error)})") from None
+    return image
 
 
 class ImageFiles:
@@ -74,9 +80,9 @@ class ImageFiles:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = list(paths)
-        with _opened(self.paths[0]) as first:
-            self.mode = "L" if first.mode in _GREY else "RGB"
-            self.size = first.size
+        first = _decoded(self.paths[0])
+        self.mode = "L" if first.mode in _GREY else "RGB"
+        self.size = first.size
         self.shape: tuple[int, ...] = (len(self.paths), len(self.mode), self.size[1], self.size[0])
 
     def __len__(self) -> int:
@@ -86,20 +92,19 @@ class ImageFiles:
         return torch.stack([self._read(self.paths[row]) for row in rows.tolist()])
 
     def _read(self, path: Path) -> Tensor:
-        with _opened(path) as image:
-            if image.mode[0] in "IF":
-                raise ValueError(
-                    f"{path}: expected 8 bits a channel, found mode {image.mode!r}; "
-                    "keep deeper images as an array (.npy)"
-                )
-            if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
-                raise ValueError(f"{path}: expected opaque pixels, found transparent ones; choose a background first")
-            if self.mode == "L" and image.mode not in _GREY and np.ptp(np.asarray(image.convert("RGB")), 2).any():
-                raise ValueError(
-                    f"{path}: expected grey pixels like {self.paths[0].name}, found coloured ones; "
-                    "bring the images to one mode first"
-                )
-            pixels = np.asarray(image.convert(self.mode))
+        image = _decoded(path)
+        if image.mode[0] in "IF":
+            raise ValueError(
+                f"{path}: expected 8 bits a channel, found mode {image.mode!r}; keep deeper images as an array (.npy)"
+            )
+        if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+            raise ValueError(f"{path}: expected opaque pixels, found transparent ones; choose a background first")
+        if self.mode == "L" and image.mode not in _GREY and np.ptp(np.asarray(image.convert("RGB")), 2).any():
+            raise ValueError(
+                f"{path}: expected grey pixels like {self.paths[0].name}, found coloured ones; "
+                "bring the images to one mode first"
+            )
+        pixels = np.asarray(image.convert(self.mode))
         if pixels.shape[:2] != self.size[::-1]:
             raise ValueError(
                 f"{path}: expected {self.size[0]} x {self.size[1]} pixels like {self.paths[0].name}, "

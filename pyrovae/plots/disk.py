@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pyrovae.files import check_no_link, replacing, write_bytes
+from pyrovae.files import check_no_link, replacing, storing, write_bytes
 from pyrovae.plots.given import nonempty
 
 
@@ -19,7 +19,8 @@ def write_figures(folder: Path, figures: Mapping[str, Figure | Sequence[Figure]]
     for name, frames in several.items():
         nonempty(name, frames)
     check_no_link(folder)
-    folder.mkdir(exist_ok=True)
+    with storing(folder):
+        folder.mkdir(exist_ok=True)
     written = []
     for name, frames in several.items():
         written.append(folder / f"{name}.png")

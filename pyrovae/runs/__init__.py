@@ -14,7 +14,7 @@ figures/                pictures
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -24,8 +24,7 @@ from pyrovae.figures import draw
 from pyrovae.programs import needs_labels, takes_labels
 from pyrovae.runs.provenance import surroundings
 from pyrovae.runs.scoring import SCORED, SCORES, evaluate, evaluation, part_of
-from pyrovae.runs.training import OUTPUTS, effort, load, prepare, same_data, train
-from pyrovae.runs.values import records
+from pyrovae.runs.training import OUTPUTS, effort, load, metrics, prepare, same_data, train
 
 __all__ = [
     "OUTPUTS",
@@ -35,8 +34,9 @@ __all__ = [
     "effort",
     "evaluate",
     "evaluation",
-    "free_name",
     "load",
+    "metrics",
+    "new_folder",
     "part_of",
     "plot",
     "prepare",
@@ -52,9 +52,20 @@ __all__ = [
 LAST_FIGURE = "loss"
 
 
-def free_name(root: Path, stem: str) -> Path:
-    """The first of root/stem-1, root/stem-2, ... that does not exist."""
-    return next(path for number in range(1, 10**6) if not (path := root / f"{stem}-{number}").exists())
+@contextmanager
+def new_folder(root: Path, stem: str) -> Iterator[Path]:
+    """The first of root/stem-1, root/stem-2, ... that does not exist, made and claimed: see `files.claimed`.
+
+    Of processes that ask at one moment, each has its own.
+    """
+    for number in range(1, 10**6):
+        with ExitStack() as held:
+            try:
+                path = held.enter_context(files.claimed(root / f"{stem}-{number}", new=True))
+            except FileExistsError:
+                continue
+            yield path
+            return
 
 
 @contextmanager
@@ -75,9 +86,10 @@ def thread_count(path: Path) -> int:
     """How many threads the run at `path` had; 0 where there is none."""
     known = path / "environment.json"
     try:
-        return _threads(json.loads(known.read_text())["threads"]) if known.exists() else 0
+        return _threads(json.loads(files.read_text(known))["threads"]) if known.exists() else 0
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{known}: expected the environment of a run, found a damaged file ({error})") from None
+        said = f"expected the environment of a run, found a damaged file ({error})"
+        raise ValueError(f"{known}: {said}; delete it to go on without what it says") from None
 
 
 def _threads(value: object) -> int:
@@ -93,8 +105,9 @@ def plot(path: Path, trust: Sequence[str] = ()) -> list[Path]:
         trust: as in `load`.
     """
     files.check_no_link(path / "figures")
-    epochs = records(path / "metrics.jsonl")
+    epochs = metrics(path)
     made, model = recipe.read(path / "run.toml"), load(path, trust=trust)
+    files.sweep(path)
     held_out = part_of(made.splits())[1]
     written = plots.write_figures(path / "figures", draw(model, held_out, made.seed))
     if epochs:

@@ -17,6 +17,7 @@ from pyrovae.evaluate import scores, summary
 from pyrovae.examination import FIGURES, examining
 from pyrovae.likelihoods.bits import bits_per_dimension
 from pyrovae.runs import values
+from pyrovae.runs.ties import check_tie, check_weights, tie, weights_digest
 from pyrovae.runs.training import load
 from pyrovae.trust import flags
 
@@ -50,11 +51,12 @@ def evaluate(
     """
     files.check_no_link(path / "figures")
     made = recipe.read(path / "run.toml")
+    files.sweep(path)
     splits = made.splits()
     name, part = part_of(splits, split)
     model = load(path, trust=trust).to(made.torch_device())
     count = particles or made.particles
-    digest = files.sha256(path / "best.safetensors")
+    digest = weights_digest(path / "best.safetensors")
     asked = repr((made, digest, part.sha256, name, count, seed, torch.__version__))
     keep = path / f".evaluating-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
     for each in (keep, *keep.rglob("*")):
@@ -77,7 +79,8 @@ def evaluate(
     results["bits_per_dimension"] = _bits(results, math.prod(model.event_shape), part.binarize == "dequantize")
     results |= _examined(path, results)
     of_each = {score: table[score] for score in SCORES}
-    files.write_tensors(path / "scores.safetensors", of_each, {field: results[field] for field in SCORED})
+    about = {field: results[field] for field in SCORED} | {"recipe": tie(made)}
+    files.write_tensors(path / "scores.safetensors", of_each, about)
     files.write_json(path / "evaluation.json", results)
     for each in path.glob(".evaluating-*"):
         files.remove(each)
@@ -94,10 +97,11 @@ def evaluation(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What `evaluate` wrote: evaluation.json, and the SCORES of each datum, none where an earlier version made it.
 
     Raises:
-        ValueError: there is no evaluation; one of the files is damaged, or they are of two evaluations.
+        ValueError: there is no evaluation; one of the files is damaged, or they are of two evaluations, of another
+            recipe than run.toml, or of other weights than best.safetensors.
     """
     try:
-        found = json.loads((path / "evaluation.json").read_text())
+        found = json.loads(files.read_text(path / "evaluation.json"))
     except FileNotFoundError:
         raise ValueError(f"{path}: expected a run that is evaluated, found no evaluation.json") from None
     except (ValueError, RecursionError) as error:
@@ -105,6 +109,7 @@ def evaluation(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(found, dict):
         raise ValueError(f"{path / 'evaluation.json'}: expected fields and values, found a {type(found).__name__}")
     values.check(path / "evaluation.json", found, values.EVALUATION)
+    check_weights(path, found)
     if not (path / "scores.safetensors").exists():
         return found, {}
     table, of = files.read_tensors(path / "scores.safetensors")
@@ -112,6 +117,8 @@ def evaluation(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         one, other = found.get(field), of.get(field)
         if one != other:
             raise ValueError(f"{path}: expected scores of the {field} in evaluation.json, {one!r}, found {other!r}")
+    if (path / "run.toml").exists():
+        check_tie(path / "scores.safetensors", of, recipe.read(path / "run.toml"))
     return found, table
 
 
@@ -119,12 +126,15 @@ def _examined(path: Path, results: dict[str, Any]) -> dict[str, Any]:
     """The examination that stands beside the results in evaluation.json, if it is of the same; if not, no figure of it
     stays."""
     old = {"data_sha256": results["data_sha256"]} | _earlier(path / "evaluation.json")
+    if old.get("weights_sha256") == files.sha256(path / "best.safetensors"):  # as earlier versions wrote it
+        old["weights_sha256"] = results["weights_sha256"]
     agree = ("weights_sha256", "data_sha256", "split", "binarize", "seed")
     same = all(old.get(name) == results[name] for name in agree)
     if same and "examination" in old:
         return {"examination": old["examination"]}
-    for each in FIGURES:
-        (path / "figures" / f"{each}.png").unlink(missing_ok=True)
+    with files.storing(path / "figures"):
+        for each in FIGURES:
+            (path / "figures" / f"{each}.png").unlink(missing_ok=True)
     return {}
 
 

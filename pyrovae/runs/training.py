@@ -2,14 +2,13 @@
 
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from pyrovae import checks, files, recipe
 from pyrovae.data import Split, Splits
@@ -17,12 +16,14 @@ from pyrovae.faults import check_data
 from pyrovae.programs import placement
 from pyrovae.recipe import Recipe
 from pyrovae.runs import values
+from pyrovae.runs.curves import curves
 from pyrovae.runs.provenance import surroundings
+from pyrovae.runs.ties import METRICS, check_metrics, check_tie, keep_records, metrics_tie, records, tie
 from pyrovae.train import Training
 from pyrovae.trust import trusting
 
 OUTPUTS = (
-    *("metrics.jsonl", "best.safetensors", "last.safetensors", "previous.safetensors"),
+    *(METRICS, "best.safetensors", "last.safetensors", "previous.safetensors"),
     *("evaluation.json", "scores.safetensors"),
 )
 # The folders of a run that are written to: a link in their place would lead out of it.
@@ -41,9 +42,9 @@ def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
     occupied = [name for name in OUTPUTS if (path / name).exists()]
     if occupied and not resume:
         raise ValueError(f"{path} already holds a run ({occupied[0]}): --resume goes on with it, --name starts another")
-    if resume or (path.exists() and any(path.iterdir())):
+    if resume or _begun(path):
         recipe.check_same(path, vars(recipe.read(path / "run.toml")), vars(asked), "--name starts another run")
-    state = _last_state(path) if resume else None
+    state = _last_state(path, asked) if resume else None
     splits = asked.splits()
     # What "auto" found in the first part is what the second part uses.
     chosen = asked if state is None else replace(asked, matmul=state[1]["matmul"])
@@ -51,7 +52,8 @@ def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
     if splits.test is not None:
         check_data(training.programs, splits.test)
     if state is not None:
-        same_data(path, splits, "--name starts another run")
+        check_tie(path / "best.safetensors", files.read_tensors(path / "best.safetensors")[1], asked)
+        same_data(path, splits, "--name starts another run", state[1])
         try:
             training.restore(state)
         except KeyError as error:
@@ -65,16 +67,31 @@ def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
     return training
 
 
-def same_data(path: Path, splits: Splits, advice: str) -> None:
+def _begun(path: Path) -> bool:
+    """Whether there is something of a run in a folder; what is hidden is a lock, or was left by a killed process."""
+    return path.exists() and any(not each.name.startswith(".") for each in path.iterdir())
+
+
+def same_data(path: Path, splits: Splits, advice: str, state: Mapping[str, Any] | None = None) -> None:
     """Raise a ValueError if a run's training data, or those that it was evaluated on, are others by now.
 
     What an earlier version made says nothing of them.
+
+    Args:
+        path: the run's directory.
+        splits: the data as they are now.
+        advice: what else can be done.
+        state: what the state says that the training goes on from.
     """
     made, found = (files.read_json(path / name) for name in ("environment.json", "evaluation.json"))
     values.check(path / "environment.json", made, values.ENVIRONMENT)
     values.check(path / "evaluation.json", found, values.EVALUATION)
-    parts = {"trained": (made, splits.train), "evaluated": (found, getattr(splits, str(found.get("split")), None))}
-    for what, (said, part) in parts.items():
+    evaluated: Split | None = getattr(splits, str(found.get("split")), None)
+    parts = (
+        *(("trained", said, splits.train) for said in (made, state or {})),
+        ("evaluated", found, evaluated),
+    )
+    for what, said, part in parts:
         if part is not None and said.get("data_sha256", part.sha256) != part.sha256:
             raise ValueError(
                 f"{path}: expected {splits.name} as it was {what} on, found other data; put those back, or {advice}"
@@ -82,45 +99,74 @@ def same_data(path: Path, splits: Splits, advice: str) -> None:
 
 
 def train(path: Path, asked: Recipe, training: Training) -> None:
-    """Carry out a prepared training; after every epoch the directory holds all that is needed to go on from there."""
+    """Carry out a prepared training; after every epoch the directory holds all that is needed to go on from there.
+
+    Raises:
+        StorageError: a file cannot be written; what was written before is kept.
+    """
+    try:
+        _train(path, asked, training)
+    except files.StorageError as error:
+        raise files.StorageError(f"{error}; then go on with: pyrovae train {path} --resume") from error
+
+
+def _train(path: Path, asked: Recipe, training: Training) -> None:
     if not (path / "run.toml").exists():
         recipe.write(asked, path / "run.toml")
     files.write_json(path / "environment.json", _environment(training))
-    files.keep_lines(path / "metrics.jsonl", training.epoch)
-    with SummaryWriter(path / "tensorboard", purge_step=training.epoch + 1) as board:
+    keep_records(path, training.epoch)
+    with curves(path / "tensorboard", training.epoch + 1) as add:
         for record in training:
-            files.append_line(path / "metrics.jsonl", record)
-            for name in record.keys() - {"epoch", "step"}:
-                board.add_scalar(name, record[name], record["epoch"])
+            files.append_line(path / METRICS, record)
+            add(record["epoch"], {name: record[name] for name in record.keys() - {"epoch", "step"}})
             if training.best_epoch == training.epoch:
-                files.write_tensors(path / "best.safetensors", training.weights(), _made_for(training))
-            _write_state(path, training)
-    records = files.read_lines(path / "metrics.jsonl")
-    seconds = sum(record["seconds"] for record in records)
-    files.write_json(path / "environment.json", _environment(training) | {"training_seconds": seconds})
+                files.write_tensors(path / "best.safetensors", training.weights(), _made_for(training, asked))
+            _write_state(path, training, asked)
+    files.write_json(path / "environment.json", _environment(training) | _seconds(path))
 
 
-def _write_state(path: Path, training: Training) -> None:
+def _seconds(path: Path) -> dict[str, float]:
+    """How long all epochs took; nothing where the records of some are gone."""
+    made = records(path)
+    return {"training_seconds": sum(record["seconds"] for record in made)} if made and made[0]["epoch"] == 1 else {}
+
+
+def _write_state(path: Path, training: Training, asked: Recipe) -> None:
     tensors, about = training.state()
-    last = path / "last.safetensors"
-    if last.exists():  # and will, at every moment: a copy, so that an interruption between the two loses no epoch
+    last, about = path / "last.safetensors", about | {"metrics": metrics_tie(path)}
+    if _whole(last):  # and will, at every moment: a copy, so that an interruption between the two loses no epoch
         with files.replacing(path / "previous.safetensors") as temporary:
             shutil.copyfile(last, temporary)
-    files.write_tensors(last, tensors, about | _place(training) | _made_for(training))
+    files.write_tensors(last, tensors, about | _place(training) | _made_for(training, asked))
 
 
-def _made_for(training: Training) -> dict[str, Any]:
-    """What a model is built from beside its recipe."""
+def _whole(path: Path) -> bool:
+    try:
+        files.read_tensors(path)
+    except ValueError:
+        return False
+    return True
+
+
+def _made_for(training: Training, asked: Recipe) -> dict[str, Any]:
+    """What a model is built from, and what else weights are of."""
     return {
         "epoch": training.epoch,
         "event_shape": training.programs.event_shape,
         "num_classes": training.num_classes,
         "training_rows": len(training.batches.data),
+        "data_sha256": _data(training).sha256,
+        "recipe": tie(asked),
     }
 
 
-def _last_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest state that is whole; None if no epoch was finished."""
+def _data(training: Training) -> Split:
+    assert isinstance(training.batches.data, Split)
+    return training.batches.data
+
+
+def _last_state(path: Path, asked: Recipe) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The newest state that is whole, of this recipe and these records; None if no epoch was finished."""
     present = [path / name for name in ("last.safetensors", "previous.safetensors") if (path / name).exists()]
     damaged = []
     for candidate in present:
@@ -132,6 +178,8 @@ def _last_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
             continue
         for message in damaged:
             warnings.warn(f"{message}; going on from {candidate.name}, one epoch earlier", stacklevel=3)
+        check_tie(candidate, state[1], asked)
+        check_metrics(path, state[1])
         return state
     if damaged:
         raise ValueError(f"no state to resume from: {'; '.join(damaged)}")
@@ -160,21 +208,15 @@ def _same_place(path: Path, about: dict[str, Any], training: Training) -> None:
 
 def _make(path: Path) -> None:
     files.make_folder(path)
-    try:
-        files.write_bytes(path / ".writable", b"")
-        (path / ".writable").unlink()
-        for leftover in path.glob(".[0-9]*-*.*"):  # of a process that was killed while it wrote
-            leftover.unlink()
-    except OSError as error:
-        raise ValueError(f"{path}: expected a directory that can be written to ({error.strerror})") from None
+    files.check_writable(path)
+    files.sweep(path)
 
 
 def _environment(training: Training) -> dict[str, Any]:
-    assert isinstance(training.batches.data, Split)
     return {
         **surroundings(),
         "parameters": sum(value.numel() for value in training.svi.parameters.values()),
-        "data_sha256": training.batches.data.sha256,
+        "data_sha256": _data(training).sha256,
         **_place(training),
         **training.matmul_measured,
     }
@@ -196,6 +238,7 @@ def load(path: str | Path, weights: str = "best", trust: Sequence[str] = ()) -> 
     path = Path(path)
     made = recipe.read(path / "run.toml")
     tensors, about = files.read_tensors(path / f"{weights}.safetensors")
+    check_tie(path / f"{weights}.safetensors", about, made)
     if weights == "last":
         tensors = {name.removeprefix("weights."): x for name, x in tensors.items() if name.startswith("weights.")}
     sizes = _sizes(path / f"{weights}.safetensors", about)
@@ -227,5 +270,16 @@ def effort(path: Path) -> dict[str, float]:
     made = files.read_json(path / "environment.json")
     values.check(path / "environment.json", made, values.ENVIRONMENT)
     said = {"seconds": made.get("training_seconds")} | {name: made.get(name) for name in ("threads", "parameters")}
-    said["steps"] = next((record["step"] for record in reversed(values.records(path / "metrics.jsonl"))), None)
+    said["steps"] = next((record["step"] for record in reversed(metrics(path))), None)
     return {name: value for name, value in said.items() if value is not None}
+
+
+def metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a training, one an epoch; none where there is no metrics.jsonl.
+
+    Raises:
+        ValueError: some of those that the last state was written after are lost or altered.
+    """
+    if (path / METRICS).exists() and (about := files.read_about(path / "last.safetensors")):
+        check_metrics(path, about)
+    return values.records(path / METRICS)
