@@ -257,7 +257,7 @@ def test_runs_of_earlier_versions_are_accepted_with_one_line():
         again = runs.evaluate(Path("one"))
     assert again["elbo"] == old["elbo"]
     assert again["examination"] == {"law": {}}
-    with pytest.warns(UserWarning, match=r"one/last.safetensors: an earlier version"):
+    with pytest.warns(UserWarning, match=r"one/(last|best).safetensors: an earlier version"):
         assert train("one", resume=True) == []
 
 

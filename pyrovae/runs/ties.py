@@ -28,6 +28,8 @@ def check_tie(path: Path, about: Mapping[str, Any], made: Recipe) -> None:
         about: what it says about itself.
         made: the recipe in run.toml.
     """
+    if not isinstance(about, Mapping) or not isinstance(about.get("recipe", {}), Mapping):
+        raise ValueError(f"{path}: expected what it says about itself, found {about!r:.80}")
     if "recipe" not in about:
         said = "an earlier version of pyrovae made it, and kept no recipe in it: it is taken as it is"
         warnings.warn(f"{path}: {said}", stacklevel=3)
@@ -79,7 +81,9 @@ def check_metrics(path: Path, about: Mapping[str, Any]) -> None:
     if kept is None:
         whole = [record["epoch"] for record in records(path)][:epochs] == list(range(1, epochs + 1))
     else:
-        content = file.read_bytes()[: kept["bytes"]]
+        if not isinstance(kept, Mapping) or type(kept.get("bytes")) is not int or "sha256" not in kept:
+            raise ValueError(f"{path}: expected a state that knows its metrics.jsonl, found {kept!r:.80}")
+        content = file.read_bytes()[: max(0, kept["bytes"])]
         whole = hashlib.sha256(content).hexdigest() == kept["sha256"]
     if not whole:
         raise ValueError(
