@@ -33,8 +33,9 @@ EAGER = 10
 class SVI:
     """Signature and meaning of pyro.infer.SVI: `step` and `evaluate_loss`, in the units of the loss.
 
-    A step (both programs, the loss, its gradients) is recorded as one graph of torch operations, and from then on the
-    graph alone is run: same random numbers, same results, none of Pyro's work. Programs that are no such graph (Python
+    A step (both programs, the loss, its gradients) is recorded as one graph of torch operations, by `prepare` or once
+    `step` has met such arguments ten times, and from then on the graph alone is run: same random numbers, same results,
+    none of Pyro's work. Programs that are no such graph (Python
     branches on a sampled value) run eagerly, with one warning that says what is in the way, and where.
 
     Modules keep their own tensors, so models in one process never share any; after training, Pyro's store holds the
