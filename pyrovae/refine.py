@@ -90,7 +90,7 @@ class shifted(Messenger):
         name, rows = msg["name"], tuple(msg["fn"].batch_shape)
         if name not in self.shifts and len(rows) > 1:
             raise ValueError(
-                f"refine: expected one proposal a row at {name!r}, found {rows}: one for each value of the enumerated "
+                f"refine: expected one proposal a row at {name!r}, found {rows}, one for each value of the enumerated "
                 "latents that it depends on, or in a plate inside that of the rows; give their values, and ask again"
             )
         try:
