@@ -25,18 +25,18 @@ PAYS = 8000
 # Kinds of arguments that get a graph of their own.
 KINDS = 16
 MANY = f"found more than {KINDS} kinds of arguments: new ones run eagerly. What changes should be a tensor"
-# Steps by `step` with arguments of a kind before it is recorded: that takes as long as many steps, and some are never
-# asked for again. A planned training records at once (`prepare`).
-EAGER = 10
+# Steps by `step` with arguments of a kind before it is recorded: recording takes about as long as so many steps, and
+# some kinds are never asked for again. A planned training records at once (`prepare`).
+EAGER = 100
 
 
 class SVI:
     """Signature and meaning of pyro.infer.SVI: `step` and `evaluate_loss`, in the units of the loss.
 
     A step (both programs, the loss, its gradients) is recorded as one graph of torch operations, by `prepare` or once
-    `step` has met such arguments ten times, and from then on the graph alone is run: same random numbers, same results,
-    none of Pyro's work. Programs that are no such graph (Python
-    branches on a sampled value) run eagerly, with one warning that says what is in the way, and where.
+    `step` has met such arguments EAGER times, and from then on the graph alone is run: same random numbers, same
+    results, none of Pyro's work. Programs that are no such graph (Python branches on a sampled value) run eagerly, with
+    one warning that says what is in the way, and where.
 
     Modules keep their own tensors, so models in one process never share any; after training, Pyro's store holds the
     values of the programs' own `pyro.param` sites and nothing else. A step whose loss or gradient is not finite, or

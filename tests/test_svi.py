@@ -39,6 +39,7 @@ def test_steps_equal_those_of_pyro(vae, x):
     their_losses = [theirs.step(x) for _ in range(20)]
     torch.manual_seed(1)
     ours = pyrovae.SVI(twin.model, twin.guide, Adam, Trace_ELBO())
+    ours.prepare(x)
     our_losses = [ours.step(x) for _ in range(20)]
     assert our_losses == pytest.approx(their_losses, rel=1e-9)
     for a, b in zip(vae.parameters(), twin.parameters(), strict=True):
@@ -231,6 +232,7 @@ def test_each_shape_and_mode_has_its_graph(vae, x):
     for mode in (True, False, True):
         vae.train(mode)
         for n in (12, 5):
+            svi.prepare(x[:n])
             torch.manual_seed(1)
             loss = svi.step(x[:n])
             torch.manual_seed(1)
@@ -241,6 +243,7 @@ def test_each_shape_and_mode_has_its_graph(vae, x):
 
 def test_seeds_reproduce_and_noise_is_fresh(vae, x):
     svi = pyrovae.SVI(vae.model, vae.guide, partial(torch.optim.SGD, lr=0.0), ELBO())
+    svi.prepare(x)
     torch.manual_seed(5)
     first = [svi.step(x) for _ in range(5)]
     torch.manual_seed(5)
