@@ -128,3 +128,18 @@ def kind(member):
 def named(member):
     """Its name."""
     return kind(member).__name__
+
+
+def one_mode():
+    """z of two modes, +-3, x ~ N(|z|, .5); as the guide the posterior of the mode above 0: all weights are alike."""
+
+    def model(x=None, n=1):
+        with pyro.plate("data", n if x is None else len(x)):
+            modes = dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), dist.Normal(torch.tensor([-3.0, 3]), 0.5))
+            return pyro.sample("x", dist.Normal(pyro.sample("z", modes).abs(), 0.5), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((3 + x) / 2, 0.125**0.5))
+
+    return model, guide

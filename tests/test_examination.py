@@ -4,11 +4,9 @@ import json
 import math
 import re
 
-import pyro
-import pyro.distributions as dist
 import pytest
 import torch
-from conftest import pulled
+from conftest import one_mode, pulled
 from matplotlib.figure import Figure
 
 from pyrovae import VAE, data, examine, figures, files, fit, report
@@ -54,21 +52,6 @@ def test_the_verdict_is_right_of_an_exact_guide_and_of_a_narrow_one(linear):
     assert exact["k"]["unusable"] == 0
     assert "guide close" in exact["verdict"]
     assert "guide at fault" in narrow["verdict"]
-
-
-def one_mode():
-    """z of two modes, +-3, x ~ N(|z|, .5); as the guide the posterior of the mode above 0: all weights are alike."""
-
-    def model(x=None, n=1):
-        with pyro.plate("data", n if x is None else len(x)):
-            modes = dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), dist.Normal(torch.tensor([-3.0, 3]), 0.5))
-            return pyro.sample("x", dist.Normal(pyro.sample("z", modes).abs(), 0.5), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal((3 + x) / 2, 0.125**0.5))
-
-    return model, guide
 
 
 def test_ranks_contradict_weights_where_a_mode_is_missed():
