@@ -56,9 +56,9 @@ def run(program: Any, particles: int, args: Sequence[Any], kwargs: Mapping[str, 
         return run_copies(program, particles, args, kwargs, at)
     with pyro.plate("particles", particles, dim=-2):
         trace = _traced(program if at is None else poutine.replay(program, trace=at), args, kwargs)
-    for name, site in samples(trace).items():
-        if not _simple(site, rows(args)):
-            plate = plate_of(trace, rows(args))
+    if odd := {name: site for name, site in samples(trace).items() if not _simple(site, rows(args))}:
+        plate = plate_of(trace, rows(args))
+        for name, site in odd.items():
             if reason := unfit(site, plate) or _inner(site, plate):
                 raise refused(name, reason)
     _score(trace)

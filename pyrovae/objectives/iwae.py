@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.assumptions import laid_out
 from pyrovae.objectives.objective import Objective
 from pyrovae.programs import Program
 from pyrovae.traces import (
@@ -46,7 +47,8 @@ class IWAE(Objective):
 
     def value(self, number: Any, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         if self.dreg and torch.is_grad_enabled():
-            return -self._doubly_reparametrised(model, guide, *args, **kwargs).mean()
+            with laid_out(model, guide, *args, **kwargs):
+                return -self._doubly_reparametrised(model, guide, *args, **kwargs).mean()
         return -log_mean_exp(log_weights(model, guide, self.k, *args, **kwargs))[0].mean()
 
     def _doubly_reparametrised(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:

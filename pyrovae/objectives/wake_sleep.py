@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.assumptions import laid_out
 from pyrovae.objectives.objective import Objective
 from pyrovae.programs import Program
 from pyrovae.traces import check_latents, detached, draw, log_mean_exp, log_prob, model_at, replayed, rescored
@@ -26,6 +27,10 @@ class ReweightedWakeSleep(Objective):
         self.k = checks.integer("k", k)
 
     def value(self, number: Any, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        with laid_out(model, guide, *args, **kwargs):
+            return self._bound(model, guide, *args, **kwargs)
+
+    def _bound(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         latents = detached(draw(guide, self.k, *args, **kwargs))
         check_latents(latents, "ReweightedWakeSleep")
         q = rescored(latents, lambda trace: replayed(guide, trace, self.k, *args, **kwargs))
