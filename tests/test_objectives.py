@@ -306,6 +306,7 @@ def test_one_latent_is_scored_again_without_its_encoder(objective, vae, x):
     """Of two layers q(z2|z1) is another distribution at another z1: there the guide is run again."""
     two, calls = pyrovae.models.HierarchicalVAE(x.shape[1:], 3, above=2), []
     for model, network in ((vae, vae.encoder), (two, two.recognition.factors[0].network)):
+        objective.differentiable_loss(model.model, model.guide, x)  # the first time, the layout of particles is checked
         network.register_forward_hook(lambda *_, model=model: calls.append(model))
         objective.differentiable_loss(model.model, model.guide, x)
     assert calls.count(vae) == 1
