@@ -1,36 +1,22 @@
 """Variational autoencoders as explicit Pyro programs."""
 
-from pyrovae import (
-    anomaly,
-    baselines,
-    calibration,
-    clusters,
-    data,
-    diagnostics,
-    guides,
-    information,
-    likelihoods,
-    models,
-    networks,
-    objectives,
-    priors,
-    quality,
-)
-from pyrovae.annealing import anneal, sandwich
+from pyrovae import data, guides, likelihoods, models, networks, objectives, priors
 from pyrovae.comparison import compare
-from pyrovae.diagnostics import diagnose
-from pyrovae.evaluate import evaluate, gaps
-from pyrovae.examination import examine
-from pyrovae.faults import TrainingError
-from pyrovae.inference import impute
-from pyrovae.likelihoods.squared_error import squared_error
+from pyrovae.evaluation import anomaly, baselines, calibration, clusters, diagnostics, information, quality
+from pyrovae.evaluation.annealing import anneal, sandwich
+from pyrovae.evaluation.diagnostics import diagnose
+from pyrovae.evaluation.evaluate import evaluate, gaps
+from pyrovae.evaluation.examine import examine
+from pyrovae.evaluation.nuts import posterior
+from pyrovae.evaluation.ranking import rank
 from pyrovae.models import VAE
-from pyrovae.posterior import posterior
-from pyrovae.ranking import rank
-from pyrovae.refine import refine
+from pyrovae.objectives.squared_error import squared_error
+from pyrovae.programs.importance import impute
+from pyrovae.programs.refine import refine
 from pyrovae.runs import load
-from pyrovae.svi import SVI
-from pyrovae.train import Training, fit
+from pyrovae.training.faults import TrainingError
+from pyrovae.training.svi import SVI
+from pyrovae.training.train import Training, fit
 
 __all__ = [
     "SVI",

@@ -2,7 +2,6 @@
 `pyrovae experiment NAME`."""
 
 import argparse
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,11 +9,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pyrovae import checks, comparison, experiments, files, grid, names, recipe, report, runs
-from pyrovae.examination import LEAST, PARTS
-from pyrovae.faults import TrainingError
-from pyrovae.recipe import Recipe
-from pyrovae.trust import flags, trusted, trusting
+from pyrovae import checks, comparison, experiments, files, runs
+from pyrovae.comparison import grid
+from pyrovae.evaluation.examine import LEAST, PARTS
+from pyrovae.runs import names, recipe, report
+from pyrovae.runs.recipe import Recipe
+from pyrovae.runs.trust import flags, trusted, trusting
+from pyrovae.training.faults import TrainingError
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 ROWS = 200  # of the data that are examined
@@ -115,7 +116,7 @@ def _parts(examine: str, rows: int) -> list[str]:
 
 
 def _tell(results: dict[str, Any], parts: Sequence[str]) -> None:
-    _report(results)
+    print(report.evaluation(results))
     if parts:
         print(report.examination({part: results["examination"][part] for part in parts}))
 
@@ -178,42 +179,6 @@ def _nothing_beside_a_list(name: str, options: dict[str, Any]) -> None:
     for option, value in given.items():
         if value:
             raise ValueError(f"{option}: expected none beside a list of the experiments, found {value}")
-
-
-def _report(results: dict[str, Any]) -> None:
-    """The numbers, one a line, with their standard errors over the data."""
-    print(f"\n{results['split']} data, {results['rows']} rows, nats per datum ({results['measure']}):")
-    latent = results["kl_by_site"]
-    seen = [f"{site} where known" if site in latent else site for site in sorted(results["observed_by_site"])]
-    x = f"log p({', '.join(seen)})"
-    of_draws = f" at {results['draws']} w" if "draws" in results else ""
-    for name, label in (
-        ("elbo", "ELBO"),
-        ("reconstruction", "reconstruction, E_q of the observed sites"),
-        ("kl", f"KL(q || p) of the latents, {results['kl_estimator']}"),
-        ("log_likelihood", f"{x}, {results['particles']} importance samples{of_draws}"),
-    ):
-        if not math.isnan(results[name]["value"]):
-            print(f"  {label:42} {results[name]['value']:9.3f} +- {results[name]['standard_error']:.3f}")
-    if bits := results["bits_per_dimension"]:
-        print(f"  {'the same, in bits per dimension':42} {bits['value']:9.3f} +- {bits['standard_error']:.3f}")
-    if len(latent) > 1:
-        for site, kl in latent.items():
-            print(f"  {f'KL of {site}':42} {kl['value']:9.3f} +- {kl['standard_error']:.3f}")
-    if accuracy := results.get("accuracy"):
-        print(f"  {'accuracy of q(y|x)':42} {accuracy['value']:9.3f} +- {accuracy['standard_error']:.3f}")
-    for name, value in results.get("clusters", {}).items():
-        if name in _AGREEMENT:
-            print(f"  {_AGREEMENT[name]:42} {value:9.3f}")
-    for site, active in results.get("active_units", {}).items():
-        print(f"  {f'active units of {site}':42} {active:5d} of {results['latents'][site]}")
-
-
-_AGREEMENT = {
-    "accuracy": "clusters' accuracy, matched to labels",
-    "nmi": "their normalised mutual information",
-    "ari": "their adjusted Rand index",
-}
 
 
 @contextmanager

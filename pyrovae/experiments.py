@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae import checks, files, plots
-from pyrovae.ranking import paired
-from pyrovae.report import shown, spread, table
 from pyrovae.runs import surroundings
+from pyrovae.runs.report import shown, spread, table
+from pyrovae.scores import paired
 
 __all__ = [
     "FILE",

@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pyrovae import checks, experiments, files
-from pyrovae.grid import command
-from pyrovae.report import placed
+from pyrovae.comparison.grid import command
+from pyrovae.runs.report import placed
 
 RUNS = Path(__file__).parent
 README = RUNS.parent / "README.md"

@@ -11,10 +11,13 @@ import torch
 from conftest import X, binary, two_layers
 
 import pyrovae
-from pyrovae import anneal, annealing, guides, inference, priors, sandwich
+from pyrovae import anneal, guides, priors, sandwich
 from pyrovae.data import Split
+from pyrovae.evaluation import annealing
 from pyrovae.models import Completion, CompletionVAE, ConditionalVAE, HierarchicalVAE, SemiSupervisedVAE
 from pyrovae.networks import MLP
+from pyrovae.programs import importance
+from pyrovae.programs.pair import answering
 
 FEW = {"chains": 4, "temperatures": 3, "leapfrog": 1, "start": "prior"}
 SMALL = partial(MLP, hidden=(8,))
@@ -154,7 +157,7 @@ def test_a_missing_jacobian_is_noticed(counts, monkeypatch):
 def test_without_moves_it_is_importance_sampling(linear, temperatures):
     """At any temperatures: the weights telescope."""
     found = anneal(linear.vae, linear.x[:32], 2000, temperatures, 0, "guide")
-    value, error = inference.log_likelihood(linear.vae, linear.x[:32], 2000)
+    value, error = importance.log_likelihood(linear.vae, linear.x[:32], 2000)
     scores = (found.value - value) / torch.hypot(found.standard_error, error)
     assert scores.abs().max() < 6
     assert abs(scores.mean()) < 4 / math.sqrt(32)
@@ -165,7 +168,7 @@ def test_it_finds_the_mode_that_the_guide_misses(mirrored):
     """Importance sampling is sure of half the evidence; so is annealing from the same guide; the prior's chains are
     not misled, and on simulated data the guide's gap tells."""
     programs, x = mirrored.programs, mirrored.x
-    value, error = inference.log_likelihood(programs, x, 500)
+    value, error = importance.log_likelihood(programs, x, 500)
     torch.testing.assert_close(value.double(), mirrored.log_p - math.log(2), rtol=0, atol=0.02)
     assert error.max() < 0.05
     found = anneal(programs, x, 200, 60, 5, "prior")
@@ -222,7 +225,7 @@ def test_it_is_determined_by_seed_and_place(linear, dtype, monkeypatch):
 
 
 def test_chains_are_chunked_without_changing_the_estimate(linear, monkeypatch):
-    monkeypatch.setattr(inference, "FLOATS", annealing.ROWS * 5 * 700)
+    monkeypatch.setattr(importance, "FLOATS", annealing.ROWS * 5 * 700)
     found = anneal(linear.vae, linear.x[:32], 2000, 4, 2)
     assert abs(z_score(found, linear.evidence.log_prob(linear.x[:32]))) < 4
 
@@ -234,7 +237,7 @@ GUIDES = [guides.DiagonalNormal, guides.FullRankNormal, guides.LowRankNormal, gu
 def test_every_guide_with_a_density_is_a_start(guide):
     vae, x = pyrovae.VAE(X, 2, guide=guide, encoder=SMALL, decoder=SMALL), binary(6)
     found = anneal(vae, x, 500, 2, 0, "guide")
-    value, error = inference.log_likelihood(vae, x, 500)
+    value, error = importance.log_likelihood(vae, x, 500)
     assert ((found.value - value).abs() < 6 * torch.hypot(found.standard_error, error.double())).all()
     assert torch.isfinite(anneal(vae, x, **FEW | {"start": "guide"}).value).all()
 
@@ -243,7 +246,7 @@ def test_every_guide_with_a_density_is_a_start(guide):
 def test_every_prior_on_the_reals_is_a_start(prior):
     vae, x = pyrovae.VAE(X, 2, prior=getattr(priors, prior), encoder=SMALL, decoder=SMALL), binary(6)
     found = anneal(vae, x, 200, 2, 0, "prior")
-    value, error = inference.log_likelihood(vae, x, 200)
+    value, error = importance.log_likelihood(vae, x, 200)
     assert ((found.value - value).abs() < 6 * torch.hypot(found.standard_error, error.double())).all()
 
 
@@ -267,7 +270,7 @@ def test_other_graphs_have_their_sandwich(monkeypatch):
 
 def test_what_diverges_is_refused_by_metropolis(counts):
     """A step that is far too long moves nothing, and breaks nothing."""
-    with pyrovae.programs.answering(counts.programs):
+    with answering(counts.programs):
         bridge = annealing.Bridge(counts.programs, [counts.x])
         here = annealing.point(bridge, bridge.draw(50), 0.5)
         there, acceptance = annealing.move(bridge, here, 0.5, torch.full((12,), 1e4), 5)

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 import pyrovae
 from pyrovae import anomaly, plots
-from pyrovae.anomaly import auroc
 from pyrovae.data import Split, Splits, from_arrays
+from pyrovae.evaluation.anomaly import auroc
 from pyrovae.guides import Delta
 from pyrovae.likelihoods import Normal
 

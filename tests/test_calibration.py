@@ -12,8 +12,8 @@ from scipy.stats import kstest
 
 import pyrovae
 from pyrovae import calibration
-from pyrovae.calibration import histograms, predictive, ranks, simulation_based
 from pyrovae.data import Split
+from pyrovae.evaluation.calibration import histograms, predictive, ranks, simulation_based
 from pyrovae.models import ConditionalVAE, MixtureVAE, SemiSupervisedVAE
 from pyrovae.models.completion_vae import Completion
 

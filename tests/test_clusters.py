@@ -19,15 +19,18 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 import pyrovae
-from pyrovae import figures, guides, plots, priors, traces
-from pyrovae.clusters import agreement, responsibilities
+from pyrovae import guides, plots, priors
 from pyrovae.data import Split
-from pyrovae.inference import classify
+from pyrovae.evaluation.clusters import agreement, responsibilities
 from pyrovae.likelihoods import Normal
 from pyrovae.models import MixtureVAE, SemiSupervisedVAE
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, MMD, Capacity, Constant, FreeBits, WarmUp
-from pyrovae.recipe import Late, Recipe
+from pyrovae.objectives.schedules import Late
+from pyrovae.programs import traces
+from pyrovae.programs.importance import classify
+from pyrovae.runs import figures
+from pyrovae.runs.recipe import Recipe
 
 D, K, WIDTH, S = 2, 3, 5, 0.7
 SMALL = partial(MLP, hidden=(8,))

@@ -21,12 +21,13 @@ import torch
 from matplotlib.figure import Figure
 
 import pyrovae
-from pyrovae import comparison, files, grid, names, recipe, runs
+from pyrovae import comparison, files, runs
 from pyrovae.__main__ import main
-from pyrovae.comparison import Comparison, collect, tables
+from pyrovae.comparison import Comparison, collect, grid, tables
+from pyrovae.comparison.grid import Grid
 from pyrovae.comparison.tables import COLUMNS
-from pyrovae.grid import Grid
-from pyrovae.recipe import Recipe
+from pyrovae.runs import names, recipe
+from pyrovae.runs.recipe import Recipe
 
 ROOTS = Path(__file__).parents[1] / "runs" / "compare"
 QUICK = ["--epochs", "1", "--particles", "2", "--latent-dim", "2"]

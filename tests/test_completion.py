@@ -13,12 +13,13 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 import pyrovae
-from pyrovae import guides, inference, likelihoods
+from pyrovae import guides, likelihoods
 from pyrovae.models.completion_vae import Completion, CompletionVAE, quadrants
 from pyrovae.networks import MLP, Conv
 from pyrovae.objectives import ELBO, IWAE
-from pyrovae.traces import log_weights
-from pyrovae.train import cosine
+from pyrovae.programs import importance
+from pyrovae.programs.traces import log_weights
+from pyrovae.training.train import cosine
 
 MASK = torch.tensor([True, False, True, False, False])
 S = 0.6
@@ -84,7 +85,7 @@ def test_with_the_posterior_as_guide_every_weight_is_the_conditional_evidence(x)
 
 def test_importance_sampling_finds_the_conditional_evidence(x):
     vae = normal()
-    found, error = inference.log_likelihood(vae, x, 5000)
+    found, error = importance.log_likelihood(vae, x, 5000)
     truth = conditional(vae, x).log_prob(x[:, ~MASK])
     assert error.median() < 0.1
     assert ((found - truth).abs() < 5 * error + 0.01).all()
@@ -148,7 +149,7 @@ def test_with_all_but_one_pixel_seen_it_is_one_pixels_nats(double):
     model, x = Completion((1, 4, 4), mask), binary(20, 1, 4, 4)
     pixel = model.network(model.seen(x))[:, 0, 2, 1].sigmoid()
     truth = torch.where(x[:, 0, 2, 1] == 1, pixel, 1 - pixel).log()
-    torch.testing.assert_close(inference.log_likelihood(model, x, 2)[0], truth.detach())
+    torch.testing.assert_close(importance.log_likelihood(model, x, 2)[0], truth.detach())
     assert pyrovae.evaluate(model, x, 2)["measure"] == "mass over binary values, of 1 unseen entries given 15"
 
 
@@ -227,7 +228,7 @@ def test_conditioning_on_latents_and_data():
     expected = vae.p_x(z, vae.seen(x)).log_prob(x)
     torch.testing.assert_close(trace.nodes["x"]["log_prob"], expected)
     torch.testing.assert_close(trace.nodes["z"]["log_prob"], vae.p_z(vae.seen(x)).log_prob(z))
-    assert torch.equal(inference.reconstruct(vae, x)[:, MASK], x[:, MASK])
+    assert torch.equal(importance.reconstruct(vae, x)[:, MASK], x[:, MASK])
 
 
 @pytest.mark.parametrize("network", [MLP, partial(Conv, channels=(4,), hidden=10)])
@@ -269,7 +270,7 @@ def test_saved_and_loaded_it_is_the_same_and_a_copy_is_its_own(tmp_path):
     other = CompletionVAE(5, 2, ~MASK)
     load_model(other, tmp_path / "vae.safetensors")
     for twin in (other, copy.deepcopy(vae)):
-        assert torch.equal(inference.log_likelihood(twin, x, 3)[0], inference.log_likelihood(vae, x, 3)[0])
+        assert torch.equal(importance.log_likelihood(twin, x, 3)[0], importance.log_likelihood(vae, x, 3)[0])
 
 
 @pytest.mark.slow
@@ -315,10 +316,10 @@ def test_quadrants(seen, rows):
             "x: expected finite values where it is seen, found nan at .0, 0.",
         ),
         (
-            lambda: inference.sample(CompletionVAE(5, 2, MASK), 3),
+            lambda: importance.sample(CompletionVAE(5, 2, MASK), 3),
             r"expected a model that generates n data, .* found model\(x, s\); complete\(x\) draws what is unseen of x",
         ),
-        (lambda: inference.sample((lambda x: x, lambda x: None), 3), r"model\(n=...\), found model\(x\)$"),
+        (lambda: importance.sample((lambda x: x, lambda x: None), 3), r"model\(n=...\), found model\(x\)$"),
         (
             lambda: Completion(5, MASK).complete(torch.full((2, 5), 0.3)),
             r"x: expected values in the support Boolean\(\), found 0.3 at \(0, 0\), 4 of 10 in all",

@@ -10,8 +10,9 @@ from scipy.stats import t as student
 from torch.distributions import kl_divergence
 
 import pyrovae
-from pyrovae import anneal, quality, report
-from pyrovae.traces import log_mean_exp, log_mean_exp_bias
+from pyrovae import anneal, quality
+from pyrovae.programs.traces import log_mean_exp, log_mean_exp_bias
+from pyrovae.runs import report
 
 # How far a rate of n repetitions may be from 95 % by chance: four standard deviations.
 CHANCE = 4 * math.sqrt(0.95 * 0.05)

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import pyrovae
 from pyrovae import files
 from pyrovae.data import Split, Splits, at_random, from_arrays, load, sources, subset, with_labels
-from pyrovae.data.order import Order
 from pyrovae.data.split import LABELS, as_split, batches, blocks, by_label, known, split_rows
+from pyrovae.training.sampler import Order
 
 
 def test_digits_are_the_digits(digits):

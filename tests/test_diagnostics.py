@@ -15,10 +15,12 @@ from pyro.ops.stats import fit_generalized_pareto
 from torch.distributions import kl_divergence
 
 import pyrovae
-from pyrovae import diagnostics, guides, inference, networks, psis
-from pyrovae.diagnostics import by_datum, verdict
+from pyrovae import diagnostics, guides, networks
+from pyrovae.evaluation import pareto_k
+from pyrovae.evaluation.diagnostics import by_datum, verdict
 from pyrovae.likelihoods import Normal
 from pyrovae.models.completion_vae import Completion
+from pyrovae.programs import importance
 
 TAILS = [-0.3, 0.2, 0.5, 1.0]
 
@@ -50,7 +52,7 @@ def plainly(x):
 
 @pytest.mark.parametrize("k", TAILS)
 def test_the_fit_finds_known_tails(k):
-    found, s = psis.fit_pareto(pareto(k, 1000, 200))
+    found, s = pareto_k.fit_pareto(pareto(k, 1000, 200))
     assert found.mean().item() == pytest.approx(k, abs=0.02)
     assert found.std().item() == pytest.approx((1 + k) / math.sqrt(1000), rel=0.35)  # of the maximum likelihood
     assert s.mean().item() == pytest.approx(2.0, abs=0.05)
@@ -60,7 +62,7 @@ def test_the_fit_finds_known_tails(k):
 @pytest.mark.parametrize("rows", [5, 23, 300])
 def test_the_fit_is_the_published_one(k, rows):
     x = pareto(k, rows, 6)
-    found = torch.stack(psis.fit_pareto(x))
+    found = torch.stack(pareto_k.fit_pareto(x))
     np.testing.assert_allclose(found.T, [plainly(column) for column in x.T], rtol=1e-8)
     theirs = [fit_generalized_pareto(column)[0] for column in x.T]
     assert found[0].tolist() == pytest.approx([float(each) for each in theirs], rel=1e-6)
@@ -69,9 +71,9 @@ def test_the_fit_is_the_published_one(k, rows):
 @pytest.mark.parametrize("k", TAILS)
 def test_the_tail_of_weights_is_found(k):
     log_w = pareto(k, 4000, 100).log() - 700
-    found = psis.pareto_k(log_w)
+    found = pareto_k.k_hat(log_w)
     assert found.mean().item() == pytest.approx(k, abs=0.06)
-    torch.testing.assert_close(psis.pareto_k(log_w + 1500), found, rtol=0, atol=1e-6)  # a constant changes nothing
+    torch.testing.assert_close(pareto_k.k_hat(log_w + 1500), found, rtol=0, atol=1e-6)  # a constant changes nothing
 
 
 @pytest.mark.parametrize(("draws", "length"), [(25, 5), (60, 12), (400, 60), (1000, 95)])
@@ -79,7 +81,7 @@ def test_the_tail_is_as_long_as_published(draws, length):
     log_w = torch.randn(draws, 3, dtype=torch.float64)
     w = np.sort(log_w.exp().numpy(), 0)
     truth = [plainly(column)[0] for column in (w[-length:] - w[-length - 1]).T]
-    np.testing.assert_allclose(psis.pareto_k(log_w), truth, rtol=1e-6)
+    np.testing.assert_allclose(pareto_k.k_hat(log_w), truth, rtol=1e-6)
 
 
 def test_weights_without_a_tail_and_weights_that_are_none():
@@ -88,17 +90,17 @@ def test_weights_without_a_tail_and_weights_that_are_none():
     log_w[4:, 2] = -math.inf
     log_w[:, 3] = -math.inf
     log_w[0, 4], log_w[0, 5] = math.inf, math.nan
-    k = psis.pareto_k(log_w)
+    k = pareto_k.k_hat(log_w)
     assert k[0] < 1
     assert k[1:].tolist() == [-math.inf] + [math.inf] * 4
-    ess = psis.effective_sample_size(log_w)
+    ess = pareto_k.effective_sample_size(log_w)
     assert 1 < ess[0] < 100
     assert ess[1].item() == pytest.approx(100)
     assert ess[3:].tolist() == [0, 0, 0]
 
 
 def test_weights_that_underflow_are_the_heaviest_tail():
-    k = psis.pareto_k(torch.linspace(0, 5000, 1000).double()[:, None])
+    k = pareto_k.k_hat(torch.linspace(0, 5000, 1000).double()[:, None])
     assert 5 < k.item() < math.inf
 
 
@@ -165,7 +167,7 @@ def test_batches_and_chunks_change_no_number(linear, monkeypatch):
     whole = by_datum(linear.vae, linear.x, 60)
     loader = torch.utils.data.DataLoader(linear.x, batch_size=7)
     torch.testing.assert_close(by_datum(linear.vae, loader, 60), whole)
-    monkeypatch.setattr(inference, "FLOATS", 128 * 5 * 10)
+    monkeypatch.setattr(importance, "FLOATS", 128 * 5 * 10)
     chunked = by_datum(linear.vae, linear.x, 60)
     assert not torch.equal(chunked["k"], whole["k"])
     assert chunked["k"].shape == (40,)
@@ -290,14 +292,14 @@ def test_rounding_of_an_exact_guide_is_no_tail(dtype):
 def test_a_tail_just_above_rounding_is_one():
     """Weights 1 + e, e a hundred roundings of log w = 600 and of a heavy tail: an excess is no matter of its size."""
     tail = 1e-2 * pareto(0.9, 1000, 20) / 2
-    assert psis.pareto_k((tail.log1p() + 600).float()).mean().item() == pytest.approx(0.9, abs=0.15)
-    assert psis.pareto_k((1e-6 * tail + 600).float()).tolist() == [-math.inf] * 20
+    assert pareto_k.k_hat((tail.log1p() + 600).float()).mean().item() == pytest.approx(0.9, abs=0.15)
+    assert pareto_k.k_hat((1e-6 * tail + 600).float()).tolist() == [-math.inf] * 20
 
 
 @pytest.mark.parametrize(("draws", "limit"), [(25, 0.2847), (100, 0.5), (1000, 2 / 3), (2154, 0.7), (10**6, 0.7)])
 def test_the_limit_of_k_hat_depends_on_the_draws(draws, limit):
-    assert psis.usable(draws) == pytest.approx(limit, abs=2e-4)
-    assert psis.good(draws) == pytest.approx(min(0.5, limit), abs=2e-4)
+    assert pareto_k.usable(draws) == pytest.approx(limit, abs=2e-4)
+    assert pareto_k.good(draws) == pytest.approx(min(0.5, limit), abs=2e-4)
 
 
 def test_the_summary_counts_by_the_limit_of_its_draws():
@@ -324,10 +326,10 @@ def test_bad_input_is_refused_before_any_work(linear):
     with pytest.raises(ValueError, match="k-hat: expected a guide with a density, found a point"):
         by_datum(pyrovae.VAE(5, 2, likelihood=Normal, guide=guides.Delta), torch.zeros(3, 5), 25)
     with pytest.raises(ValueError, match=r"log_w: expected shape \(K, N\) with K >= 25, .* found \(4, 3\)"):
-        psis.pareto_k(torch.zeros(4, 3))
+        pareto_k.k_hat(torch.zeros(4, 3))
     with pytest.raises(ValueError, match=r"x: expected shape \(n, N\) with n >= 5, found \(4, 3\)"):
-        psis.fit_pareto(torch.ones(4, 3))
+        pareto_k.fit_pareto(torch.ones(4, 3))
 
 
 def test_the_thresholds_are_those_that_are_written_down():
-    assert (psis.GOOD, psis.USABLE, diagnostics.SHARE, diagnostics.NATS) == (0.5, 0.7, 0.05, 1.0)
+    assert (pareto_k.GOOD, pareto_k.USABLE, diagnostics.SHARE, diagnostics.NATS) == (0.5, 0.7, 0.05, 1.0)

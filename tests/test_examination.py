@@ -9,10 +9,11 @@ import torch
 from conftest import one_mode, pulled
 from matplotlib.figure import Figure
 
-from pyrovae import VAE, data, examine, figures, files, fit, report
+from pyrovae import VAE, data, examine, files, fit
 from pyrovae.__main__ import main
 from pyrovae.data import Split
-from pyrovae.examination import FIGURES, PARTS
+from pyrovae.evaluation.examine import FIGURES, PARTS
+from pyrovae.runs import figures, report
 from pyrovae.runs.ties import weights_digest
 
 

@@ -28,9 +28,10 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import pyrovae
-from pyrovae import assumptions, columns, inference, plates, train
 from pyrovae.data.split import Wanted
 from pyrovae.objectives import ELBO, IWAE, ReweightedWakeSleep
+from pyrovae.programs import assumptions, columns, importance, plates
+from pyrovae.training import train
 
 N, D, S, K = 24, 4, 0.5, 200  # rows, size of x, scale of x given z, particles
 PROGRAMS: dict[str, Callable[[], "Foreign"]] = {}
@@ -911,7 +912,7 @@ def test_a_column_that_is_dropped_is_caught(monkeypatch):
     """Planted: only an argument named y gets the second column, so that the model observes nothing."""
     monkeypatch.setattr(columns, "of_labels", lambda programs: True)
     monkeypatch.setattr(columns, "wanted", lambda programs: Wanted())
-    monkeypatch.setattr(inference, "wanted", lambda programs: Wanted())
+    monkeypatch.setattr(importance, "wanted", lambda programs: Wanted())
     case = made("a_target_that_is_not_y")
     with pytest.raises((AssertionError, ValueError), match=r"errors from|cannot be run on"):
         check_answers(case, "evaluate")

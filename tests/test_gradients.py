@@ -10,7 +10,7 @@ from pyro.distributions.testing.fakes import NonreparameterizedNormal
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from pyrovae.gradients import difference, gradients, variance
+from pyrovae.evaluation.gradients import difference, gradients, variance
 from pyrovae.objectives import ELBO
 
 M, S, DRAWS = 1.5, 0.5, 400

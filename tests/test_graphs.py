@@ -24,16 +24,17 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 import pyrovae
-from pyrovae import guides, inference, traces
+from pyrovae import guides
 from pyrovae.data import Split
-from pyrovae.evaluate import scores
-from pyrovae.inference import by_row
+from pyrovae.engine.graph import Elements, Graph
+from pyrovae.evaluation.evaluate import scores
 from pyrovae.likelihoods import Normal
 from pyrovae.models import HierarchicalVAE, MixtureVAE, SemiSupervisedVAE
 from pyrovae.networks import Conv
 from pyrovae.objectives import ELBO, WarmUp
 from pyrovae.priors import VampPrior
-from pyrovae.tracing import Elements, Graph
+from pyrovae.programs import importance, traces
+from pyrovae.programs.importance import by_row
 
 D, K, N = 12, 3, 10
 constraints = dist.constraints
@@ -421,8 +422,8 @@ def scored(name, monkeypatch, pays):
     """
     torch.manual_seed(0)
     made, ran, call = SCORED[name]().double(), [], Graph.__call__
-    monkeypatch.setattr(inference, "FLOATS", 7 * inference.ROWS * D)
-    monkeypatch.setattr(inference, "PAYS", pays)
+    monkeypatch.setattr(importance, "FLOATS", 7 * importance.ROWS * D)
+    monkeypatch.setattr(importance, "PAYS", pays)
     monkeypatch.setattr(Graph, "__call__", lambda graph, args: ran.append(graph.compiled) or call(graph, args))
     table, how = scores(made, x(140).double(), 30, 5)
     monkeypatch.undo()
@@ -446,8 +447,8 @@ def test_rows_with_and_without_a_label_have_graphs_of_their_own(monkeypatch):
     data = Split(x(280).double(), torch.arange(280) % 6 % 5 - 1)
 
     def ran(pays):
-        monkeypatch.setattr(inference, "FLOATS", 7 * inference.ROWS * D)
-        monkeypatch.setattr(inference, "PAYS", pays)
+        monkeypatch.setattr(importance, "FLOATS", 7 * importance.ROWS * D)
+        monkeypatch.setattr(importance, "PAYS", pays)
         return by_row(made, data, 30, 5, numbers, lambda found: {name: each.mean(0) for name, each in found.items()})
 
     def numbers(q, p):
@@ -474,9 +475,9 @@ def test_a_chunk_has_no_more_particles_than_memory_has_room_for(monkeypatch):
     made = pyrovae.VAE(D, 8, prior=partial(VampPrior, components=100))
     one = 128 * 100 * 8
     for most, largest in ((5, 5), (1, 1), (10**6, 30)):
-        monkeypatch.setattr(inference, "LARGEST", most * one)
+        monkeypatch.setattr(importance, "LARGEST", most * one)
         with Elements() as found:
-            value, _ = inference.log_likelihood(made, x(128), 30)
+            value, _ = importance.log_likelihood(made, x(128), 30)
         assert found.largest == largest * one
         assert len(value) == 128
 
@@ -496,7 +497,7 @@ def test_scores_from_a_compiled_graph_are_those_of_the_programs(monkeypatch):
 
 
 def test_data_outside_their_support_are_refused_also_where_scores_are_recorded(monkeypatch):
-    monkeypatch.setattr(inference, "PAYS", 0)
+    monkeypatch.setattr(importance, "PAYS", 0)
     monkeypatch.setattr(Graph, "compile", lambda graph: None)
     data = x(300)
     data[290, 0] = 0.5

@@ -20,10 +20,11 @@ from torch.distributions import kl_divergence
 import pyrovae
 from pyrovae import VAE, guides, priors
 from pyrovae.distributions import PowerSpherical, UniformSphere
-from pyrovae.inference import expectation
 from pyrovae.likelihoods import Normal
 from pyrovae.objectives import ELBO, Reconstruction
-from pyrovae.traces import log_weights
+from pyrovae.programs import importance
+from pyrovae.programs.importance import expectation
+from pyrovae.programs.traces import log_weights
 
 NORMAL = [guides.DiagonalNormal, guides.FullRankNormal, partial(guides.LowRankNormal, rank=1)]
 FLOWS = [
@@ -430,7 +431,7 @@ def test_a_trained_flow_gives_the_evidence_of_the_linear_model(linear, guide):
     svi = pyrovae.SVI(made.model, made.guide, optimizer, ELBO(estimator=Trace_ELBO()))
     for _ in range(120):
         svi.step(linear.x)
-    value, error = pyrovae.inference.log_likelihood(made, linear.x, particles=500)
+    value, error = importance.log_likelihood(made, linear.x, particles=500)
     assert error.max() < 0.2
     assert ((value - linear.evidence.log_prob(linear.x)).abs() < 5 * error + 0.01).all()
 

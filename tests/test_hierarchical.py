@@ -16,11 +16,12 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 import pyrovae
-from pyrovae import guides, likelihoods, networks, objectives, priors, traces
+from pyrovae import guides, likelihoods, networks, objectives, priors
 from pyrovae.models import HierarchicalVAE
 from pyrovae.models.hierarchical_vae import DIRECTIONS, product
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
+from pyrovae.programs import traces
 
 D, Z1, Z2, S = 5, 2, 1, 0.7
 AFFINE = partial(MLP, hidden=())

@@ -14,7 +14,7 @@ from torch import nn
 import pyrovae
 from pyrovae import guides, information
 from pyrovae.data import Split
-from pyrovae.information import decompose
+from pyrovae.evaluation.information import decompose
 from pyrovae.likelihoods import Normal
 from pyrovae.models import ConditionalVAE, MixtureVAE, SemiSupervisedVAE
 from pyrovae.models.completion_vae import Completion

@@ -15,14 +15,15 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 import pyrovae
-from pyrovae import evaluate, figures, guides, likelihoods, priors
+from pyrovae import evaluate, guides, likelihoods, priors
 from pyrovae.data import Split
-from pyrovae.distributions import PowerSpherical
+from pyrovae.distributions import Circular, PowerSpherical, UniformAngle
 from pyrovae.models import InvariantVAE
-from pyrovae.models.invariant_vae import Circular, Looks, UniformAngle
+from pyrovae.models.invariant_vae import Looks
 from pyrovae.networks import MLP, Conv, FilledIn
 from pyrovae.networks.waves import Waves, turned, upright
 from pyrovae.objectives import ELBO
+from pyrovae.runs import figures
 
 SMALL = partial(MLP, hidden=(16,))
 SHAPE = (1, 8, 8)

@@ -18,15 +18,17 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae
-from pyrovae import Training, TrainingError, figures, fit, guides, inference, traces
+from pyrovae import Training, TrainingError, fit, guides
 from pyrovae.data import Split, Splits, load, with_labels
-from pyrovae.evaluate import accuracy, codes, scores
+from pyrovae.evaluation.evaluate import accuracy, codes, scores
+from pyrovae.evaluation.ranking import rank
 from pyrovae.likelihoods import Bernoulli, Columns, Missing, Normal, Poisson
 from pyrovae.models import ConditionalVAE, SemiSupervisedVAE
 from pyrovae.networks import MLP, Conv, FilledIn
 from pyrovae.objectives import ELBO, SemiSupervised, WarmUp
 from pyrovae.objectives.semi_supervised import PartlyLabelled
-from pyrovae.ranking import rank
+from pyrovae.programs import importance, traces
+from pyrovae.runs import figures
 
 D, K, N = 6, 3, 30
 NET, AFFINE = partial(MLP, hidden=(8,)), partial(MLP, hidden=())
@@ -126,7 +128,7 @@ def test_an_exact_guide_gives_the_evidence_of_both_kinds_of_rows(known, particle
     if not conditional:
         kinds += [(it.x, without), (Split(it.x, y.masked_fill(hidden, -1)), torch.where(hidden, without, with_y))]
     for data, truth in kinds:
-        found, error = inference.log_likelihood(it.exact, data, particles)
+        found, error = importance.log_likelihood(it.exact, data, particles)
         torch.testing.assert_close(found, truth, rtol=0, atol=1e-9)
         assert particles == 1 or error.max() < 1e-9
         told = pyrovae.evaluate(it.exact, data, particles)
@@ -149,7 +151,7 @@ def test_the_bound_closes_on_the_evidence_of_rows_without_labels(known):
     truth = it.joint(it.x).logsumexp(1)
     for parameter in it.vae.encoder.parameters():
         nn.init.zeros_(parameter)  # q(z|x, y) = N(0, I)
-    few, many = (inference.log_likelihood(it.vae, it.x, particles)[0] for particles in (1, 1000))
+    few, many = (importance.log_likelihood(it.vae, it.x, particles)[0] for particles in (1, 1000))
     assert (truth - few).mean() > 0.5
     assert abs((truth - many).mean()) < 0.05
 
@@ -226,7 +228,7 @@ def test_weights_and_divergences_are_sums_over_classes(double, monkeypatch):
     torch.testing.assert_close(found["y"], kl_y.expand(5, -1), rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(found["z"].sum(-1), kl_z.expand(5, -1), rtol=1e-9, atol=1e-11)
     # The same through `evaluate`, whose particles come in chunks.
-    monkeypatch.setattr(inference, "FLOATS", 128 * D * 2)
+    monkeypatch.setattr(importance, "FLOATS", 128 * D * 2)
     table, _ = scores(vae, x, 5, seed=1)
     torch.testing.assert_close(table["kl"], kl_y + kl_z, rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(table["kl.y"], kl_y, rtol=1e-9, atol=1e-11)
@@ -271,13 +273,13 @@ def test_scores_of_rows_of_both_kinds_are_not_ranked_with_those_of_one_kind():
 
 def test_scores_of_labelled_rows_do_not_change_with_how_they_come():
     vae, x, y = jolt(made(ConditionalVAE)), binary(200), classes(200)
-    whole = inference.log_likelihood(vae, Split(x, y), 5)[0]
+    whole = importance.log_likelihood(vae, Split(x, y), 5)[0]
     for data in (TensorDataset(x, y), DataLoader(TensorDataset(x, y), batch_size=33)):
-        assert torch.equal(inference.log_likelihood(vae, data, 5)[0], whole)
-    some = inference.log_likelihood(vae, Split(x[:50], y[:50]), 5)[0]
+        assert torch.equal(importance.log_likelihood(vae, data, 5)[0], whole)
+    some = importance.log_likelihood(vae, Split(x[:50], y[:50]), 5)[0]
     torch.testing.assert_close(some, whole[:50], rtol=0, atol=1e-5)
     hot = Split(x, F.one_hot(y))
-    assert torch.equal(inference.log_likelihood(vae, hot, 5)[0], whole)
+    assert torch.equal(importance.log_likelihood(vae, hot, 5)[0], whole)
 
 
 # ---- objectives of labels
@@ -769,7 +771,7 @@ def test_images_of_three_channels_that_are_no_squares_train(model, network, beta
     options = {"objective": objective, "learning_rate": 1e-2, "compile": False}
     records = fit(vae, Split(x, y), epochs=6, batch_size=9, **options)
     assert records[-1]["loss"] < records[0]["loss"]
-    assert inference.reconstruct(vae, x[-3:], y[-3:]).shape == (3, 3, 6, 5)
+    assert importance.reconstruct(vae, x[-3:], y[-3:]).shape == (3, 3, 6, 5)
     assert vae.sample(4, [0, 1, 2, 0]).dtype == torch.float64
     assert pyrovae.evaluate(vae, Split(x, y), 2)["rows"] == 23
 
@@ -1014,14 +1016,14 @@ def test_a_number_that_is_missing_or_infinite(model):
         (lambda: made(ConditionalVAE).sample(2, [0, 3]), f"{RANGE} 3 in row 1"),
         (lambda: made(ConditionalVAE).sample(2, [0, -1]), f"{RANGE} -1 in row 1"),
         (lambda: made(ConditionalVAE).sample(2, [0.0, 1.0]), "y: expected classes as integers, found torch.float32"),
-        (lambda: inference.sample(pyrovae.VAE(D, 2), 3, [0, 1, 2]), "y: expected no labels, since the model has no"),
-        (lambda: inference.reconstruct(pyrovae.VAE(D, 2), binary(), classes()), "y: expected no labels, since"),
-        (lambda: inference.reconstruct(made(ConditionalVAE), binary()), NONE),
-        (lambda: inference.reconstruct(made(), binary(), classes(missing=1)), f"{RANGE} -1 in row 0"),
-        (lambda: inference.reconstruct(made(), binary(), classes(29)), "a label for each of 30 rows, found 29"),
-        (lambda: inference.classify(made(ConditionalVAE), binary()), r"expected a guide\(x, y=None\) that draws y"),
+        (lambda: importance.sample(pyrovae.VAE(D, 2), 3, [0, 1, 2]), "y: expected no labels, since the model has no"),
+        (lambda: importance.reconstruct(pyrovae.VAE(D, 2), binary(), classes()), "y: expected no labels, since"),
+        (lambda: importance.reconstruct(made(ConditionalVAE), binary()), NONE),
+        (lambda: importance.reconstruct(made(), binary(), classes(missing=1)), f"{RANGE} -1 in row 0"),
+        (lambda: importance.reconstruct(made(), binary(), classes(29)), "a label for each of 30 rows, found 29"),
+        (lambda: importance.classify(made(ConditionalVAE), binary()), r"expected a guide\(x, y=None\) that draws y"),
         (
-            lambda: inference.classify(made(label_shape=1, label=Normal), binary()),
+            lambda: importance.classify(made(label_shape=1, label=Normal), binary()),
             "expected a guide whose y is a class, found one of Independent",
         ),
         (

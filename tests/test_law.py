@@ -10,10 +10,11 @@ import torch
 from test_likelihoods import LIKELIHOODS, SOFT, model, name, shape_of
 from torch import nn
 
-from pyrovae import VAE, examine, guides, law, likelihoods, models, priors
+from pyrovae import VAE, examine, guides, likelihoods, models, priors
 from pyrovae.data import Split
-from pyrovae.quadrature import law as integrated
-from pyrovae.quadrature import pair_law
+from pyrovae.evaluation import law
+from pyrovae.evaluation.quadrature import law as integrated
+from pyrovae.evaluation.quadrature import pair_law
 
 M = torch.linspace(-2, 2, 50)
 # Supports of every kind: the real line, half lines, intervals, a circle, lists of values, all whole numbers.

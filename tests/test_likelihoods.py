@@ -18,12 +18,12 @@ from torch.distributions import constraints
 import pyrovae
 from pyrovae import VAE, likelihoods
 from pyrovae.distributions import Concatenated, Levels, OpenBeta, PartlyObserved
+from pyrovae.evaluation.bits import bits_per_dimension
 from pyrovae.likelihoods import Bernoulli, Beta, CategoricalLevels, Missing, Normal, Poisson
-from pyrovae.likelihoods.bits import bits_per_dimension
-from pyrovae.likelihoods.squared_error import squared_error
 from pyrovae.networks import MLP, FilledIn, Log1p
 from pyrovae.objectives import ELBO
-from pyrovae.traces import log_weights, over
+from pyrovae.objectives.squared_error import squared_error
+from pyrovae.programs.traces import log_weights, over
 
 SOFT = partial(likelihoods.Bernoulli, soft_targets=True)
 OPTIMAL = partial(likelihoods.Normal, learn="optimal")

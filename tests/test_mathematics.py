@@ -14,13 +14,13 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 import pyrovae
-from pyrovae import inference, traces
-from pyrovae.evaluate import active, codes, scores
+from pyrovae.evaluation.evaluate import active, codes, scores
 from pyrovae.guides import Delta, FullRankNormal
-from pyrovae.handlers import scale_latents
 from pyrovae.likelihoods import Normal
 from pyrovae.objectives import ELBO
-from pyrovae.train import cosine
+from pyrovae.programs import importance, traces
+from pyrovae.programs.handlers import scale_latents
+from pyrovae.training.train import cosine
 
 MANY = Trace_ELBO(num_particles=4000, vectorize_particles=True, max_plate_nesting=1)
 
@@ -138,7 +138,7 @@ def test_evaluate_agrees_with_the_closed_form(linear):
 
 
 def test_the_monte_carlo_error_is_the_spread_over_seeds(linear):
-    runs = [inference.log_likelihood(linear.vae, linear.x, 200, seed)[0].mean() for seed in range(60)]
+    runs = [importance.log_likelihood(linear.vae, linear.x, 200, seed)[0].mean() for seed in range(60)]
     claimed = pyrovae.evaluate(linear.vae, linear.x, 200)["monte_carlo_error"]
     assert 0.6 < torch.stack(runs).std().item() / claimed < 1.6
 
@@ -190,8 +190,8 @@ def test_of_one_row_no_latent_is_said_to_be_active(linear):
 def test_scores_do_not_change_with_how_many_rows_come_along(rows):
     vae = pyrovae.VAE((1, 8, 8), 2)
     x = torch.bernoulli(torch.full((400, 1, 8, 8), 0.5))
-    alone = inference.log_likelihood(vae, x[:rows], 10)[0]
-    together = inference.log_likelihood(vae, x, 10)[0][:rows]
+    alone = importance.log_likelihood(vae, x[:rows], 10)[0]
+    together = importance.log_likelihood(vae, x, 10)[0][:rows]
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-5)
 
 
@@ -207,9 +207,9 @@ def test_scores_do_not_change_with_the_batches_they_come_in(digits, batch):
 
 
 def test_particles_are_chunked_without_changing_the_estimate(linear, monkeypatch):
-    whole = inference.log_likelihood(linear.vae, linear.x, 400)[0]
-    monkeypatch.setattr(inference, "FLOATS", 128 * 5 * 10)
-    chunked = inference.log_likelihood(linear.vae, linear.x, 400)[0]
+    whole = importance.log_likelihood(linear.vae, linear.x, 400)[0]
+    monkeypatch.setattr(importance, "FLOATS", 128 * 5 * 10)
+    chunked = importance.log_likelihood(linear.vae, linear.x, 400)[0]
     truth = linear.evidence.log_prob(linear.x)
     assert not torch.equal(whole, chunked)
     assert abs((whole - truth).mean()) < 0.1
@@ -217,7 +217,7 @@ def test_particles_are_chunked_without_changing_the_estimate(linear, monkeypatch
 
 
 def test_iwae_error_of_one_particle_is_unknown(linear):
-    assert torch.isnan(inference.log_likelihood(linear.vae, linear.x, 1)[1]).all()
+    assert torch.isnan(importance.log_likelihood(linear.vae, linear.x, 1)[1]).all()
     assert pyrovae.evaluate(linear.vae, linear.x[:1], 4)["rows"] == 1
 
 

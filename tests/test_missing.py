@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import pyrovae
-from pyrovae import inference
 from pyrovae.__main__ import main
 from pyrovae.likelihoods import Bernoulli, Missing, Normal
 from pyrovae.networks import FilledIn
+from pyrovae.programs import importance
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def torn(linear):
 def test_the_score_is_that_of_the_marginal(torn, linear):
     """log p(x_there) of a normal is the normal of the marginal."""
     vae, x, holes = torn
-    found = inference.log_likelihood(vae, x, 20000)[0]
+    found = importance.log_likelihood(vae, x, 20000)[0]
     truth = []
     for row, hole in zip(x, holes, strict=True):
         mean, covariance = linear.evidence.mean[~hole], linear.evidence.covariance_matrix[~hole][:, ~hole]

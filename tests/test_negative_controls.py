@@ -9,9 +9,10 @@ import pytest
 import torch
 from conftest import one_mode
 
-from pyrovae import examine, report
+from pyrovae import examine
 from pyrovae.data import Split
-from pyrovae.examination import _weigh
+from pyrovae.evaluation.examine import _weigh
+from pyrovae.runs import report
 
 D, WIDTH, S = 2, 5, 0.7
 ROWS = 100

@@ -13,11 +13,12 @@ from pyro.infer import SVI, RenyiELBO, TraceGraph_ELBO
 from torch import nn
 
 import pyrovae
-from pyrovae import objectives, traces
+from pyrovae import objectives
 from pyrovae.likelihoods import Normal
 from pyrovae.models.completion_vae import Completion
 from pyrovae.objectives import ELBO, Constant, Cyclic, Geometric, Objective, WarmUp
 from pyrovae.objectives.mmd import mmd
+from pyrovae.programs import traces
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 import pyrovae
-from pyrovae import __main__, comparison, experiments, files, recipe, runs
+from pyrovae import __main__, comparison, experiments, files, runs
 from pyrovae.__main__ import main
-from pyrovae.recipe import Recipe
-from pyrovae.trust import trusted
+from pyrovae.runs import recipe
+from pyrovae.runs.recipe import Recipe
+from pyrovae.runs.trust import trusted
 
 # The run that each option is changed in: 42 rows to train on, one epoch of three steps.
 BASE = {
@@ -444,7 +445,7 @@ def test_numbers_that_no_run_can_mean_are_refused(words, message, called, capsys
         ({"autocast": 1}, "autocast: expected True or False, found 1"),
         ({"optimizer": "adam"}, "optimizer: expected a class, as torch.optim.Adam, found 'adam'"),
         ({"optimizer": torch.optim.SGD([torch.ones(1)], 0.1)}, "found an object of class SGD"),
-        ({"lr_schedule": "cosine"}, "lr_schedule: expected a function, as pyrovae.train.cosine, found 'cosine'"),
+        ({"lr_schedule": "cosine"}, "lr_schedule: as pyrovae.training.train.cosine, found 'cosine'"),
         (
             {"lr_schedule": lambda share: 0.5 - share},
             "lr_schedule at 0.501 of the training: expected a finite number >=",

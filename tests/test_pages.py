@@ -9,7 +9,7 @@ from jinja2 import UndefinedError
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pyrovae import pages
+from pyrovae.comparison import pages
 from pyrovae.comparison.page import TEMPLATE
 
 

@@ -18,8 +18,8 @@ import pyrovae
 from pyrovae import VAE, guides, priors
 from pyrovae.distributions.autoregressive import Autoregressive, affine
 from pyrovae.distributions.spline import RationalQuadratic, parameter_count
-from pyrovae.inference import expectation
 from pyrovae.objectives import ELBO
+from pyrovae.programs.importance import expectation
 
 FLAT = [
     priors.StandardNormal,

@@ -16,10 +16,11 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 import pyrovae
-from pyrovae import handlers, likelihoods, models, objectives, traces
+from pyrovae import likelihoods, models, objectives
 from pyrovae.networks import MLP, Conv
 from pyrovae.objectives import ELBO
-from pyrovae.programs import answering
+from pyrovae.programs import handlers, traces
+from pyrovae.programs.pair import answering
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from conftest import binary
 
 import pyrovae
 from pyrovae import files
-from pyrovae.inference import log_likelihood
-from pyrovae.likelihoods.bits import bits_per_dimension
-from pyrovae.ranking import behind_best, kinds, paired, rank
+from pyrovae.evaluation.bits import bits_per_dimension
+from pyrovae.evaluation.ranking import behind_best, kinds, paired, rank
+from pyrovae.programs.importance import log_likelihood
 
 BINARY, DENSITY, LEVELS = "mass over binary values", "density over [0, 1]", "mass over 256 levels"
 

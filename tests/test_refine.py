@@ -10,13 +10,14 @@ from conftest import two_layers
 from pyro import poutine
 
 import pyrovae
-from pyrovae import guides, traces
+from pyrovae import guides
 from pyrovae.data import Split
 from pyrovae.likelihoods import Normal
 from pyrovae.models import SemiSupervisedVAE
 from pyrovae.models.completion_vae import Completion
 from pyrovae.objectives import ELBO
-from pyrovae.refine import refine
+from pyrovae.programs import traces
+from pyrovae.programs.refine import refine
 
 
 def elbo(model, guide, x, particles=400):

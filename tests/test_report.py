@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from pyrovae import VAE, data, examine, report
+from pyrovae import VAE, data, examine
+from pyrovae.runs import report
 
 
 @pytest.fixture(scope="module")

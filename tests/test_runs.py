@@ -18,11 +18,13 @@ import torch
 from safetensors.torch import load_file
 
 import pyrovae
-from pyrovae import clusters, files, inference, recipe, runs
+from pyrovae import clusters, files, runs
 from pyrovae.__main__ import main
 from pyrovae.data import load as load_data
-from pyrovae.recipe import Recipe
-from pyrovae.trust import trusting
+from pyrovae.programs import importance
+from pyrovae.runs import recipe
+from pyrovae.runs.recipe import Recipe
+from pyrovae.runs.trust import trusting
 
 QUICK = ["--epochs", "4", "--particles", "3"]
 
@@ -86,7 +88,7 @@ def test_the_evaluation_is_that_of_the_loaded_model(finished):
 
 def test_the_scores_of_each_datum_are_those_that_the_evaluation_is_the_mean_of(finished):
     written, scores = runs.evaluation(finished)
-    of_each, _ = inference.log_likelihood(pyrovae.load(finished), load_data("digits").test, 3)
+    of_each, _ = importance.log_likelihood(pyrovae.load(finished), load_data("digits").test, 3)
     assert scores["log_likelihood"].tolist() == pytest.approx(of_each.tolist(), abs=1e-4)
     assert scores["elbo"].tolist() == pytest.approx((scores["reconstruction"] - scores["kl"]).tolist())
     for name in ("elbo", "reconstruction", "kl", "log_likelihood"):
@@ -347,11 +349,11 @@ def test_the_commit_is_dirty_where_code_differs_and_not_where_findings_do(tmp_pa
 
 
 def test_a_resumed_run_uses_the_matmul_that_auto_found(monkeypatch):
-    monkeypatch.setattr("pyrovae.train.fastest_matmul", lambda *found: ("medium", 1e-6, 2.0))
+    monkeypatch.setattr("pyrovae.training.train.fastest_matmul", lambda *found: ("medium", 1e-6, 2.0))
     with monkeypatch.context() as patched:
         interrupt_after(patched, 1)
         assert train("--name", "fast", "--matmul", "auto", *QUICK) == 130
-    monkeypatch.setattr("pyrovae.train.fastest_matmul", lambda *found: ("highest", 1e-6, 1.0))
+    monkeypatch.setattr("pyrovae.training.train.fastest_matmul", lambda *found: ("highest", 1e-6, 1.0))
     assert train("runs/fast", "--resume") == 0
     assert json.loads(runs.Path("runs/fast/environment.json").read_text())["matmul"] == "medium"
 
@@ -599,7 +601,7 @@ def test_a_users_own_bug_is_told_with_its_cause_and_leaves_the_optimiser_fused(t
 def test_an_interrupted_evaluation_goes_on(finished, monkeypatch):
     """What was done is not done again, and the numbers are the same to the last digit."""
     whole = runs.evaluate(finished, 3, seed=1)
-    done, traced = [], inference.traces
+    done, traced = [], importance.traces
 
     def counted(model, guide, particles, *args, **kwargs):
         done.extend([particles] * (particles == 3))  # of one the memory is measured that it needs
@@ -610,12 +612,12 @@ def test_an_interrupted_evaluation_goes_on(finished, monkeypatch):
             raise KeyboardInterrupt
         return counted(*args, **kwargs)
 
-    monkeypatch.setattr(inference, "traces", interrupted)
+    monkeypatch.setattr(importance, "traces", interrupted)
     with pytest.raises(KeyboardInterrupt):
         runs.evaluate(finished, 3, seed=1)
-    monkeypatch.setattr(inference, "traces", counted)
+    monkeypatch.setattr(importance, "traces", counted)
     assert runs.evaluate(finished, 3, seed=1) == whole
-    assert len(done) == -(-whole["rows"] // inference.ROWS)
+    assert len(done) == -(-whole["rows"] // importance.ROWS)
     assert not list(finished.glob(".evaluating-*"))
 
 

@@ -20,9 +20,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pyrovae import child, files, grid, recipe, runs
+from pyrovae import files, runs
 from pyrovae.__main__ import main
-from pyrovae.recipe import Recipe
+from pyrovae.comparison import child, grid
+from pyrovae.runs import recipe
+from pyrovae.runs.recipe import Recipe
 from pyrovae.runs.ties import weights_digest
 
 EPOCHS = 4

@@ -16,7 +16,7 @@ from torch._inductor import config as inductor
 
 import pyrovae
 from pyrovae.objectives import ELBO, WarmUp
-from pyrovae.svi import EAGER, KINDS
+from pyrovae.training.svi import EAGER, KINDS
 
 Adam = partial(torch.optim.Adam, lr=1e-3)
 

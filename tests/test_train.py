@@ -14,12 +14,13 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import pyrovae
-from pyrovae import Training, TrainingError, fit, modes
+from pyrovae import Training, TrainingError, fit
 from pyrovae.data import Split, Splits
 from pyrovae.likelihoods import Normal
 from pyrovae.networks import Conv
 from pyrovae.objectives import ELBO, WarmUp
-from pyrovae.train import cosine, stages
+from pyrovae.training import matmul
+from pyrovae.training.train import cosine, stages
 
 
 @pytest.fixture
@@ -286,11 +287,11 @@ def test_the_matmul_precision_is_the_trainings_alone(vae, x, matmul):
 def test_medium_is_taken_only_where_it_is_as_exact(monkeypatch):
     """A product with bfloat16's error is refused, however fast; an exact and fast one is taken."""
     weight = [torch.randn(50, 60)]
-    monkeypatch.setattr(modes, "_seconds", lambda x, w: {"highest": 2.0, "medium": 1.0}[precision()])
+    monkeypatch.setattr(matmul, "_seconds", lambda x, w: {"highest": 2.0, "medium": 1.0}[precision()])
     precision = torch.get_float32_matmul_precision
-    assert modes.fastest_matmul(weight, 8)[0] == "medium"
-    assert modes.fastest_matmul([], 8) == ("highest", 0.0, 1.0)
-    rounded = modes.matmul_precision
+    assert matmul.fastest_matmul(weight, 8)[0] == "medium"
+    assert matmul.fastest_matmul([], 8) == ("highest", 0.0, 1.0)
+    rounded = matmul.matmul_precision
 
     @contextmanager
     def coarse(name):
@@ -299,8 +300,8 @@ def test_medium_is_taken_only_where_it_is_as_exact(monkeypatch):
                 patch.setattr(torch.Tensor, "__matmul__", lambda a, b: a.bfloat16().float().mm(b.bfloat16().float()))
             yield
 
-    monkeypatch.setattr(modes, "matmul_precision", coarse)
-    choice, error, speed = modes.fastest_matmul(weight, 8)
+    monkeypatch.setattr(matmul, "matmul_precision", coarse)
+    choice, error, speed = matmul.fastest_matmul(weight, 8)
     assert (choice, speed) == ("highest", 2.0)
     assert 1e-4 < error < 1e-1
 

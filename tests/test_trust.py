@@ -14,11 +14,12 @@ import pytest
 from matplotlib.figure import Figure
 
 import pyrovae
-from pyrovae import experiments, files, grid, pages, recipe, runs
+from pyrovae import experiments, files, runs
 from pyrovae.__main__ import main
-from pyrovae.recipe import Recipe
-from pyrovae.runs import ties, values
-from pyrovae.trust import imported, trusted, trusting
+from pyrovae.comparison import grid, pages
+from pyrovae.runs import recipe, ties, values
+from pyrovae.runs.recipe import Recipe
+from pyrovae.runs.trust import imported, trusted, trusting
 
 SMALL = ["--network", "mlp(hidden=[4])", "--epochs", "2", "--particles", "2", "--compile", "no", "--threads", "1"]
 # Whoever imports or runs this leaves a file behind.

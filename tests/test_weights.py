@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader, TensorDataset
 import pyrovae
 from pyrovae import anomaly
 from pyrovae.data import Split, Splits
-from pyrovae.inference import log_likelihood
 from pyrovae.likelihoods import Normal
 from pyrovae.models import BayesianVAE
 from pyrovae.networks import MLP, Conv
 from pyrovae.objectives import ELBO, IWAE, FreeBits
+from pyrovae.programs.importance import log_likelihood
 
 S, ROWS = 0.7, 12  # noise, rows of the data
 ANALYTIC = partial(ELBO, estimator="analytic")

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyrovae import checks, files, grid
+from pyrovae import checks, files
+from pyrovae.comparison import grid
+from pyrovae.comparison.grid import Grid
 from pyrovae.comparison.page import report
 from pyrovae.comparison.rows import Row, collect, label, paired_difference
 from pyrovae.comparison.tables import as_csv, tables
-from pyrovae.grid import Grid
-from pyrovae.ranking import comparable
-from pyrovae.trust import trusting
+from pyrovae.evaluation.ranking import comparable
+from pyrovae.runs.trust import trusting
 
 
 def compare(root: str | Path, *, jobs: int = 0, trust: Sequence[str] = (), **options: Any) -> "Comparison":

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyrovae import files, pages, plots
+from pyrovae import files, plots
+from pyrovae.comparison import pages
+from pyrovae.comparison.grid import Grid
 from pyrovae.comparison.rows import Row, label, ranked_by, ranking
 from pyrovae.comparison.tables import LEAST_SEEDS, Column, alike_text, caption, columns, margin_text, text
-from pyrovae.grid import Grid
-from pyrovae.ranking import is_score
-from pyrovae.recipe import Recipe
+from pyrovae.evaluation.ranking import is_score
+from pyrovae.runs.recipe import Recipe
 from pyrovae.runs.values import records
 
 TEMPLATE = Path(__file__).with_name("page.html")

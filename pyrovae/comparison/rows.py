@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae import grid
-from pyrovae.grid import Cell, Grid
-from pyrovae.ranking import ALIKE, alike, behind_best, is_score, kinds, paired
+from pyrovae.comparison import grid
+from pyrovae.comparison.grid import Cell, Grid
+from pyrovae.evaluation.ranking import ALIKE, alike, behind_best, is_score, kinds
 from pyrovae.runs import effort, evaluation
+from pyrovae.scores import paired
 
 Row = dict[str, Any]
 # How far the best is behind itself.

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
+from pyrovae.comparison.grid import AXES
 from pyrovae.comparison.rows import Row, ranked_by, ranking
-from pyrovae.grid import AXES
-from pyrovae.ranking import is_score
-from pyrovae.report import shown, table
+from pyrovae.evaluation.ranking import is_score
+from pyrovae.runs.report import shown, table
 
 
 class Column(NamedTuple):

@@ -1,6 +1,7 @@
 """Densities that torch and Pyro lack, one a file."""
 
 from pyrovae.distributions.categorical_levels import CategoricalLevels
+from pyrovae.distributions.circular import Circular, UniformAngle
 from pyrovae.distributions.concatenated import Concatenated
 from pyrovae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyrovae.distributions.diagonal_mixture import DiagonalMixture
@@ -17,6 +18,7 @@ from pyrovae.distributions.spherical import PowerSpherical, UniformSphere
 
 __all__ = [
     "CategoricalLevels",
+    "Circular",
     "Concatenated",
     "ContinuousBernoulli",
     "DiagonalMixture",
@@ -31,5 +33,6 @@ __all__ = [
     "PowerSpherical",
     "SoftBernoulli",
     "StudentT",
+    "UniformAngle",
     "UniformSphere",
 ]

@@ -17,17 +17,17 @@ from torch.nn.utils import vector_to_parameters
 from pyrovae import checks
 from pyrovae.data.split import ROWS, Data, blocks
 from pyrovae.guides import DiagonalNormal
-from pyrovae.handlers import register, rows
-from pyrovae.inference import log_likelihood
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models.vae import VAE
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part
 from pyrovae.objectives import ELBO
 from pyrovae.priors import StandardNormal
-from pyrovae.programs import answering
+from pyrovae.programs.handlers import register, rows
+from pyrovae.programs.importance import log_likelihood
+from pyrovae.programs.pair import answering
+from pyrovae.programs.traces import log_mean_exp
 from pyrovae.randomness import seeded
-from pyrovae.traces import log_mean_exp
 
 
 class BayesianVAE(VAE):

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from pyrovae import checks
 from pyrovae.distributions import PartlySeen
 from pyrovae.guides import DiagonalNormal
-from pyrovae.handlers import register
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.likelihoods.scale import Optimal
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, build, connect, same_space
-from pyrovae.programs import answering, placement
+from pyrovae.programs.handlers import register
+from pyrovae.programs.pair import answering, placement
 
 Mask = Tensor | Callable[[tuple[int, ...]], Tensor]
 

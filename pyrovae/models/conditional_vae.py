@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from pyrovae import checks, inference
+from pyrovae import checks
 from pyrovae.guides import DiagonalNormal
-from pyrovae.handlers import given, register, rows
 from pyrovae.likelihoods import Bernoulli, OneHotCategorical
 from pyrovae.models.vae import VAE
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, build, connect, same_space
 from pyrovae.priors import StandardNormal
-from pyrovae.programs import placement
+from pyrovae.programs import importance
+from pyrovae.programs.handlers import given, register, rows
+from pyrovae.programs.pair import placement
 
 AFFINE = partial(MLP, hidden=())
 
@@ -126,7 +127,7 @@ class ConditionalVAE(VAE):
 
     def sample(self, n: int, y: Any = None) -> Tensor:
         """n new data x ~ p(x|y) for n labels, or x ~ p(x) without any, of shape (n, *event_shape)."""
-        return inference.sample(self, n, y)
+        return importance.sample(self, n, y)
 
     def encode(self, y: Tensor) -> Tensor:
         """Labels as the site y has them: classes (N,) as one-hot vectors, other labels as numbers (N, *label_shape).

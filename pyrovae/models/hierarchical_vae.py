@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from pyrovae import checks
 from pyrovae.guides import DiagonalNormal
-from pyrovae.handlers import register, rows
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models.vae import VAE
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, build, buildable, connect, same_space, takes_missing
 from pyrovae.priors import StandardNormal
+from pyrovae.programs.handlers import register, rows
 
 
 class HierarchicalVAE(VAE):

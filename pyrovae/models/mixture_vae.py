@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from pyrovae import checks
 from pyrovae.guides import DiagonalNormal, FullRankNormal
-from pyrovae.handlers import register, rows
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models.vae import VAE
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, build
 from pyrovae.objectives import ELBO
-from pyrovae.programs import answering
+from pyrovae.programs.handlers import register, rows
+from pyrovae.programs.pair import answering
 
 
 class MixtureVAE(VAE):

@@ -7,13 +7,13 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from pyrovae.guides import DiagonalNormal
-from pyrovae.handlers import register
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models.conditional_vae import ConditionalVAE
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, connect, takes_missing
 from pyrovae.objectives import SemiSupervised
 from pyrovae.priors import StandardNormal
+from pyrovae.programs.handlers import register
 
 
 class SemiSupervisedVAE(ConditionalVAE):

@@ -8,13 +8,14 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae import checks, inference
+from pyrovae import checks
 from pyrovae.guides import DiagonalNormal
-from pyrovae.handlers import register, rows
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, build, connect, same_space, takes_missing
 from pyrovae.priors import StandardNormal
+from pyrovae.programs import importance
+from pyrovae.programs.handlers import register, rows
 
 
 class VAE(nn.Module):
@@ -98,7 +99,7 @@ class VAE(nn.Module):
 
     def sample(self, n: int) -> Tensor:
         """n new data x ~ p(x), of shape (n, *event_shape)."""
-        return inference.sample(self, n)
+        return importance.sample(self, n)
 
     def begin_at_the_mean(self, x: Tensor) -> None:
         """Before training: `begin_at` the mean of training data x (N, *event_shape)."""

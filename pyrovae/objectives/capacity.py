@@ -7,8 +7,8 @@ from torch import Tensor
 from pyrovae import checks
 from pyrovae.objectives.objective import Objective
 from pyrovae.objectives.schedules import Schedule, WarmUp
-from pyrovae.programs import Program
-from pyrovae.traces import averaged, check_latents, check_pathwise, kl, log_prob, traces
+from pyrovae.programs.pair import Program
+from pyrovae.programs.traces import averaged, check_latents, check_pathwise, kl, log_prob, traces
 
 
 class Capacity(Objective):

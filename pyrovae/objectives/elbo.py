@@ -8,14 +8,14 @@ import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 
 from pyrovae import checks
-from pyrovae.handlers import scale_latents, scale_observed
 from pyrovae.objectives.objective import Objective
 from pyrovae.objectives.path_derivative import PathDerivative_ELBO
 from pyrovae.objectives.schedules import Schedule
-from pyrovae.particles import rows
-from pyrovae.plates import noted, of_rows
-from pyrovae.programs import Program
-from pyrovae.traces import check_pathwise, sites
+from pyrovae.programs.handlers import scale_latents, scale_observed
+from pyrovae.programs.pair import Program
+from pyrovae.programs.particles import rows
+from pyrovae.programs.plates import noted, of_rows
+from pyrovae.programs.traces import check_pathwise, sites
 
 
 class Analytic_ELBO(TraceMeanField_ELBO):

@@ -7,8 +7,8 @@ from torch import Tensor
 from pyrovae import checks
 from pyrovae.objectives.objective import Objective
 from pyrovae.objectives.schedules import Schedule
-from pyrovae.programs import Program
-from pyrovae.traces import averaged, check_pathwise, is_enumerated, kl, log_prob, sites, traces
+from pyrovae.programs.pair import Program
+from pyrovae.programs.traces import averaged, check_pathwise, is_enumerated, kl, log_prob, sites, traces
 
 
 class FreeBits(Objective):

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.assumptions import laid_out
 from pyrovae.objectives.objective import Objective
-from pyrovae.programs import Program
-from pyrovae.traces import (
+from pyrovae.programs.assumptions import laid_out
+from pyrovae.programs.pair import Program
+from pyrovae.programs.traces import (
     at,
     check_latents,
     check_pathwise,

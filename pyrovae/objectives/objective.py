@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.objectives.schedules import Constant, Schedule
-from pyrovae.programs import Program
+from pyrovae.programs.pair import Program
 
 
 class Objective(pyro.infer.ELBO):

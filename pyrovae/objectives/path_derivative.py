@@ -7,8 +7,8 @@ from pyro.infer import Trace_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyrovae.programs import Program
-from pyrovae.traces import check_latents, check_pathwise, detached, rescored
+from pyrovae.programs.pair import Program
+from pyrovae.programs.traces import check_latents, check_pathwise, detached, rescored
 
 
 class PathDerivative_ELBO(Trace_ELBO):

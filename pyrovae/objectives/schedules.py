@@ -114,3 +114,23 @@ class Geometric:
     def __call__(self, step: int) -> float:
         share = min(max(step - self.hold, 0) / self.steps, 1.0)
         return self.first ** (1 - share) * self.final**share
+
+
+@dataclass(frozen=True)
+class Late:
+    """beta(t) = before for t < steps, then(t - steps): where beta is large, encodings that differ do not keep apart."""
+
+    steps: int
+    then: Schedule
+    before: float = 0.1
+
+    @property
+    def final(self) -> float:
+        return self.then.final
+
+    @property
+    def settled(self) -> int:
+        return self.steps + self.then.settled
+
+    def __call__(self, step: int) -> float:
+        return self.before if step < self.steps else self.then(step - self.steps)

@@ -9,7 +9,7 @@ from pyrovae import checks
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.objective import Objective
 from pyrovae.objectives.schedules import Schedule
-from pyrovae.programs import Program, needs_labels
+from pyrovae.programs.pair import Program, needs_labels
 
 
 class SemiSupervised(ELBO):

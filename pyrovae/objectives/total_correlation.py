@@ -9,8 +9,8 @@ from torch.distributions import Independent
 from pyrovae import checks
 from pyrovae.objectives.objective import Objective
 from pyrovae.objectives.schedules import Schedule
-from pyrovae.programs import Program
-from pyrovae.traces import log_prob, sites, traces
+from pyrovae.programs.pair import Program
+from pyrovae.programs.traces import log_prob, sites, traces
 
 
 class TotalCorrelation(Objective):

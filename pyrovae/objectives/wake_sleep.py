@@ -5,10 +5,10 @@ from typing import Any
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.assumptions import laid_out
 from pyrovae.objectives.objective import Objective
-from pyrovae.programs import Program
-from pyrovae.traces import check_latents, detached, draw, log_mean_exp, log_prob, model_at, replayed, rescored
+from pyrovae.programs.assumptions import laid_out
+from pyrovae.programs.pair import Program
+from pyrovae.programs.traces import check_latents, detached, draw, log_mean_exp, log_prob, model_at, replayed, rescored
 
 
 class ReweightedWakeSleep(Objective):

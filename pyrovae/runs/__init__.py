@@ -19,9 +19,10 @@ from pathlib import Path
 
 import torch
 
-from pyrovae import checks, files, plots, recipe
-from pyrovae.figures import draw
-from pyrovae.programs import needs_labels, takes_labels
+from pyrovae import checks, files, plots
+from pyrovae.programs.pair import needs_labels, takes_labels
+from pyrovae.runs import recipe
+from pyrovae.runs.figures import draw
 from pyrovae.runs.provenance import surroundings
 from pyrovae.runs.scoring import SCORED, SCORES, evaluate, evaluation, part_of
 from pyrovae.runs.training import OUTPUTS, effort, load, metrics, prepare, same_data, train

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae import checks, files, plots, recipe
+from pyrovae import checks, files, plots
 from pyrovae.data import DATASETS, Split, Splits
-from pyrovae.evaluate import scores, summary
-from pyrovae.examination import FIGURES, examining
-from pyrovae.likelihoods.bits import bits_per_dimension
-from pyrovae.runs import values
+from pyrovae.evaluation.bits import bits_per_dimension
+from pyrovae.evaluation.evaluate import scores, summary
+from pyrovae.evaluation.examine import FIGURES, examining
+from pyrovae.runs import recipe, values
 from pyrovae.runs.ties import check_tie, check_weights, tie, weights_digest
 from pyrovae.runs.training import load
-from pyrovae.trust import flags
+from pyrovae.runs.trust import flags
 
 # What is kept of each datum, and what scores are of: they are those of evaluation.json where it agrees in all of it.
 SCORES = ("elbo", "reconstruction", "kl", "log_likelihood", "monte_carlo_error")

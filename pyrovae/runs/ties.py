@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrovae import files
-from pyrovae.recipe import Recipe
+from pyrovae.runs.recipe import Recipe
 
 # Where and how a run is carried out: these options may change between its stages.
 PLACE = ("data", "data_root", "device", "threads", "compile", "matmul")

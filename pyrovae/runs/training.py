@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae import checks, files, recipe
+from pyrovae import checks, files
 from pyrovae.data import Split, Splits
-from pyrovae.faults import check_data
-from pyrovae.programs import placement
-from pyrovae.recipe import Recipe
-from pyrovae.runs import values
+from pyrovae.programs.pair import placement
+from pyrovae.runs import recipe, values
 from pyrovae.runs.curves import curves
 from pyrovae.runs.provenance import surroundings
+from pyrovae.runs.recipe import Recipe
 from pyrovae.runs.ties import METRICS, check_metrics, check_tie, keep_records, metrics_tie, records, tie
-from pyrovae.train import Training
-from pyrovae.trust import trusting
+from pyrovae.runs.trust import trusting
+from pyrovae.training.faults import check_data
+from pyrovae.training.train import Training
 
 OUTPUTS = (
     *(METRICS, "best.safetensors", "last.safetensors", "previous.safetensors"),

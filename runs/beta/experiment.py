@@ -10,12 +10,12 @@ from scipy.linalg import orthogonal_procrustes
 
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.data import subset
+from pyrovae.evaluation.information import decompose
 from pyrovae.experiments import Findings, spread, table
-from pyrovae.information import decompose
 from pyrovae.models import ConditionalVAE
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, Geometric
-from pyrovae.train import Training
+from pyrovae.training.train import Training
 
 BUDGETS = {
     "digits": {"hidden": (100, 50), "betas": 25, "first": 60, "each": 4, "batch_size": 32},

@@ -9,13 +9,13 @@ from torch import nn
 
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.data import Split, subset
-from pyrovae.evaluate import scores
+from pyrovae.evaluation.evaluate import scores
 from pyrovae.experiments import OVER_BOTH, OVER_SEEDS, Findings, spread, table, with_error
-from pyrovae.inference import reconstruct
 from pyrovae.models import ConditionalVAE
 from pyrovae.networks import MLP, Conv
 from pyrovae.objectives import ELBO, WarmUp
-from pyrovae.train import cosine
+from pyrovae.programs.importance import reconstruct
+from pyrovae.training.train import cosine
 
 BUDGETS = {
     "digits": {

@@ -9,10 +9,11 @@ import math
 import tomllib
 from pathlib import Path
 
-from pyrovae import checks, files, grid, recipe
-from pyrovae.report import placed, spread, table
-from pyrovae.runs import effort
-from pyrovae.trust import trusting
+from pyrovae import checks, files
+from pyrovae.comparison import grid
+from pyrovae.runs import effort, recipe
+from pyrovae.runs.report import placed, spread, table
+from pyrovae.runs.trust import trusting
 
 HERE = Path(__file__).parent
 ROWS = tomllib.loads((HERE / "rows.toml").read_text())

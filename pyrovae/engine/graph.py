@@ -1,0 +1,292 @@
+"""A Python function of tensors as one graph. What is private in torch is used here, and nowhere else."""
+
+import math
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyrovae import checks
+
+Function = Callable[[list[Tensor], Any], Sequence[Tensor | None]]
+
+
+class UntraceableError(Exception):
+    """The function is no graph of fixed structure: what is in the way, and where."""
+
+
+class Graph:
+    """function(parameters, arguments) as one graph of torch operations.
+
+    The function is run three times, on copies and with the same noise, which leaves everything as it was: once to see
+    which tensors it finds elsewhere (buffers, a closure's tensors), which become inputs of the graph; once to record
+    it; once to compare the graph's numbers with its own. Values of tensors may change from call to call, and what the
+    function writes into buffers the graph writes, too; shapes, Python values and the modes of modules are fixed.
+
+    Args:
+        function: from (parameters, arguments) to a list of tensors or None; `parameters` are leaves with gradients.
+        parameters: tensors that the function may also find by itself.
+        arguments: any nest of tensors and Python values.
+
+    Raises:
+        UntraceableError: Python branches on the value of a tensor, or draws random numbers that torch does not know.
+    """
+
+    def __init__(self, function: Function, parameters: Sequence[Tensor], arguments: Any) -> None:
+        leaves, structure = pytree.tree_flatten(arguments)
+
+        def run(outside: Sequence[Tensor], inputs: Sequence[Tensor], **how: Any) -> Any:
+            values = iter(inputs)
+            nest = [next(values) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            leading = [value.detach().requires_grad_() for value in outside[: len(parameters)]]
+            rest = zip(found, outside[len(parameters) :], strict=True)
+            news = [*leading, *(new.detach().requires_grad_() if old.requires_grad else new for old, new in rest)]
+            olds = [*parameters, *found]
+            replaced = _Replaced(dict(zip(map(id, olds), news, strict=True)), [*news, *inputs], **how)
+            with replaced:
+                results = function(leading, pytree.tree_unflatten(nest, structure))
+            found.extend(replaced.found)
+            return list(results)
+
+        found: list[Tensor] = []
+        with called() as modules, torch.random.fork_rng():
+            expected = run(_copies(parameters), _copies(_tensors(arguments)))
+        self.outside, self.modules = [*parameters, *found], modules
+        self.modes = [module.training for module in modules]
+        inputs = self.outside, _tensors(arguments)
+        with torch.random.fork_rng(), pyro.validation_enabled(False), warnings.catch_warnings(action="ignore"):
+            trace = make_fx(lambda *inputs: run(*inputs, tracing=True), _NOISE, _allow_non_fake_inputs=True)
+            try:
+                self.module = trace(*map(_copies, inputs))
+            except Exception as error:
+                raise UntraceableError(_what_and_where(error)) from error
+        if {id(tensor) for tensor in [*self.module.parameters(), *self.module.buffers()]} & set(map(id, self.outside)):
+            raise UntraceableError("a parameter or buffer is used out of torch's sight")
+        again = _tried(self.module, inputs)
+        _compare(expected, again, "it gives other numbers at every run, with the same random numbers of torch")
+        self.run: Callable[..., Any] = self.module
+        self.compiled, self.calls = False, 0
+
+    def fits(self) -> bool:
+        """The modules are in the modes that they were in."""
+        return [module.training for module in self.modules] == self.modes
+
+    def compile(self) -> None:
+        """Run compiled from now on, with the noise of eager torch; on a GPU, as a CUDA graph on static tensors."""
+        on_gpu = self.outside[0].is_cuda
+        if on_gpu:
+            for tensor in self.outside:
+                torch._dynamo.mark_static_address(tensor)
+        # Not in the order of memory's peak: random numbers are drawn in the order of the program.
+        options: dict[str, Any] = {"fallback_random": True, "reorder_for_peak_memory": False}
+        options |= {"triton.cudagraphs": on_gpu}
+        compiled = torch.compile(self.module, fullgraph=True, dynamic=False, options=options)
+
+        def first(*inputs: Any) -> Any:
+            self.run = self.module
+            try:
+                with warnings.catch_warnings(action="ignore"):  # Inductor's, of its own deprecations
+                    expected, found = (_tried(run, inputs) for run in (self.module, compiled))
+                    _compare(expected, found, "compiled, it rounds to other numbers")
+                self.run, self.compiled = compiled, True
+            except Exception as error:  # no C++ compiler, say; a fault of the graph itself is met again
+                warnings.warn(f"the step runs as a graph, but uncompiled: {checks.reason(error)}", stacklevel=2)
+            return self.run(*inputs)
+
+        self.run = first
+
+    def __call__(self, arguments: Any) -> list[Tensor | None]:
+        """The function's results for arguments with the same `signature`."""
+        self.calls += 1
+        with torch.no_grad():
+            return self.run(self.outside, _tensors(arguments))
+
+
+def signature(arguments: Any) -> Any:
+    """What a graph takes for granted of its arguments, and of torch."""
+    leaves, structure = pytree.tree_flatten(arguments)
+    kinds = [(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else (type(x), x) for x in leaves]
+    devices = {x.device.type for x in leaves if isinstance(x, Tensor)}
+    autocast = [torch.get_autocast_dtype(device) for device in devices if torch.is_autocast_enabled(device)]
+    return (repr(structure), torch.is_inference_mode_enabled(), *autocast, *kinds)
+
+
+def skips_on_device(optimizer: Any) -> bool:
+    """Whether this optimiser takes `found_inf`, a tensor: a step with 1 in it changes nothing, and nobody waits."""
+    return getattr(optimizer, "_step_supports_amp_scaling", False)
+
+
+def recording() -> bool:
+    """Whether a graph is being recorded at this moment, where Python can ask for no value."""
+    return get_proxy_mode() is not None
+
+
+@contextmanager
+def on_copies() -> Iterator[None]:
+    """Inside, tensors from outside are read, and written, as copies, and no random number is used up."""
+    with torch.random.fork_rng(), _Replaced({}, []):
+        yield
+
+
+class Elements(TorchDispatchMode):
+    """Counts the elements of all that torch makes inside, views aside, and those of the largest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = self.largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            sizes = [tensor.numel() for tensor in _tensors(made)]
+            self.count, self.largest = self.count + sum(sizes), max(self.largest, *sizes, 0)
+        return made
+
+
+class _Replaced(TorchFunctionMode):
+    """Inside, tensors are replaced as the table says: {id of the old: new}. One that was not made inside, and is not
+    in the table, gets a copy at first sight and is noted in `found`, or in tracing ends it."""
+
+    def __init__(self, table: dict[int, Tensor], own: list[Tensor], tracing: bool = False) -> None:
+        super().__init__()
+        self.table, self.tracing, self.found = table, tracing, []  # type: ignore[var-annotated]
+        self.own = {id(tensor): tensor for tensor in own}  # which keeps them: an id must not come back
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = pytree.tree_map_only(Tensor, self._replace, (args, kwargs or {}))
+        answer = _ANSWERS.get(func, {}) if self.tracing else {}
+        known = answer.get(_asker(), answer.get("")) if answer else None
+        made = func(*args, **kwargs) if known is None else known(*args)
+        for tensor in _tensors(made):
+            self.own |= {id(each): each for each in (tensor, *_wrapped(tensor))}
+        return made
+
+    def _replace(self, tensor: Tensor) -> Tensor:
+        if any(id(each) in self.own for each in (tensor, *_wrapped(tensor))):
+            return tensor
+        if id(tensor) not in self.table:
+            if self.tracing:
+                raise UntraceableError(f"a tensor of shape {tuple(tensor.shape)} is made anew by something else")
+            self.found.append(tensor)
+            self.table[id(tensor)] = _copies([tensor])[0].requires_grad_(tensor.requires_grad)
+            self.own[id(self.table[id(tensor)])] = self.table[id(tensor)]
+        return self.table[id(tensor)]
+
+
+# Where Pyro's estimators and torch's distributions ask for a value only to report it, or to refuse it, while a graph is
+# being recorded: what they are told. By who asks; "" is anyone.
+_ANSWERS: dict[Any, dict[str, Callable[..., Any]]] = {
+    Tensor.item: {"": lambda x: x.detach()},
+    Tensor.__bool__: {
+        "pyro.util": lambda x: False,  # warn_if_nan: is it? The step's own flag says so
+        "pyro.infer.util": lambda x: True,  # Dice: are all probabilities > 0? If not, the flag will say so
+        "torch.distributions.distribution": lambda x: True,  # are the arguments valid?
+        "pyrovae.programs.traces": lambda x: (
+            True
+        ),  # closed_mean: is it finite? If not, the graph's numbers are not the program's
+    },
+    Tensor.register_hook: {"pyro.util": lambda x, hook: None},  # warn_if_nan, of a gradient
+    F.one_hot: {"": lambda x, n: (x.unsqueeze(-1) == torch.arange(n, device=x.device)).long()},  # is x in range?
+}
+
+
+# Inductor draws a bernoulli from float32 uniforms whatever the dtype; eager torch, from uniforms of its own dtype.
+_NOISE = {torch.ops.aten.bernoulli.default: lambda p, generator=None: (torch.rand_like(p) < p).to(p.dtype)}
+
+
+def _asker() -> str:
+    frame = sys._getframe(2)
+    while frame.f_globals["__name__"] in ("torch._tensor", "torch.overrides") and frame.f_back:
+        frame = frame.f_back
+    return frame.f_globals["__name__"]
+
+
+@contextmanager
+def called() -> Iterator[list[nn.Module]]:
+    """The modules that are called inside."""
+    called: dict[int, nn.Module] = {}
+
+    def note(module: nn.Module, _: Any) -> None:
+        called[id(module)] = module
+
+    hook = register_module_forward_pre_hook(note)
+    modules: list[nn.Module] = []
+    try:
+        yield modules
+    finally:
+        hook.remove()
+        modules.extend(called.values())
+
+
+def _tensors(nest: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(nest) if isinstance(leaf, Tensor)]
+
+
+def _wrapped(tensor: Tensor) -> list[Tensor]:
+    """What a tensor of a subclass holds: Pyro's estimators wrap tensors to learn where they come from."""
+    return [] if type(tensor) in (Tensor, nn.Parameter) else _tensors(vars(tensor))
+
+
+def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies to be written to. What is too large for a buffer, or expanded, is only read, and stays as it lies."""
+    with torch._C.DisableTorchFunction():
+        return [tensor.detach() if tensor.numel() > 2**24 else _copy(tensor.detach()) for tensor in tensors]
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    copy = tensor.clone()
+    return copy if copy.stride() == tensor.stride() else tensor
+
+
+def _tried(run: Callable[..., Any], inputs: Sequence[Sequence[Tensor]]) -> Any:
+    """The results on copies, with the next random numbers, which are not used up."""
+    with torch.random.fork_rng(), torch.no_grad():
+        return run(*([_alike(*both) for both in zip(_copies(part), part, strict=True)] for part in inputs))
+
+
+def _alike(copy: Tensor, tensor: Tensor) -> Tensor:
+    """The copy as a parameter, where the tensor is one: what is compiled for the one kind is not for the other."""
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(copy, tensor.requires_grad)
+    return copy.requires_grad_(tensor.requires_grad)
+
+
+def _compare(expected: Sequence[Tensor | None], found: Sequence[Tensor | None], fault: str) -> None:
+    """Raise an UntraceableError unless the numbers agree, but for rounding: of each tensor, and of the largest."""
+    largest = [x.abs().max().item() if x is not None and x.numel() and x.is_floating_point() else 0.0 for x in expected]
+    whole = max((size for size in largest if math.isfinite(size)), default=0.0)
+    for a, b, size in zip(expected, found, largest, strict=True):
+        if (a is None) != (b is None):
+            raise UntraceableError("it takes another way at every run")
+        bound = 1e-3 * max(size, 1e-3 * whole) if math.isfinite(size) else 0.0
+        if a is not None and b is not None and not torch.allclose(a, b, rtol=0, atol=bound, equal_nan=True):
+            raise UntraceableError(fault)
+
+
+def _what_and_where(error: Exception) -> str:
+    what = checks.reason(error)
+    if "get value out of a tracing tensor" in what:
+        what = "Python asks for the value of a tensor"
+    frames = traceback.extract_tb(error.__traceback__)
+    if theirs := [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]:
+        frame = theirs[-1]
+        what += f', at line {frame.lineno} of {frame.filename}, in {frame.name}: "{frame.line}"'
+    return what
+
+
+# The packages themselves, not whatever lies in a folder of that name: a clone of this project, say.
+_NOT_THEIRS = (*(str(Path(file).parent) + os.sep for file in (torch.__file__, pyro.__file__, __file__)), "<")

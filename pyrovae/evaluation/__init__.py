@@ -1,0 +1,1 @@
+"""Numbers and verdicts from trained programs, each with its error."""

@@ -1,0 +1,100 @@
+"""Clusters: where a guide puts each datum, and how far that agrees with labels that it has never seen."""
+
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions import Categorical, OneHotCategorical
+from torch import Tensor
+
+from pyrovae import checks
+from pyrovae.data.split import Data, blocks, known
+from pyrovae.programs.assumptions import laid_out
+from pyrovae.programs.importance import ROWS
+from pyrovae.programs.pair import Programs, answering, arguments, pair, takes_labels
+from pyrovae.programs.particles import entries
+from pyrovae.programs.traces import draw
+from pyrovae.randomness import seeded
+
+
+def responsibilities(programs: Programs, data: Data, particles: int = 16, seed: int = 0) -> Tensor:
+    """q(y|x) = E_q[q(y|z, x)] of a latent class y: the mean over draws of what the guide draws before it. (N, K)
+
+    The cluster of a datum is argmax_y q(y|x): `responsibilities(vae, data).argmax(1)`.
+
+    Args:
+        programs: model and guide, which draws a class y, as a number or one-hot, where there are no labels.
+        data: a Split, a tensor, a Dataset or a DataLoader; labels in them are not looked at.
+        particles: draws.
+        seed: of the noise.
+
+    Raises:
+        ValueError: a guide that has no such y.
+    """
+    checks.integer("particles", particles)
+    found = []
+    with answering(programs), seeded(seed, 6):
+        for (x,) in blocks(data, ROWS):
+            args = arguments(programs, x)
+            with laid_out(*pair(programs), *args):
+                site: Any = draw(pair(programs)[1], particles, *args).nodes.get("y", {"fn": None})
+            if not isinstance(entries(site["fn"]), Categorical | OneHotCategorical):
+                kind = "none" if site["fn"] is None else type(site["fn"]).__name__
+                raise ValueError(f'guide: expected a categorical site "y", found {kind}')
+            found.append(site["fn"].probs.mean(0).cpu())
+    return torch.cat(found)
+
+
+def has_clusters(programs: Programs, data: Data) -> bool:
+    """Whether the guide, which sees no labels, puts each datum into a class y."""
+    if takes_labels(programs):
+        return False
+    with answering(programs), seeded(0, 6):
+        x = next(blocks(data, 1))[0]
+        nodes = poutine.trace(pair(programs)[1]).get_trace(*arguments(programs, x)).nodes
+        return "y" in nodes and isinstance(nodes["y"]["fn"], Categorical | OneHotCategorical)
+
+
+def agreement(clusters: Tensor, labels: Tensor) -> dict[str, Any]:
+    """How far clusters agree with labels; what a cluster or a class is called changes nothing.
+
+    accuracy = max_m 1/N sum_n [m(cluster_n) = label_n] over the matchings m of each cluster to a class of its own
+    (Kuhn 1955): of clusters beyond the number of classes no row is right, one that unites two classes is right about
+    one. nmi = 2 I(c; l) / (H(c) + H(l)) (Strehl & Ghosh 2002); ari, the share of pairs that both keep together or
+    both apart, 0 in the mean of chance and 1 at best (Hubert & Arabie 1985).
+
+    Args:
+        clusters: integers (N,).
+        labels: integers (N,); rows with -1 have none, and are left out.
+
+    Raises:
+        ValueError: no integers (N,); of different lengths; fewer than two classes among the labels.
+    """
+    # More than a second to import, for all who use pyrovae.
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    clusters, labels = _integers("clusters", clusters), _integers("labels", labels)
+    if len(clusters) != len(labels):
+        raise ValueError(f"labels: expected one for each of {len(clusters)} rows, found {len(labels)}")
+    there = known(labels)
+    (names, c), (classes, y) = (each[there].unique(return_inverse=True) for each in (clusters, labels))
+    if len(classes) < 2:
+        raise ValueError(f"labels: expected at least two classes, found {len(classes)} in {len(y)} rows with a label")
+    table = torch.bincount(c * len(classes) + y, minlength=len(names) * len(classes)).view(len(names), -1)
+    rows, columns = linear_sum_assignment(table.numpy(), maximize=True)
+    return {
+        "rows": len(y),
+        "accuracy": table[rows, columns].sum().item() / len(y),
+        "nmi": float(normalized_mutual_info_score(y, c)),
+        "ari": float(adjusted_rand_score(y, c)),
+        "sizes": dict(zip(map(str, names.tolist()), table.sum(1).tolist(), strict=True)),
+        "matching": dict(zip(map(str, names[rows].tolist()), classes[columns].tolist(), strict=True)),
+    }
+
+
+def _integers(name: str, values: Tensor) -> Tensor:
+    values = torch.as_tensor(values).cpu()
+    if values.ndim != 1 or values.is_floating_point() or values.dtype == torch.bool:
+        raise ValueError(f"{name}: expected integers (N,), found {values.dtype} {tuple(values.shape)}")
+    return values.long()

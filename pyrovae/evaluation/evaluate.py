@@ -1,0 +1,323 @@
+"""Numbers from a trained model, each with its error."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyrovae.data.split import LABELS, ROWS, Data, as_split, blocks, known
+from pyrovae.evaluation.clusters import agreement, has_clusters, responsibilities
+from pyrovae.likelihoods import OneHotCategorical
+from pyrovae.programs.assumptions import laid_out
+from pyrovae.programs.columns import wanted
+from pyrovae.programs.importance import Numbers, by_row, classify, in_order, places
+from pyrovae.programs.pair import Programs, classifies, own, pair
+from pyrovae.programs.refine import refine
+from pyrovae.programs.traces import (
+    WAYS,
+    averaged,
+    closed_mean,
+    draw,
+    is_point,
+    kl,
+    log_mean_exp,
+    log_mean_exp_bias,
+    log_weight,
+    sites,
+)
+from pyrovae.randomness import seeded
+from pyrovae.scores import mean
+
+# Burda, Grosse & Salakhutdinov 2016: a latent is active if the mean of q(z|x) varies over the data by more than this.
+ACTIVE = 0.01
+
+# For the mean of q(z|x) where there is no closed one: however few particles a score has.
+DRAWS = 100
+
+# Where the guide is a point: the log-probability 0 that Pyro gives it is a convention, no density.
+POINT, NOT_OF_A_POINT = (
+    "none: the guide is a point",
+    ("elbo", "kl", "log_likelihood", "monte_carlo_error", "monte_carlo_bias", "elbo_error"),
+)
+HOW = (*WAYS, POINT)
+
+# By site, the terms of the reconstruction and of the KL.
+ADDITIVE = ("observed.", "kl.", "kl_per_latent.")
+
+
+def evaluate(
+    programs: Programs, data: Data, particles: int = 100, seed: int = 0, draws: int = 10, keep: Path | None = None
+) -> dict[str, Any]:
+    """What a model is worth on data, in nats per datum: a dictionary that JSON can hold.
+
+    elbo = reconstruction - kl, at beta = 1; reconstruction = E_q[log p(x|z)]; kl = KL(q(z|x) || p(z)), in closed form
+    where the guide draws the latents in the model's order and torch knows the form, else sampled (`kl_estimator` says
+    which); log_likelihood = log 1/K sum_k p(x, z_k) / q(z_k|x), a lower bound in the mean. A label that is given is
+    observed, too: then all this is of log p(x, y), and `observed_by_site` and `kl_by_site` tell the parts. Where only
+    some rows have theirs, each is scored by what is known of it, as `measure` says; a site that a row lacks adds 0 to
+    its mean. Latents that the guide enumerates are summed out. `standard_error` is that of the mean over the data;
+    `monte_carlo_error` is what the K particles add to the log-likelihood's (by the jackknife) and to the elbo's, where
+    it stands beside; `monte_carlo_bias` estimates how far below log p(x) the log-likelihood is in the mean, which is no
+    part of its error, and is not taken off it. A guide that classifies has an `accuracy`,
+    one that finds clusters by itself their agreement with the labels: `clusters`. A guide of one point has no density:
+    of it only the reconstruction is a number, the rest is NaN, and `measure` says so. `active_units` are not told of
+    one row.
+
+    A model with latents w that all rows share, as `BayesianVAE`, says by `at_draws` what it is at some of them.
+    Then log_likelihood = log 1/S sum_s p(x|w_s), w_s ~ q(w), and all else is a mean over the w_s; no KL(q(w) || p(w)),
+    which the training data pay, is in it. All rows meet the same w_s: their errors add up, and `monte_carlo_error` is
+    the most that the mean's can be.
+
+    Args:
+        programs: model and guide.
+        data: a Split, a tensor, a Dataset or a DataLoader; how it is batched changes no digit.
+        particles: K.
+        seed: of the noise.
+        draws: S, where there are such w.
+        keep: an empty folder for what is done so far, or that of an evaluation like this that was interrupted.
+    """
+    return summary(programs, data, scores(programs, data, particles, seed, draws, keep), particles, seed, draws)
+
+
+def summary(
+    programs: Programs, data: Data, scored: tuple[dict[str, Tensor], str], particles: int, seed: int, draws: int = 10
+) -> dict[str, Any]:
+    """The dictionary of `evaluate`, of what `scores` found."""
+    table, estimator = dict(scored[0]), scored[1]
+    shared = hasattr(programs, "at_draws")
+    error, bias, of_elbo = (table.pop(name) for name in ("monte_carlo_error", "monte_carlo_bias", "elbo_error"))
+    kls, means = _by_site(table, "kl_per_latent."), codes(programs, data, seed, draws)
+    by_site = {kind: _by_site(table, f"{kind}.") for kind in ("observed", "kl")}
+    return {
+        "rows": len(error),
+        "particles": particles,
+        **({"draws": draws} if shared else {}),
+        "seed": seed,
+        "unit": "nats per datum",
+        "measure": _measure(programs, estimator, **by_site),
+        **{name: mean(values) for name, values in table.items()},
+        "elbo": mean(table["elbo"]) | {"monte_carlo_error": _of_mean(of_elbo, shared)},
+        "monte_carlo_error": _of_mean(error, shared),
+        "monte_carlo_bias": bias.mean().item(),
+        "kl_estimator": estimator,
+        **{f"{kind}_by_site": {site: mean(v) for site, v in values.items()} for kind, values in by_site.items()},
+        "kl_per_latent": {site: values.mean(0).flatten().tolist() for site, values in kls.items()},
+        "latents": {site: values[0, 0].numel() for site, values in means.items()},
+        **_active_units(means),
+        **(_classes(programs, data, seed) if _has_classes(programs, data) else {}),
+    }
+
+
+def _error(values: Tensor) -> Tensor:
+    """The standard error of the mean over draws, (K, ...) to (...); of one it is unknown."""
+    return values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.full_like(values[0], math.nan)
+
+
+def _of_mean(errors: Tensor, shared: bool) -> float:
+    """The error of a mean over rows, of their errors: where all rows share their noise, the most that it can be."""
+    return errors.mean().item() if shared else (errors.square().sum().sqrt() / len(errors)).item()
+
+
+def active(means: Tensor, noise: Tensor | float = 0.0) -> Tensor:
+    """Which latents are active, Var_x E_q[z|x] > ACTIVE: means (N, ...), beyond the variance that noise gives them."""
+    return means.var(0, correction=0) - noise > ACTIVE
+
+
+def _active_units(means: dict[str, Tensor]) -> dict[str, Any]:
+    """How many latents of each site are active; of one row nothing tells."""
+    if any(len(each) < 2 for each in means.values()):
+        return {}
+    each = {site: values.unbind(1) for site, values in means.items()}
+    return {"active_units": {site: int(active(mean, noise.mean(0)).sum()) for site, (mean, noise) in each.items()}}
+
+
+def codes(programs: Any, data: Data, seed: int = 0, draws: int = 10) -> dict[str, Tensor]:
+    """E_q[z|x] at each latent site that all rows have, and the variance that draws give it, (N, 2, *latent_shape).
+
+    Where there is no closed mean, or it is one at draws of other latents, it is that of DRAWS draws.
+
+    Args:
+        programs, data, seed, draws: as in `evaluate`; latents that all rows share are averaged over.
+    """
+    if hasattr(programs, "at_draws"):
+        each = [codes(made, data, seed) for made in programs.at_draws(draws, seed)]
+        return {site: torch.stack([found[site] for found in each]).mean(0) for site in each[0]}
+
+    found = [(rows, _codes(programs, args, (seed, 8, place))) for place, rows, args in places(programs, data, seed)]
+    return {
+        name: in_order([each[name][: len(rows)] for rows, each in found], [rows for rows, _ in found])
+        for name in found[0][1]
+        if all(name in each for _, each in found)
+    }
+
+
+def _codes(programs: Programs, args: Sequence[Tensor], seed: tuple[int, ...]) -> dict[str, Tensor]:
+    layout = laid_out(*pair(programs), *args, enumerated=True)
+    with layout, seeded(*seed), poutine.enum(first_available_dim=-3):
+        q = draw(pair(programs)[1], DRAWS, *args)
+    drawn = {name: _mean_or_draw(q, site).double().cpu() for name, site in sites(q, False).items()}
+    return {name: torch.stack([each.mean(0), each.var(0) / DRAWS], 1) for name, each in drawn.items()}
+
+
+def _classes(programs: Programs, data: Data, seed: int) -> dict[str, Any]:
+    """How far a guide's classes y are those of the labels, where it has any."""
+    if classifies(programs):
+        return accuracy(programs, data)
+    y = _labels(data) if has_clusters(programs, data) else torch.zeros(0)
+    if len(y[known(y)].unique()) < 2:
+        return {}
+    return {"clusters": agreement(responsibilities(programs, data, seed=seed).argmax(1), y)}
+
+
+def _labels(data: Data) -> Tensor:
+    with seeded(0):  # a dynamic binarisation draws
+        return torch.cat([labels for _, labels in blocks(data, ROWS, LABELS)])
+
+
+def accuracy(programs: Programs, data: Data) -> dict[str, Any]:
+    """How often argmax_y q(y|x) is the label, of all rows with a label and of those of each class.
+
+    Args:
+        programs: a guide that draws y where there is none.
+        data: with labels that are classes.
+    """
+    y = _labels(data)
+    there = known(y)
+    right, y = (classify(programs, data).argmax(-1) == y)[there].double(), y[there]
+    by_class = {str(int(each)): mean(right[y == each]) for each in y.unique()}
+    return {"accuracy": mean(right), "accuracy_by_class": by_class}
+
+
+def _has_classes(programs: Programs, data: Data) -> bool:
+    """Whether labels are classes: integers (N,), and y nothing else by what the model says of it."""
+    if (columns := wanted(programs)).names not in ((), ("y",)):
+        return False
+    y = getattr(as_split(data, columns), "y", None)
+    if y is None or len(y.shape) != 1 or y[torch.arange(1)].is_floating_point():
+        return False
+    return isinstance(own(programs, "label"), OneHotCategorical | None)
+
+
+def gaps(
+    programs: Programs, data: Data, steps: int = 300, learning_rate: float = 0.03, particles: int = 100, seed: int = 0
+) -> dict[str, Any]:
+    """Where a guide's ELBO is lost: log p(x) = elbo + amortisation gap + approximation gap, in nats per datum.
+
+    amortisation_gap = ELBO of the guide refined for each datum - elbo: what a shared encoder costs;
+    approximation_gap = log p(x) - ELBO of the refined guide: what the family costs. log p(x) is its importance
+    estimate, with the refined guide as the proposal: a lower bound in the mean, and so is the second gap.
+    (Cremer, Li & Duvenaud 2018)
+
+    Args:
+        programs, data, particles, seed: as in `evaluate`.
+        steps, learning_rate: of the refinement, as in `refine`.
+    """
+    model, guide = pair(programs)
+    # The refined guide first: what it cannot refine it refuses before any work.
+    after, _ = scores((model, refine(model, guide, steps, learning_rate)), data, particles, seed)
+    before, _ = scores(programs, data, particles, seed)
+    rows = {
+        "elbo": before["elbo"],
+        "amortisation_gap": after["elbo"] - before["elbo"],
+        "approximation_gap": after["log_likelihood"] - after["elbo"],
+        "log_likelihood": after["log_likelihood"],
+    }
+    return {"rows": len(before["elbo"]), "steps": steps, "particles": particles, "unit": "nats per datum"} | {
+        name: mean(values) for name, values in rows.items()
+    }
+
+
+def _measure(programs: Programs, estimator: str, observed: Iterable[str], kl: Iterable[str]) -> str | None:
+    """What log p(x) is the logarithm of, where the programs say so: of p(x, y) where y was observed and has a p(y).
+
+    Where y is latent for some rows and observed for others, it is neither the p(x) nor the p(x, y) of others.
+    """
+    measure = getattr(own(programs, "likelihood"), "measure", None)
+    if "y" in observed and measure:
+        label = own(programs, "label")
+        measure += ", given y" if label is None else f", and of y {label.measure}"
+        measure += " where it is known" if "y" in kl else ""
+    return measure if estimator != POINT else f"{measure}, at one point z: no likelihood"
+
+
+def scores(
+    programs: Programs, data: Data, particles: int, seed: int, draws: int = 10, keep: Path | None = None
+) -> tuple[dict[str, Tensor], str]:
+    """Per datum: elbo, reconstruction, kl, log_likelihood, monte_carlo_error and monte_carlo_bias of the latter,
+    elbo_error (of its particles), observed.SITE and kl.SITE, all (N,); kl_per_latent.SITE, (N, *latent_shape). And how
+    the KL was had: "closed form", "sampled", or POINT where there is none."""
+    if hasattr(programs, "at_draws"):
+        return _posterior_scores(programs, data, particles, seed, draws, keep)
+
+    ways: set[int] = set()
+
+    def of_each(q: Trace, p: Trace) -> Numbers:
+        kls, had = kl(q, p)
+        ways.add(HOW.index(POINT if is_point(q) else had))
+        return _parts(q, p, kls)
+
+    def of_all(found: Numbers) -> Numbers:
+        joined = {name: values.double() for name, values in found.items()}
+        log_w = joined.pop("log_weight")
+        row = {name: values.mean(0) for name, values in joined.items()}
+        row = {"elbo": row["reconstruction"] - row["kl"]} | row
+        row["log_likelihood"], row["monte_carlo_error"] = log_mean_exp(log_w)
+        row["monte_carlo_bias"] = log_mean_exp_bias(log_w)
+        row["elbo_error"] = _error(joined["reconstruction"] - joined["kl"])
+        if HOW[max(ways)] == POINT:
+            row |= {name: torch.full_like(row["elbo"], math.nan) for name in NOT_OF_A_POINT}
+        return row | {"how": torch.full_like(row["elbo"], max(ways))}
+
+    table = by_row(programs, data, particles, seed, of_each, of_all, keep, ADDITIVE)
+    how = HOW[int(table.pop("how").max())]
+    first = ("elbo", "reconstruction", "kl", "log_likelihood", "monte_carlo_error", "monte_carlo_bias", "elbo_error")
+    return {name: table[name] for name in first} | table, how
+
+
+def _parts(q: Trace, p: Trace, kls: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the scores of a row are the means of, at each particle: (particles, N, ...)."""
+    log_w = log_weight(q, p)
+    seen = {f"observed.{name}": averaged(q, site["log_prob"]) for name, site in sites(p, True).items()}
+    totals = {f"kl.{site}": each.flatten(2).sum(-1) if each.ndim > 2 else each for site, each in kls.items()}
+    return (
+        {
+            "log_weight": log_w,
+            "reconstruction": sum(seen.values(), log_w * 0),
+            "kl": sum(totals.values(), log_w * 0),
+        }
+        | seen
+        | totals
+        | {f"kl_per_latent.{site}": each for site, each in kls.items() if each.ndim > 2}
+    )
+
+
+def _posterior_scores(
+    programs: Any, data: Data, particles: int, seed: int, draws: int, keep: Path | None
+) -> tuple[dict[str, Tensor], str]:
+    """The same of a model that is many, at draws of latents that all rows share: log of the mean p(x|w), else means."""
+    folders = [None if keep is None else keep / str(number) for number in range(draws)]
+    models = zip(programs.at_draws(draws, seed), folders, strict=True)
+    tables, ways = zip(*(scores(model, data, particles, seed, keep=folder) for model, folder in models), strict=True)
+    each = {name: torch.stack([table[name] for table in tables]) for name in tables[0]}
+    row = {name: values.mean(0) for name, values in each.items()}
+    row["log_likelihood"], of_draws = log_mean_exp(each["log_likelihood"])
+    row["monte_carlo_error"] = torch.hypot(of_draws, row["monte_carlo_error"])  # one noise of z for all w
+    row["monte_carlo_bias"] = row["monte_carlo_bias"] + log_mean_exp_bias(each["log_likelihood"])
+    row["elbo_error"] = torch.hypot(_error(each["elbo"]), row["elbo_error"])
+    return row, ways[0]
+
+
+def _mean_or_draw(q: Trace, site: Any) -> Tensor:
+    """E_q[z|x] at a latent site; draws where the family has no closed mean, so that their mean is Monte Carlo."""
+    mean = closed_mean(site["fn"])
+    values = site["value"].to(torch.get_default_dtype()) if mean is None else mean
+    return averaged(q, values, site["fn"].event_dim)
+
+
+def _by_site(table: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): table.pop(name) for name in list(table) if name.startswith(prefix)}

@@ -1,0 +1,1 @@
+"""Questions to any pair of Pyro programs (model, guide): traces, particles, importance samples, refined guides."""

@@ -1,0 +1,142 @@
+"""A generative `model` and its variational `guide`: the two Pyro programs that everything here is asked of."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Protocol
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyrovae import checks
+from pyrovae.modes import mode
+from pyrovae.programs.handlers import forget, own_parameters
+
+Program = Callable[..., Any]
+
+
+class HasPrograms(Protocol):
+    """Anything with a `model` and a `guide`."""
+
+    @property
+    def model(self) -> Program: ...
+    @property
+    def guide(self) -> Program: ...
+
+
+Programs = HasPrograms | tuple[Program, Program]
+
+
+def pair(programs: Programs) -> tuple[Program, Program]:
+    """(model, guide), from an object that has both or from the pair itself."""
+    both = programs if isinstance(programs, tuple) else (getattr(programs, "model", 0), getattr(programs, "guide", 0))
+    found: tuple[Program, Program] = both  # type: ignore[assignment]
+    if len(found) != 2 or not all(map(callable, found)):
+        raise ValueError(f"expected an object with a model and a guide, or a pair (model, guide), found {programs!r}")
+    return found
+
+
+def owner(program: Program) -> Any:
+    """What a program is a method of, or the program itself."""
+    return getattr(program, "__self__", program)
+
+
+def modules(programs: Programs) -> list[nn.Module]:
+    """The modules that the programs visibly belong to: the object itself, or what the two are methods of."""
+    owners = [programs, *map(owner, pair(programs))]
+    return list({id(each): each for each in owners if isinstance(each, nn.Module)}.values())
+
+
+@contextmanager
+def answering(programs: Programs) -> Iterator[None]:
+    """Ask, and change nothing: no gradients, evaluation mode, no parameter left behind in Pyro's store."""
+    store = pyro.get_param_store()
+    before = set(store.keys())
+    try:
+        with mode(modules(programs), training=False), torch.no_grad(), own_parameters():
+            yield
+    finally:
+        forget(set(store.keys()) - before)
+
+
+def takes_labels(programs: Programs) -> bool:
+    """Whether the model has an argument y: then data come with their labels."""
+    return "y" in inspect.signature(pair(programs)[0]).parameters
+
+
+def needs_labels(programs: Programs) -> bool:
+    """Whether the guide cannot do without y."""
+    return _defaults_of_y(programs) == [inspect.Parameter.empty]
+
+
+def classifies(programs: Programs) -> bool:
+    """Whether the guide draws y where there is no label: it has one, and can do without."""
+    return _defaults_of_y(programs) == [None]
+
+
+def _defaults_of_y(programs: Programs) -> list[Any]:
+    """The default of the guide's argument y, `Parameter.empty` where it has none; nothing where there is no y."""
+    parameters = inspect.signature(pair(programs)[1]).parameters.values()
+    return [each.default for each in parameters if each.name == "y"]
+
+
+def check(programs: Programs, x: Tensor) -> None:
+    """Raise a ValueError unless x are data of these programs: finite, and what their own `check` asks for."""
+    (own(programs, "check") or partial(checks.finite, "x"))(x)
+
+
+def encoded(programs: Programs, y: Tensor) -> Tensor:
+    """Labels as the site y has them: by the programs' own `encode`, which refuses what are no labels of theirs."""
+    if (encode := own(programs, "encode")) is not None:
+        return encode(y)
+    checks.finite("y", y)
+    return y
+
+
+def arguments(
+    programs: Programs, x: Tensor, y: Tensor | None = None, *rest: Tensor, labels: bool = True
+) -> tuple[Tensor, ...]:
+    """What the programs are called with for rows x and their labels: checked, encoded, on the programs' device.
+
+    Args:
+        programs: model and guide.
+        x, y, rest: columns of the data.
+        labels: whether y is the labels; else it is a column as any other.
+    """
+    device, dtype = placement(programs)
+    check(programs, x := x.to(device, dtype))
+    if not labels:
+        others = [value for value in (y, *rest) if value is not None]
+        return x, *(column(value, number, device, dtype) for number, value in enumerate(others, 2))
+    if not takes_labels(programs):
+        return (x,)
+    if y is None:
+        if needs_labels(programs):
+            raise ValueError("y: expected labels, found none; data come with theirs as Split(x, y) or (x, y) rows")
+        return (x,)
+    y = encoded(programs, y.to(device))
+    if len(y) != len(x):
+        raise ValueError(f"y: expected a label for each of {len(x)} rows, found {len(y)}")
+    return x, y
+
+
+def column(value: Tensor, number: int, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
+    """A column of the data beside x, on the programs' device: finite, as no program is asked what its gaps mean."""
+    checks.finite(f"column {number}", value)
+    return value.to(device, dtype) if value.is_floating_point() else value.to(device)
+
+
+def own(programs: Programs, name: str) -> Any:
+    """An attribute of what the programs belong to; None where there is none."""
+    return next((found for each in [programs, *modules(programs)] if (found := getattr(each, name, None))), None)
+
+
+def placement(programs: Programs) -> tuple[torch.device | None, torch.dtype | None]:
+    """The device and dtype of the programs' parameters; None where their modules are not to be seen."""
+    for module in modules(programs):
+        for parameter in module.parameters():
+            if parameter.is_floating_point():
+                return parameter.device, parameter.dtype
+    return None, None

@@ -1,0 +1,350 @@
+"""Programs run for many particles at once, by a dimension in front of the rows or by copies of the rows.
+
+A program that indexes its dimensions from the right (`z[..., 0]`, `cat(..., -1)`) takes a dimension of particles in
+front of its rows, as Pyro's plates give it one. Others write `z[:, 0]`, or `h.view(-1, 1, 28, 28)`: they see each
+particle as one more row. Both give the same sites here: values (..., particles, rows, *event), a score for each
+particle and row, enumerated dimensions left of them, and what plates inside that of the rows hold as part of the event.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import TorchDistribution
+from pyro.poutine import Trace
+from pyro.poutine.util import prune_subsample_sites
+from torch import Size, Tensor
+from torch.distributions import Independent, constraints
+
+from pyrovae import checks
+from pyrovae.programs import plates
+
+# The two layouts.
+FRONT, COPIES = "a dimension in front", "copies of the rows"
+# Plate dimensions that enumeration leaves to the programs, which begins at dim -3.
+PLATES = 2
+
+_layout: ContextVar[str | None] = ContextVar("layout", default=None)
+
+
+@contextmanager
+def using(layout: str) -> Iterator[None]:
+    """Inside, `run` lays particles out in this way."""
+    token = _layout.set(layout)
+    try:
+        yield
+    finally:
+        _layout.reset(token)
+
+
+def current() -> str | None:
+    """The layout that `using` has set, if any."""
+    return _layout.get()
+
+
+def run(program: Any, particles: int, args: Sequence[Any], kwargs: Mapping[str, Any], at: Trace | None = None) -> Trace:
+    """A program run `particles` times at once, on the latents of a trace where one is given; its sites scored.
+
+    Raises:
+        ValueError: a site that has no score for each row: it is shared, scaled, hidden or subsampled.
+    """
+    if current() == COPIES:
+        return run_copies(program, particles, args, kwargs, at)
+    with pyro.plate("particles", particles, dim=-2):
+        trace = _traced(program if at is None else poutine.replay(program, trace=at), args, kwargs)
+    if odd := {name: site for name, site in samples(trace).items() if not _simple(site, rows(args))}:
+        plate = plate_of(trace, rows(args))
+        for name, site in odd.items():
+            if reason := unfit(site, plate) or _inner(site, plate):
+                raise refused(name, reason)
+    _score(trace)
+    return trace
+
+
+def run_copies(
+    program: Any,
+    particles: int,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    at: Trace | None = None,
+    lenient: bool = False,
+) -> Trace:
+    """The same, for any program: the rows once for each particle.
+
+    Args:
+        lenient: keep sites that all rows share as they are, and those that are scaled, hidden or subsampled.
+    """
+    program = program.proposal(*args, **kwargs) if hasattr(program, "proposal") else program
+    n = rows(args)
+    copied = [_copies(each, n, particles) for each in args]
+    named = {key: _copies(value, n, particles) for key, value in kwargs.items()}
+    if n is None and "n" in named:
+        named["n"] *= particles
+    if at is not None:
+        program = poutine.replay(program, trace=unfolded(at))
+    trace = _traced(program, copied, named)
+    _score(trace)
+    plate = plate_of(trace, rows(copied))
+    for name, site in samples(trace).items():
+        if (reason := unfit(site, plate)) and not lenient:
+            raise refused(name, reason)
+        held = plate is not None and plate.holds(site)
+        trace.nodes[name] = (_folded(site, plate, particles) if held else site) | {"unfit": reason}  # type: ignore
+    return trace
+
+
+def _traced(program: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Trace:
+    with one_line():
+        return _scorable(poutine.trace(program).get_trace(*args, **kwargs))
+
+
+def _score(trace: Trace) -> None:
+    with one_line():
+        trace.compute_log_prob()
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Inside, a ValueError has one line: Pyro adds the shapes of all sites to what it, or we, have to say."""
+    try:
+        yield
+    except ValueError as error:
+        if "\n" not in str(error):
+            raise
+        first, why = str(error).splitlines()[0], checks.reason(error)
+        raise ValueError(why if why == first else f"{first} {why}") from error
+
+
+def samples(trace: Trace) -> dict[str, Any]:
+    """The sample sites of a trace by name."""
+    return {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+
+
+def _scorable(trace: Trace) -> Trace:
+    """The same trace without subsampling, and without deterministic sites outside of plates, which have no score."""
+    trace = prune_subsample_sites(trace)
+    for name, site in samples(trace).items():
+        if site["infer"].get("_deterministic") and not plates.frames(site):
+            trace.remove_node(name)
+    return trace
+
+
+def plate_of(trace: Trace, rows: int | None) -> plates.Plate | None:
+    """The plate of the rows; None where no site is in any plate."""
+    found = samples(trace).values()
+    return plates.of_rows(found, rows) if any(map(plates.frames, found)) else None
+
+
+def rows(args: Sequence[Any]) -> int | None:
+    """How many rows a program is called with; None where it is called with no data."""
+    return len(args[0]) if args and isinstance(args[0], Tensor) and args[0].ndim else None
+
+
+def refused(name: str, reason: str) -> ValueError:
+    """What is said of a site that has no score for each row."""
+    return ValueError(f'site {name!r}: expected one unscaled score a row, in plate "data" alone, found {reason}')
+
+
+def unfit(site: Any, plate: plates.Plate | None) -> str:
+    """Why a site has no score for each row; "" where it has."""
+    if plate is None or not plate.holds(site):
+        others = sorted(frame.name for frame in plates.frames(site))
+        return f"plates {others}: all rows share it; fix its value, and ask again"
+    if plate.full_size != plate.size:
+        return f"{plate.size} of {plate.full_size} rows"
+    if isinstance(site["scale"], Tensor) or site["scale"] != 1:
+        return f"scale {site['scale']}"
+    return "a mask" if site["mask"] is not None and not site["is_observed"] else ""
+
+
+def inner(site: Any, plate: plates.Plate) -> list[int]:
+    """The dimensions of the plates of a site beside that of the rows, from the left."""
+    return sorted({frame.dim for frame in plates.frames(site)} - {plate.dim})
+
+
+def _inner(site: Any, plate: plates.Plate | None) -> str:
+    if plate is None:
+        return ""
+    return f"plates {sorted(frame.name for frame in plates.frames(site))}" if inner(site, plate) else ""
+
+
+def _simple(site: Any, rows: int | None) -> bool:
+    """Whether a site is one of plate "data" alone, unscaled: by far the most are."""
+    fits = [
+        frame.name == plates.NAME and frame.size > 0 and frame.size == (rows or frame.size) == frame.full_size
+        for frame in plates.frames(site)
+    ]
+    plain = not isinstance(site["scale"], Tensor) and site["scale"] == 1
+    return fits == [True] and plain and (site["mask"] is None or site["is_observed"])
+
+
+def _copies(value: Any, n: int | None, particles: int) -> Any:
+    """Rows once for each particle; anything else as it is."""
+    if isinstance(value, Tensor) and value.ndim and len(value) == (len(value) if n is None else n):
+        return value.repeat(particles, *[1] * (value.ndim - 1))
+    return value
+
+
+@dataclass(frozen=True)
+class Fold:
+    """From the dimensions of a site as a program has them, (..., plates, *event), to (..., particles, rows, *event).
+
+    Args:
+        dim: the rows', where each particle has its own.
+        others: those of plates inside, which become the first of the event.
+        particles: how many.
+    """
+
+    dim: int
+    others: tuple[int, ...]
+    particles: int
+
+    @property
+    def _plates(self) -> tuple[list[int], list[int]]:
+        """The dimensions of plates that a site does not use, and those that it does: the rows' first."""
+        used = [self.dim, *self.others]
+        return [dim for dim in range(-max(PLATES, *(-d for d in used)), 0) if dim not in used], used
+
+    def __call__(self, value: Tensor, event_dim: int) -> Tensor:
+        """The value of a site, or anything else that has its dimensions."""
+        unused, used = self._plates
+        least = len(unused + used)
+        value = value.reshape(*[1] * (least + event_dim - value.ndim), *value.shape)
+        enumerated = value.ndim - least - event_dim
+        order = [dim - event_dim for dim in (*unused, *used)]
+        moved = value.permute(*range(enumerated), *order, *range(-event_dim, 0))
+        flat = moved.flatten(enumerated, enumerated + len(unused))
+        return flat.unflatten(enumerated, (self.particles, -1))
+
+    def back(self, value: Tensor, event_dim: int) -> Tensor:
+        """The value as the program has it."""
+        unused, used = self._plates
+        enumerated = value.ndim - event_dim - len(self.others) - 2
+        flat = value.flatten(enumerated, enumerated + 1)
+        flat = flat.reshape(*flat.shape[:enumerated], *[1] * len(unused), *flat.shape[enumerated:])
+        order = unused + used
+        places = [enumerated + order.index(dim) for dim in range(-len(order), 0)]
+        return flat.permute(*range(enumerated), *places, *range(-event_dim, 0))
+
+    def shapes(self, scores: Size) -> tuple[Size, Size]:
+        """Batch shape (..., particles, rows) of scores of this shape, and the sizes of the plates inside."""
+        unused, used = self._plates
+        full = Size([1] * (len(unused + used) - len(scores))) + scores
+        rows, *others = (full[dim] for dim in used)
+        return full[: len(full) - len(unused + used)] + Size([self.particles, rows // self.particles]), Size(others)
+
+    def score(self, log_prob: Tensor) -> Tensor:
+        """A site's scores, those of plates inside summed."""
+        folded = self(log_prob, 0)
+        return folded.flatten(-len(self.others)).sum(-1) if self.others else folded
+
+
+def _folded(site: Any, plate: plates.Plate, particles: int) -> Any:
+    others = tuple(inner(site, plate))
+    if others and site["infer"].get("_enumerate_dim") is not None:
+        found = ", ".join(sorted(frame.name for frame in plates.frames(site)))
+        raise refused(site["name"], f"an enumerated latent in plates {found}, which cannot be summed out here")
+    fold = Fold(plate.dim, others, particles)
+    shape, value = plates.score_shape(site), site["value"]
+    event_dim = site["fn"].event_dim
+    new = site | {"fold": fold, "fn": Folded(site["fn"], fold, shape)}
+    if isinstance(value, Tensor):
+        full = value.expand(*shape, *value.shape[value.ndim - event_dim :])
+        new["value"] = value if site["infer"].get("_enumerate_dim") is not None else fold(full, event_dim)
+    for key in ("log_prob", "unscaled_log_prob"):
+        new[key] = fold.score(site[key].expand(shape))
+    return new
+
+
+def unfolded(trace: Trace) -> Trace:
+    """A copy of a trace with the values as the programs have them, for `poutine.replay`."""
+    copy = trace.copy()
+    for name, site in samples(copy).items():
+        shared = "unfit" in site and "fold" not in site
+        if shared or site["is_observed"] or site["infer"].get("_enumerate_dim") is not None:
+            continue
+        fold, event_dim = site.get("fold", Fold(-1, (), 1)), site["fn"].event_dim
+        event_dim -= len(fold.others)
+        copy.nodes[name] = site | {"value": trimmed(fold.back(site["value"], event_dim), event_dim)}
+    return copy
+
+
+def trimmed(value: Tensor, event_dim: int) -> Tensor:
+    """Without the dimensions of 1 in front, which the program never had."""
+    while value.ndim > event_dim + 1 and value.shape[0] == 1:
+        value = value[0]
+    return value
+
+
+class Folded(TorchDistribution):
+    """A site's distribution, of which each particle has rows of its own, with batch shape (..., particles, rows).
+
+    Args:
+        base_dist: as the program has it.
+        fold: how its dimensions become these.
+        shape: of the site's scores.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (as torch has it)
+
+    def __init__(self, base_dist: Any, fold: Fold, shape: Size) -> None:
+        self.base_dist = base_dist.expand(shape) if base_dist.batch_shape != shape else base_dist
+        self.fold = fold
+        batch, event = fold.shapes(shape)
+        super().__init__(batch, event + base_dist.event_shape, validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        return bool(self.base_dist.has_rsample)
+
+    @property
+    def support(self) -> Any:
+        depth = len(self.fold.others)
+        return constraints.independent(self.base_dist.support, depth) if depth else self.base_dist.support
+
+    @property
+    def mean(self) -> Tensor:
+        return self._fold(self.base_dist.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        return self._fold(self.base_dist.variance)
+
+    @property
+    def probs(self) -> Tensor:
+        return self._fold(self.base_dist.probs)
+
+    def _fold(self, value: Tensor) -> Tensor:
+        return self.fold(value, value.ndim - len(self.base_dist.batch_shape))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Folded":
+        if Size(batch_shape) != self.batch_shape:
+            raise NotImplementedError(f"expected {tuple(self.batch_shape)}, found {tuple(batch_shape)}")
+        return self
+
+    def rsample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008 (an immutable tuple)
+        return self._draw(self.base_dist.rsample, Size(sample_shape))
+
+    def sample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008
+        with torch.no_grad():
+            return self._draw(self.base_dist.sample, Size(sample_shape))
+
+    def _draw(self, sampler: Any, sample_shape: Size) -> Tensor:
+        draws = [self._fold(sampler()) for _ in range(sample_shape.numel())]
+        return torch.stack(draws).reshape(*sample_shape, *draws[0].shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        event_dim = len(self.base_dist.event_shape)
+        return self.fold.score(self.base_dist.log_prob(self.fold.back(value, event_dim)))
+
+
+def entries(fn: Any) -> Any:
+    """A distribution without the wrappers that say what its event is."""
+    while isinstance(fn, Independent | Folded):
+        fn = fn.base_dist
+    return fn

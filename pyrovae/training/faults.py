@@ -1,0 +1,76 @@
+"""What is wrong with data before training, and with programs when training failed."""
+
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.data.split import ROWS, blocks, known
+from pyrovae.programs.columns import arguments_of, by_kind, of_labels, wanted
+from pyrovae.programs.handlers import own_parameters
+from pyrovae.programs.pair import Programs, answering, check, encoded, modules, needs_labels, own, pair
+from pyrovae.randomness import seeded
+
+
+class TrainingError(RuntimeError):
+    """Training met a loss or a gradient that is not finite, or unreadable data; the last good state is restored."""
+
+
+def check_data(programs: Programs, part: Any) -> None:
+    """Check all rows in memory, and the first rows of what is read later, or is binary by the way it is read."""
+    labels = of_labels(programs)
+    with seeded(0), answering(programs):
+        if labels and isinstance(y := getattr(part, "y", None), Tensor):
+            there = known(y)
+            encoded(programs, y[there])
+            if needs_labels(programs) and not bool(there.all()):
+                raise ValueError(f"y: expected the labels of all {len(y)} rows, found {int((~there).sum())} missing")
+        x = getattr(part, "x", None)
+        every = isinstance(x, Tensor) and (x.dtype != torch.uint8 or part.binarize == "none")
+        for batch in blocks(part, ROWS if every else 2, wanted(programs)):
+            for _, rows in by_kind(programs, *batch):
+                arguments_of(programs, *rows)
+            if not every:
+                break
+
+
+def advice(programs: Programs, x: Tensor) -> str:
+    """What may be wrong with data on which training fails; nothing where they are of the order of 1."""
+    most = x.nan_to_num().abs().max().item()
+    if most <= 100:
+        return ""
+    counts = "counts" in str(getattr(own(programs, "likelihood"), "measure", ""))
+    cure = "give the encoder their logarithms (networks.Log1p)" if counts else "standardise it"
+    return f" (x is as large as {most:.3g}: where it is not of the order of 1, {cure})"
+
+
+NOTHING = "every site is finite on that batch: a gradient, or another batch, is not"
+
+
+def first_fault(programs: Programs, *args: Tensor) -> str:
+    """The first parameter, datum, site's value or site's log-probability that is not as it must be; "" if none."""
+    model, guide = pair(programs)
+    for module in modules(programs):
+        for name, parameter in module.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                return f"parameter {name!r} is not finite"
+    try:
+        check(programs, args[0])
+    except ValueError as fault:
+        return f"the data: {fault}"
+    # Validation would stop at the distribution, which does not know its site's name.
+    with pyro.validation_enabled(False), torch.no_grad(), own_parameters():
+        q = poutine.trace(guide).get_trace(*args)
+        p = poutine.trace(poutine.replay(model, trace=q)).get_trace(*args)
+        for trace, program in ((q, "guide"), (p, "model")):
+            trace.compute_log_prob()
+            for name, site in trace.nodes.items():
+                # The data were checked above, and may have entries that are missing.
+                parts = ("log_prob",) if site.get("is_observed") else ("value", "log_prob")
+                found: Any = site
+                for part in parts if site["type"] == "sample" else ():
+                    if not bool(torch.isfinite(found[part]).all()):
+                        return f"first at site {name!r} of the {program}, whose {part} is not finite"
+    return ""
