@@ -12,7 +12,8 @@ PACKAGE = Path(pyrovae.__file__).parent
 FLOORS = """
 checks files modes randomness scores              what every room uses
 data distributions engine networks plots          data, densities, graphs, tensors to tensors, figures
-guides likelihoods priors programs                factors, and questions to any (model, guide)
+guides likelihoods priors                         factors: one member, one file
+programs                                          questions to any (model, guide)
 evaluation objectives                             numbers from trained programs; what SVI minimises
 models training                                   one generative program a file; the loop
 runs                                              a run as a directory

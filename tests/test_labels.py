@@ -363,7 +363,7 @@ def test_the_expected_step_is_that_of_all_data(rows, missing, batch_size, labell
     there = y >= 0
     if rows == 27:
         x[there], y[there] = x[-1].clone(), y[-1].clone()
-    share, hot = there.double().mean().item(), vae.encode(y[there])
+    share, hot = there.double().mean().item(), vae.encode_labels(y[there])
     training = Training(
         vae, Split(x, y), epochs=1, batch_size=batch_size, labelled=labelled, optimizer=Noting, compile=False
     )
@@ -387,7 +387,7 @@ def test_the_validation_loss_weighs_both_kinds_by_their_numbers(missing):
     objective, there = SemiSupervised(), y >= 0
     truth = 0.0
     if there.any():
-        truth += there.sum().item() / 40 * objective.loss(vae.model, vae.guide, x[there], vae.encode(y[there]))
+        truth += there.sum().item() / 40 * objective.loss(vae.model, vae.guide, x[there], vae.encode_labels(y[there]))
     if not there.all():
         truth += (~there).sum().item() / 40 * objective.loss(vae.model, vae.guide, x[~there])
     assert found == pytest.approx(truth, rel=1e-9)
@@ -410,7 +410,7 @@ def test_one_class_is_the_model_without_labels(double, digits, beta):
             mine.load_state_dict(theirs.state_dict() | {"0.weight": weight[:, :size], "0.bias": bias + weight[:, size]})
     x, y = digits.test[:].double(), torch.zeros(359, dtype=torch.long)
     losses = [
-        at_seed(1, ELBO(beta).loss, conditional.model, conditional.guide, x, conditional.encode(y)),
+        at_seed(1, ELBO(beta).loss, conditional.model, conditional.guide, x, conditional.encode_labels(y)),
         at_seed(1, ELBO(beta).loss, plain.model, plain.guide, x),
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
@@ -680,10 +680,10 @@ def test_every_kind_of_label_is_scored_trained_generated_and_may_be_missing(name
     if name == "given numbers" and model is SemiSupervisedVAE:
         pytest.skip("a label that may be missing needs a p(y)")
     vae, x, y = made(model, **options), binary(), draw(N)
-    encoded = vae.encode(y)
+    encoded = vae.encode_labels(y)
     assert encoded.shape == (N, *vae.label_shape)
     assert encoded.dtype == torch.float64
-    assert torch.equal(vae.encode(encoded), encoded)
+    assert torch.equal(vae.encode_labels(encoded), encoded)
     result = pyrovae.evaluate(vae, Split(x, y), 3)
     expected = 0.0 if vae.label is None else vae.p_y().log_prob(encoded).mean().item()
     assert result["observed_by_site"]["y"]["value"] == pytest.approx(expected, abs=1e-9)
@@ -738,7 +738,7 @@ def test_a_number_that_is_missing_is_drawn(double):
 def test_the_divergence_from_a_conditional_prior_is_in_closed_form(double):
     vae = jolt(made(ConditionalVAE, conditional_prior=guides.DiagonalNormal))
     x, y = binary(), classes()
-    hot = vae.encode(y)
+    hot = vae.encode_labels(y)
     result = pyrovae.evaluate(vae, Split(x, y), 2)
     with torch.no_grad():
         p, q = vae.p_z(hot), vae.q_z(x, hot)
@@ -849,7 +849,7 @@ def test_codes_of_rows_with_and_without_labels_are_drawn_in_their_places(monkeyp
     )
     with torch.no_grad():
         figures._latents(vae, Split(x, y), figures._codes(vae, Split(x, y)))
-        truth = vae.q_z(x[y >= 0], vae.encode(y[y >= 0])).mean
+        truth = vae.q_z(x[y >= 0], vae.encode_labels(y[y >= 0])).mean
     torch.testing.assert_close(torch.from_numpy(seen["codes"])[y >= 0], truth)
     assert seen["kinds"].tolist() == y.tolist()
 

@@ -25,8 +25,9 @@ from tqdm import tqdm
 from pyrovae import checks, files
 from pyrovae.data.split import blocks
 from pyrovae.evaluation.examine import LEAST
+from pyrovae.programs.arguments import arguments
 from pyrovae.programs.columns import by_kind, wanted
-from pyrovae.programs.pair import arguments, pair
+from pyrovae.programs.pair import pair
 from pyrovae.runs import OUTPUTS, drawn, evaluation, names, part_of, recipe, same_data
 from pyrovae.runs.recipe import Recipe
 from pyrovae.runs.trust import flags, modules_of, trusted

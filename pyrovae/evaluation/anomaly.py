@@ -15,7 +15,8 @@ from pyrovae.data import Split, Splits
 from pyrovae.data.split import Data, blocks, choose, known
 from pyrovae.evaluation.evaluate import POINT, scores
 from pyrovae.programs.importance import ROWS
-from pyrovae.programs.pair import Programs, own
+from pyrovae.programs.pair import Programs
+from pyrovae.programs.traits import traits
 from pyrovae.randomness import seeded
 from pyrovae.scores import auroc
 
@@ -72,9 +73,10 @@ def background_ratio(
         programs, data, particles, seed: as in `surprisal`.
         background: any other model and guide, such as the same model trained on `mutated` data.
     """
-    found = [getattr(own(each, "likelihood"), "measure", None) for each in (programs, background)]
-    if None not in found and found[0] != found[1]:
-        raise ValueError(f"background: expected a {found[0]}, found a {found[1]}")
+    likelihoods = [traits(pair).likelihood for pair in (programs, background)]
+    here, there = (None if part is None else part.measure for part in likelihoods)
+    if here is not None and there is not None and here != there:
+        raise ValueError(f"background: expected a {here}, found a {there}")
     return surprisal(programs, data, particles, seed) - surprisal(background, data, particles, seed)
 
 

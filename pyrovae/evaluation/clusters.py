@@ -9,9 +9,10 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.data.split import Data, blocks, known
+from pyrovae.programs.arguments import arguments
 from pyrovae.programs.assumptions import laid_out
 from pyrovae.programs.importance import ROWS
-from pyrovae.programs.pair import Programs, answering, arguments, pair, takes_labels
+from pyrovae.programs.pair import Programs, answering, pair, takes_labels
 from pyrovae.programs.particles import entries
 from pyrovae.programs.traces import draw
 from pyrovae.randomness import seeded

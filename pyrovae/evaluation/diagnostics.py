@@ -78,7 +78,9 @@ def _of_weights(of: Numbers) -> Numbers:
     sound = torch.isfinite(log_p)
     kl = (log_w - log_p).exp() - each  # its mean is KL - log p(x) + 1
     return {
-        "k": torch.where(sound, pareto_k(of["log_weight"], of["magnitude"].nan_to_num(0, 0, 0).amax(0)), math.inf),
+        "k": torch.where(
+            sound, pareto_k.k_hat(of["log_weight"], of["magnitude"].nan_to_num(0, 0, 0).amax(0)), math.inf
+        ),
         "ess": torch.where(sound, pareto_k.effective_sample_size(log_w), 0),
         "kl": torch.where(sound, log_p - each.mean(0), math.inf),
         "kl_error": torch.where(sound, kl.std(0) / math.sqrt(len(kl)), math.nan),

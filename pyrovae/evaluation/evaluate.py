@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from torch import Tensor
 
 from pyrovae.data.split import LABELS, ROWS, Data, as_split, blocks, known
 from pyrovae.evaluation.clusters import agreement, has_clusters, responsibilities
-from pyrovae.likelihoods import OneHotCategorical
+from pyrovae.likelihoods import Measure, OneHotCategorical
 from pyrovae.programs.assumptions import laid_out
 from pyrovae.programs.columns import wanted
 from pyrovae.programs.importance import Numbers, by_row, classify, in_order, places
-from pyrovae.programs.pair import Programs, classifies, own, pair
+from pyrovae.programs.pair import Programs, classifies, pair
 from pyrovae.programs.refine import refine
 from pyrovae.programs.traces import (
     WAYS,
@@ -30,6 +31,7 @@ from pyrovae.programs.traces import (
     log_weight,
     sites,
 )
+from pyrovae.programs.traits import traits
 from pyrovae.randomness import seeded
 from pyrovae.scores import mean
 
@@ -45,6 +47,7 @@ POINT, NOT_OF_A_POINT = (
     ("elbo", "kl", "log_likelihood", "monte_carlo_error", "monte_carlo_bias", "elbo_error"),
 )
 HOW = (*WAYS, POINT)
+UNKNOWN = Measure("none", "unknown")  # of programs whose likelihood says nothing
 
 # By site, the terms of the reconstruction and of the KL.
 ADDITIVE = ("observed.", "kl.", "kl_per_latent.")
@@ -89,7 +92,7 @@ def summary(
 ) -> dict[str, Any]:
     """The dictionary of `evaluate`, of what `scores` found."""
     table, estimator = dict(scored[0]), scored[1]
-    shared = hasattr(programs, "at_draws")
+    shared = traits(programs).at_draws is not None
     error, bias, of_elbo = (table.pop(name) for name in ("monte_carlo_error", "monte_carlo_bias", "elbo_error"))
     kls, means = _by_site(table, "kl_per_latent."), codes(programs, data, seed, draws)
     by_site = {kind: _by_site(table, f"{kind}.") for kind in ("observed", "kl")}
@@ -99,7 +102,7 @@ def summary(
         **({"draws": draws} if shared else {}),
         "seed": seed,
         "unit": "nats per datum",
-        "measure": _measure(programs, estimator, **by_site),
+        **_measure_fields(_measure(programs, estimator, **by_site)),
         **{name: mean(values) for name, values in table.items()},
         "elbo": mean(table["elbo"]) | {"monte_carlo_error": _of_mean(of_elbo, shared)},
         "monte_carlo_error": _of_mean(error, shared),
@@ -144,8 +147,8 @@ def codes(programs: Any, data: Data, seed: int = 0, draws: int = 10) -> dict[str
     Args:
         programs, data, seed, draws: as in `evaluate`; latents that all rows share are averaged over.
     """
-    if hasattr(programs, "at_draws"):
-        each = [codes(made, data, seed) for made in programs.at_draws(draws, seed)]
+    if (at_draws := traits(programs).at_draws) is not None:
+        each = [codes(made, data, seed) for made in at_draws(draws, seed)]
         return {site: torch.stack([found[site] for found in each]).mean(0) for site in each[0]}
 
     found = [(rows, _codes(programs, args, (seed, 8, place))) for place, rows, args in places(programs, data, seed)]
@@ -200,7 +203,7 @@ def _has_classes(programs: Programs, data: Data) -> bool:
     y = getattr(as_split(data, columns), "y", None)
     if y is None or len(y.shape) != 1 or y[torch.arange(1)].is_floating_point():
         return False
-    return isinstance(own(programs, "label"), OneHotCategorical | None)
+    return isinstance(traits(programs).label, OneHotCategorical | None)
 
 
 def gaps(
@@ -232,17 +235,22 @@ def gaps(
     }
 
 
-def _measure(programs: Programs, estimator: str, observed: Iterable[str], kl: Iterable[str]) -> str | None:
+def _measure(programs: Programs, estimator: str, observed: Iterable[str], kl: Iterable[str]) -> Measure | None:
     """What log p(x) is the logarithm of, where the programs say so: of p(x, y) where y was observed and has a p(y).
 
     Where y is latent for some rows and observed for others, it is neither the p(x) nor the p(x, y) of others.
     """
-    measure = getattr(own(programs, "likelihood"), "measure", None)
-    if "y" in observed and measure:
-        label = own(programs, "label")
-        measure += ", given y" if label is None else f", and of y {label.measure}"
-        measure += " where it is known" if "y" in kl else ""
-    return measure if estimator != POINT else f"{measure}, at one point z: no likelihood"
+    likelihood, label = traits(programs).likelihood, traits(programs).label
+    measure = None if likelihood is None else likelihood.measure
+    if "y" in observed and measure is not None:
+        note = "given y" if label is None else f"and of y {label.measure}"
+        measure = measure.noted(note + (" where it is known" if "y" in kl else ""))
+    return measure if estimator != POINT else (measure or UNKNOWN).at_a_point()
+
+
+def _measure_fields(measure: Measure | None) -> dict[str, Any]:
+    """A measure as JSON holds it: its text, and its fields."""
+    return {"measure": measure and str(measure), "measure_fields": {} if measure is None else asdict(measure)}
 
 
 def scores(
@@ -251,7 +259,7 @@ def scores(
     """Per datum: elbo, reconstruction, kl, log_likelihood, monte_carlo_error and monte_carlo_bias of the latter,
     elbo_error (of its particles), observed.SITE and kl.SITE, all (N,); kl_per_latent.SITE, (N, *latent_shape). And how
     the KL was had: "closed form", "sampled", or POINT where there is none."""
-    if hasattr(programs, "at_draws"):
+    if traits(programs).at_draws is not None:
         return _posterior_scores(programs, data, particles, seed, draws, keep)
 
     ways: set[int] = set()

@@ -18,9 +18,10 @@ from pyrovae.distributions import Concatenated, PartlyObserved, PartlySeen
 from pyrovae.evaluation.calibration import Arguments, free, seen, uniformity
 from pyrovae.evaluation.quadrature import Law, law, pair_law
 from pyrovae.programs.importance import read, refuse_conditional
-from pyrovae.programs.pair import Programs, answering, own, pair
+from pyrovae.programs.pair import Programs, answering, pair
 from pyrovae.programs.particles import COPIES, Folded, samples, using
 from pyrovae.programs.traces import draw, replayed, sites
+from pyrovae.programs.traits import traits
 from pyrovae.randomness import seeded
 
 # Where the integral is off by more than this, or the p-value of the draws below that, the law is at fault.
@@ -58,8 +59,8 @@ def check(programs: Programs, data: Data, entries: int = 50, draws: int = 200, s
     """
     checks.integer("entries", entries, 2)
     checks.integer("draws", draws, BINS)
-    if hasattr(programs, "at_draws"):
-        programs = next(iter(programs.at_draws(1, seed)))  # type: ignore[union-attr]
+    if (at_draws := traits(programs).at_draws) is not None:
+        programs = at_draws(1, seed)[0]
     rows = choosable(data)
     count = max(4, min(ROWS, VALUES // math.prod(rows.event_shape)))
     with answering(programs), seeded(seed, 13):
@@ -144,7 +145,7 @@ def _pair(fn: Any, draws: int) -> Law:
 
 def _rebuilt(programs: Programs, site: Any) -> Any:
     """The likelihood of the site at one or two values, at normal parameters."""
-    size, likelihood = math.prod(site["fn"].event_shape), own(programs, "likelihood")
+    size, likelihood = math.prod(site["fn"].event_shape), traits(programs).likelihood
     reason = f"{size} values are drawn together ({type(site['fn']).__name__})"
     if likelihood is None or not (site["is_observed"] or "was_observed" in site["infer"] or site["name"] == "x"):
         raise ValueError(reason)

@@ -17,7 +17,8 @@ from pyrovae.data import Split
 from pyrovae.data.split import Data, at_random, blocks, choosable
 from pyrovae.programs.columns import by_kind, wanted
 from pyrovae.programs.importance import FLOATS, ROWS, reconstruct, sample
-from pyrovae.programs.pair import Programs, own, takes_labels
+from pyrovae.programs.pair import Programs, takes_labels
+from pyrovae.programs.traits import traits
 from pyrovae.randomness import seeded
 from pyrovae.scores import auroc, mean
 
@@ -86,7 +87,7 @@ def assess(
 
 def _drawn(programs: Programs, n: int, y: Tensor | None) -> Tensor:
     """n samples, block by block; of p(x|y) where there is no p(y)."""
-    given = y if takes_labels(programs) and own(programs, "label") is None else None
+    given = y if takes_labels(programs) and traits(programs).label is None else None
     parts = torch.arange(n).split(ROWS)
     return torch.cat([sample(programs, len(part), None if given is None else given[part]).cpu() for part in parts])
 

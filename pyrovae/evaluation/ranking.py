@@ -1,7 +1,6 @@
 """Which scores may be compared: those of one measure, on the same rows, read alike."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache, partial
 from typing import Any, TypeVar
@@ -101,13 +100,20 @@ def is_score(row: Row, by: str = "log_likelihood") -> bool:
 
 
 def _of(row: Row, field: str) -> Any:
-    return _levels(str(row.get("measure"))) if field == "levels" else row.get(field)
+    return _levels(row) if field == "levels" else row.get(field)
 
 
-def _levels(measure: str) -> int:
-    """Of how many levels a code is of; densities have bits of bytes alone."""
-    found = re.fullmatch(r"mass over (\d+) levels", measure)
-    return int(found[1]) if found else 256
+def _levels(row: Row) -> int:
+    """How many levels the codes of a row have; densities have bits per dimension of bytes alone."""
+    return row.get("measure_fields", {}).get("levels") or 256
+
+
+def _is_likelihood(row: Row) -> bool:
+    """Whether a row says what its log p(x) is the logarithm of."""
+    measure = row.get("measure")
+    # Rows without fields are of earlier versions, or state their measure by hand.
+    kind = row.get("measure_fields", {}).get("kind", "none" if "no likelihood" in str(measure) else "stated")
+    return measure is not None and kind != "none"
 
 
 _STATE = '; where you know it, state it: {**evaluation, "measure": "density"}'
@@ -116,7 +122,7 @@ _STATE = '; where you know it, state it: {**evaluation, "measure": "density"}'
 def _no_score(row: Row, by: str) -> str:
     """Why this is nothing to rank; nothing where it is."""
     measure = row.get("measure")
-    if measure is None or "no likelihood" in measure:
+    if not _is_likelihood(row):
         return f"expected the measure of a likelihood, found {measure!r}{'' if measure else _STATE}"
     if row.get(by) is None:
         return f"expected a {by}, found none for a {measure}, binarize={row.get('binarize')!r}"

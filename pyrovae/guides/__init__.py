@@ -5,6 +5,7 @@ Each is built from the latents' shape; `param_shape` is the shape that h must ha
 
 from pyrovae.guides.delta import Delta
 from pyrovae.guides.diagonal_normal import DiagonalNormal
+from pyrovae.guides.family import GuideFamily as GuideFamily  # the contract; no member
 from pyrovae.guides.full_rank_normal import FullRankNormal
 from pyrovae.guides.iaf import IAF
 from pyrovae.guides.low_rank_normal import LowRankNormal

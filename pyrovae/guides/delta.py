@@ -4,12 +4,13 @@ import math
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.guides.family import GuideFamily
 
 
-class Delta(nn.Module):
+class Delta(GuideFamily):
     """q(z|h) = delta(z - h): all of its mass at one point.
 
     With beta = 0 the VAE becomes the plain autoencoder. With beta = 1 it seeks the largest p(x, z) in z (MAP), for

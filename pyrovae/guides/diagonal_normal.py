@@ -4,12 +4,13 @@ import math
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.guides.family import GuideFamily
 
 
-class DiagonalNormal(nn.Module):
+class DiagonalNormal(GuideFamily):
     """q(z|h) = Normal(z; m, diag(exp(v))), with h = (m, v): mean and log-variance.  (Kingma & Welling 2014)
 
     Log-variance, because every real number is one: no constraint to enforce, no scale that rounds to zero but for

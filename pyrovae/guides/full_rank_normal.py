@@ -5,13 +5,14 @@ from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import pyrovae.distributions.kl  # noqa: F401 (registers its closed KL from a diagonal normal prior)
 from pyrovae import checks
+from pyrovae.guides.family import GuideFamily
 
 
-class FullRankNormal(nn.Module):
+class FullRankNormal(GuideFamily):
     """q(z|h) = Normal(z; m, L L'), L = (I + N / sqrt(d)) D, with h = (m, log diag D, N below the diagonal).
 
     The columns of L have the scales D: a factor that is written entry by entry is all but singular once the scales

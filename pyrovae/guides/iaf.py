@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.distributions.autoregressive import affine, stack
 from pyrovae.guides.diagonal_normal import DiagonalNormal
+from pyrovae.guides.family import GuideFamily
 
 
-class IAF(nn.Module):
+class IAF(GuideFamily):
     """q(z_T|h) = q(z_0|h) prod_t |dz_t/dz_t-1|^-1, z_t = a_t z_t-1 + b_t: inverse autoregressive flow.  (Kingma 2016)
 
     h = (m, v, c): z_0 ~ Normal(m, exp(v)), and the context c. Value i of a_t and b_t is a network of c and of the

@@ -4,13 +4,14 @@ import math
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 import pyrovae.distributions.kl  # noqa: F401 (registers its closed KL from a diagonal normal prior)
 from pyrovae import checks
+from pyrovae.guides.family import GuideFamily
 
 
-class LowRankNormal(nn.Module):
+class LowRankNormal(GuideFamily):
     """q(z|h) = Normal(z; m, W W' + diag(exp(v))), with h = (m, v, W) and W of few columns.  (Ong, Nott & Smith 2018)
 
     Args:

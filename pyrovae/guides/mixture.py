@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.distributions import DiagonalMixture
+from pyrovae.guides.family import GuideFamily
 
 
-class Mixture(nn.Module):
+class Mixture(GuideFamily):
     """q(z|h) = sum_k w_k Normal(z; m_k, diag(exp(v_k))), with h = (log w, m, v) and w made to sum to 1.
 
     Its samples are differentiable in all of h, the weights included: see `distributions.DiagonalMixture`.

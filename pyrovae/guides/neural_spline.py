@@ -4,15 +4,16 @@ from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.distributions.autoregressive import stack
 from pyrovae.distributions.spline import RationalQuadratic, parameter_count
 from pyrovae.guides.diagonal_normal import DiagonalNormal
+from pyrovae.guides.family import GuideFamily
 
 
-class NeuralSpline(nn.Module):
+class NeuralSpline(GuideFamily):
     """q(z|h) = Normal(e; 0, I) |dz/de|^-1, z = m + exp(v/2) f_T(... f_1(e)), h = (m, v, c).  (Durkan et al. 2019)
 
     Each f_t bends every value by a monotone rational-quadratic spline, whose knots are a network of the context c and

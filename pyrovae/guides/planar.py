@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 import pyrovae.distributions as densities
 from pyrovae import checks
 from pyrovae.guides.diagonal_normal import DiagonalNormal
+from pyrovae.guides.family import GuideFamily
 
 
-class Planar(nn.Module):
+class Planar(GuideFamily):
     """q(z_T|h) = q(z_0|h) prod_t |dz_t/dz_t-1|^-1, z_t = z_t-1 + u_t tanh(w_t.z_t-1 + b_t).  (Rezende & Mohamed 2015)
 
     h = (m, v, and u_t, w_t, b_t of each t): z_0 ~ Normal(m, exp(v)). Its maps have no inverse in closed form, so it

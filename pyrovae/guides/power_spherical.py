@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 import pyrovae.distributions as densities
 from pyrovae import checks
+from pyrovae.guides.family import GuideFamily
 
 
-class PowerSpherical(nn.Module):
+class PowerSpherical(GuideFamily):
     """q(z|h) = C (1 + m.z)^k on the unit sphere, with h = (v, r), m = v/|v| and k = softplus(r).  (De Cao & Aziz 2020)
 
     Its partner is the prior `UniformSphere`: KL(q || p) is closed, and depends on k alone, so no q(z|x) is drawn to an

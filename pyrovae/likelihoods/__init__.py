@@ -1,7 +1,6 @@
 """Likelihoods p(x|h): modules that turn the decoder's output h into a distribution over data.
 
-Each is built from the event shape of x. `param_shape` is the shape that h must have, `measure` names what the
-log-likelihood is a logarithm of: only numbers of one measure can be compared.
+`Likelihood` is the contract of all of them, and the base class of one of your own.
 """
 
 from pyrovae.likelihoods.bernoulli import Bernoulli
@@ -12,6 +11,8 @@ from pyrovae.likelihoods.continuous_bernoulli import ContinuousBernoulli
 from pyrovae.likelihoods.discretized_logistic import DiscretizedLogistic
 from pyrovae.likelihoods.discretized_logistic_mixture import DiscretizedLogisticMixture
 from pyrovae.likelihoods.laplace import Laplace
+from pyrovae.likelihoods.likelihood import Likelihood as Likelihood  # the contract; no member
+from pyrovae.likelihoods.measure import Measure as Measure
 from pyrovae.likelihoods.missing import Missing
 from pyrovae.likelihoods.negative_binomial import NegativeBinomial
 from pyrovae.likelihoods.normal import Normal

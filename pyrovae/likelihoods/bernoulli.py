@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.distributions import SoftBernoulli
+from pyrovae.likelihoods.likelihood import Likelihood
+from pyrovae.likelihoods.measure import BINARY, SOFT_TARGETS
 
 
-class Bernoulli(nn.Module):
+class Bernoulli(Likelihood):
     """p(x|h) = prod_i sigmoid(h_i)^x_i (1 - sigmoid(h_i))^(1 - x_i), for x_i in {0, 1}; h are logits.
 
     Args:
@@ -18,7 +20,7 @@ class Bernoulli(nn.Module):
             its scores are comparable with nothing else: `ContinuousBernoulli` is the density.
     """
 
-    measure = "mass over binary values"
+    measure = BINARY
     advice = (
         ". A Bernoulli has no grey values: binarise the data (data.load(..., binarize='dynamic' or 'threshold')) "
         "or choose a likelihood of grey values (likelihoods.ContinuousBernoulli, DiscretizedLogistic, Normal)"
@@ -31,13 +33,13 @@ class Bernoulli(nn.Module):
         self.density = dist.Bernoulli
         if soft_targets:
             self.density = SoftBernoulli
-            self.measure = "cross-entropy of soft targets, no likelihood"
+            self.measure = SOFT_TARGETS
             self.advice = ". Divide by the largest value, or choose a likelihood of real values (likelihoods.Normal)"
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         return self.density(logits=h).to_event(len(self.event_shape))
 
-    def told_by(self, mean: Tensor) -> Tensor:
+    def inverse_link(self, mean: Tensor) -> Tensor:
         """The h of a mean: its logit, within [.001, .999]."""
         return mean.clamp(1e-3, 1 - 1e-3).logit()
 

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.distributions import OpenBeta
+from pyrovae.likelihoods.likelihood import Likelihood
+from pyrovae.likelihoods.measure import UNIT_INTERVAL
 
 
-class Beta(nn.Module):
+class Beta(Likelihood):
     """p(x|h) = prod_i Beta(x_i; c_i m_i, c_i (1 - m_i)), for 0 < x_i < 1; h = (logit m, log c/2): uniform at h = 0.
 
     m is the mean, c the concentration; the variance is m (1 - m) / (1 + c).  (Ferrari & Cribari-Neto 2004)
@@ -18,7 +20,7 @@ class Beta(nn.Module):
         event_shape: event shape of x.
     """
 
-    measure = "density over [0, 1]"
+    measure = UNIT_INTERVAL
     advice = (
         ". A Beta density is 0 or infinite at 0 and 1, so there bytes need noise: x = (k + u)/256, u uniform in (0, 1) "
         "(data.load(..., binarize='dequantize'))"

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import checks, distributions
 from pyrovae.likelihoods.discretized_logistic import advice
+from pyrovae.likelihoods.likelihood import Likelihood
+from pyrovae.likelihoods.measure import grey_levels
 
 
-class CategoricalLevels(nn.Module):
+class CategoricalLevels(Likelihood):
     """P(x_i = k / (levels - 1) | h) = softmax(h_i)_k, for x_i on a grid of grey levels, their order unknown to it.
 
     (van den Oord, Kalchbrenner & Kavukcuoglu 2016)
@@ -23,7 +25,7 @@ class CategoricalLevels(nn.Module):
         super().__init__()
         self.event_shape = checks.shape("event_shape", event_shape)
         self.levels = checks.integer("levels", levels, 2)
-        self.measure, self.advice = f"mass over {levels} levels", advice(levels)
+        self.measure, self.advice = grey_levels(levels), advice(levels)
         self.param_shape = (self.levels, *self.event_shape)
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:

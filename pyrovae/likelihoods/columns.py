@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from pyrovae import checks
 from pyrovae.distributions.concatenated import Concatenated, places
+from pyrovae.likelihoods.likelihood import Likelihood
+from pyrovae.likelihoods.measure import Measure
 
 
-class Columns(nn.Module):
+class Columns(Likelihood):
     """p(x|h) = prod_i p_i(x_i|h_i), for the columns i of a table, each with its own likelihood.  (Nazabal et al. 2020)
 
     Args:
@@ -33,7 +35,7 @@ class Columns(nn.Module):
         self.param_shape = (sum(self.sizes),)
         measures = places(column.measure for column in columns)
         mixed = ", ".join(f"{measure} (columns {' '.join(where)})" for measure, where in measures.items())
-        self.measure = next(iter(measures)) if len(measures) == 1 else f"mixed: {mixed}"
+        self.measure = columns[0].measure if len(measures) == 1 else Measure("mixed", mixed)
         names = [f"{i} {type(column).__name__}" for i, column in enumerate(columns)]
         self.advice = f". The last number of a place is its column: {', '.join(names)}"
 

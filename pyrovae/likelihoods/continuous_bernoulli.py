@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import checks, distributions
+from pyrovae.likelihoods.likelihood import Likelihood
+from pyrovae.likelihoods.measure import UNIT_INTERVAL
 
 
-class ContinuousBernoulli(nn.Module):
+class ContinuousBernoulli(Likelihood):
     """p(x|h) = prod_i h_i e^(h_i x_i) / (e^h_i - 1), for x_i in [0, 1].  (Loaiza-Ganem & Cunningham 2019)
 
     Binary cross-entropy of grey values, made a density. Its mean is 1 / (1 - e^-h) - 1 / h, not sigmoid(h).
@@ -17,7 +19,7 @@ class ContinuousBernoulli(nn.Module):
         event_shape: event shape of x.
     """
 
-    measure = "density over [0, 1]"
+    measure = UNIT_INTERVAL
     advice = ". Divide by the largest value, or choose a likelihood of real values (likelihoods.Normal)"
 
     def __init__(self, event_shape: Sequence[int] | int) -> None:

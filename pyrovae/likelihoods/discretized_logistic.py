@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from typing import Literal
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import checks, distributions
+from pyrovae.likelihoods.likelihood import Likelihood
+from pyrovae.likelihoods.measure import grey_levels
 from pyrovae.likelihoods.scale import scaling
 
 
-class DiscretizedLogistic(nn.Module):
+class DiscretizedLogistic(Likelihood):
     """P(x|h) = prod_i sigmoid((x_i + w/2 - m_i)/s_i) - sigmoid((x_i - w/2 - m_i)/s_i), for x_i in {0, w, 2w, ..., 1}.
 
     w = 1/(levels - 1), which is 1/255 for bytes; the lowest and the highest level take the tails.
@@ -33,7 +35,7 @@ class DiscretizedLogistic(nn.Module):
         super().__init__()
         self.event_shape = checks.shape("event_shape", event_shape)
         self.levels = checks.integer("levels", levels, 2)
-        self.measure, self.advice = f"mass over {levels} levels", advice(levels)
+        self.measure, self.advice = grey_levels(levels), advice(levels)
         self.scaling = scaling(self.event_shape, scale, learn, min_scale)
         self.param_shape = self.scaling.param_shape
 

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import checks, distributions
 from pyrovae.likelihoods.discretized_logistic import advice
+from pyrovae.likelihoods.likelihood import Likelihood
+from pyrovae.likelihoods.measure import grey_levels
 from pyrovae.likelihoods.scale import PerInput, scaling
 
 
-class DiscretizedLogisticMixture(nn.Module):
+class DiscretizedLogisticMixture(Likelihood):
     """P(x|h) = prod_i sum_j softmax(h)_ij DiscretizedLogistic(x_i; m_ij, s_ij), for x_i in {0, w, 2w, ..., 1}.
 
     Every value has its own mixture, all of whose parameters the decoder gives.  (Salimans et al. 2017)
@@ -35,7 +37,7 @@ class DiscretizedLogisticMixture(nn.Module):
         self.event_shape = checks.shape("event_shape", event_shape)
         self.components = checks.integer("components", components)
         self.levels = checks.integer("levels", levels, 2)
-        self.measure, self.advice = f"mass over {levels} levels", advice(levels)
+        self.measure, self.advice = grey_levels(levels), advice(levels)
         each = (self.components, *self.event_shape)
         self.scaling = scaling(each, scale, PerInput.learn, min_scale)
         self.param_shape = (3, *each)

@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from typing import Literal
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.likelihoods.likelihood import Likelihood
+from pyrovae.likelihoods.measure import REAL
 from pyrovae.likelihoods.scale import scaling
 
 
-class Laplace(nn.Module):
+class Laplace(Likelihood):
     """p(x|h) = prod_i e^(-|x_i - m_i| / s_i) / (2 s_i), for real x: absolute error, and its worth in nats.
 
     Args:
@@ -18,7 +20,7 @@ class Laplace(nn.Module):
         scale, learn, min_scale: of s, the mean absolute error; as in `Normal`, without "optimal".
     """
 
-    measure = "density over real values"
+    measure = REAL
     advice = ""
 
     def __init__(

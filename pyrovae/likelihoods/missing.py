@@ -4,15 +4,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.distributions import PartlyObserved
+from pyrovae.likelihoods.likelihood import Likelihood
 from pyrovae.likelihoods.normal import Normal
 from pyrovae.likelihoods.scale import Optimal
 
 
-class Missing(nn.Module):
+class Missing(Likelihood):
     """p(x|h) = prod_{i observed} p(x_i|h), with NaN for what is missing: it leaves the score.  (Mattei & Frellsen 2019)
 
     Samples and means are whole, so that the mean imputes. Right where the values that are missing do not depend on
@@ -34,7 +35,7 @@ class Missing(nn.Module):
         if any(isinstance(part, Optimal) for part in self.of.modules()):
             raise ValueError("of: expected independent values, found learn='optimal', whose scale is made of them all")
         self.param_shape, self.advice = self.of.param_shape, self.of.advice
-        self.measure = f"{self.of.measure}, of the entries present"
+        self.measure = self.of.measure.noted("of the entries present")
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         return PartlyObserved(self.of(h).base_dist).to_event(len(self.event_shape))

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 import pyrovae.distributions as densities
 from pyrovae import checks
+from pyrovae.likelihoods.likelihood import Likelihood
 from pyrovae.likelihoods.poisson import Poisson
 
 
-class NegativeBinomial(nn.Module):
+class NegativeBinomial(Likelihood):
     """P(x|h) = prod_i C(x_i + r_i - 1, x_i) (r_i / (r_i + e^h_i))^r_i (e^h_i / (r_i + e^h_i))^x_i, for counts x_i.
 
     A Poisson whose rate is a gamma draw of mean e^h; the variance is e^h + e^2h / r, so that r measures how far the

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from typing import Literal
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.distributions import OptimalNormal
+from pyrovae.likelihoods.likelihood import Likelihood
+from pyrovae.likelihoods.measure import REAL
 from pyrovae.likelihoods.scale import SCALES, Optimal, scaling
 
 
-class Normal(nn.Module):
+class Normal(Likelihood):
     """p(x|h) = Normal(x; m, diag(s^2)), for real x; h = m, or (m, v) where the decoder gives the scale, too.
 
     -log p(x|h) = sum_i (x_i - m_i)^2 / (2 s_i^2) + log s_i + log(2 pi) / 2: squared error, and its worth in nats.
@@ -25,8 +27,7 @@ class Normal(nn.Module):
         min_scale: what a learned s stays above. Without it a constant pixel has no best s: its density grows for ever.
     """
 
-    measure = "density over real values"
-    advice = ""
+    measure = REAL
 
     def __init__(
         self,

@@ -3,19 +3,21 @@
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.likelihoods.likelihood import Likelihood
+from pyrovae.likelihoods.measure import CLASSES
 
 
-class OneHotCategorical(nn.Module):
+class OneHotCategorical(Likelihood):
     """p(x|h) = prod_k softmax(h)_k^x_k, for a class x as a one-hot vector.
 
     Args:
         event_shape: (K,), the number of classes.
     """
 
-    measure = "mass over classes"
+    measure = CLASSES
     advice = ". Of K columns one is 1, the others are 0"
 
     def __init__(self, event_shape: Sequence[int] | int) -> None:

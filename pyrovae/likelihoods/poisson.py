@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.likelihoods.likelihood import Likelihood
+from pyrovae.likelihoods.measure import COUNTS
 
 
-class Poisson(nn.Module):
+class Poisson(Likelihood):
     """P(x|h) = prod_i e^(h_i x_i - e^h_i) / x_i!, for counts x_i = 0, 1, 2, ...; h are log-rates, from -60 to 20.
 
     What lies beyond is brought to these bounds: the first steps on large counts would overflow.
@@ -17,7 +19,7 @@ class Poisson(nn.Module):
         event_shape: event shape of x.
     """
 
-    measure = "mass over counts"
+    measure = COUNTS
     advice = (
         ". Counts are whole and not negative: give them as they are, neither scaled nor centred, with an encoder of "
         "their logarithms (networks.Log1p)"

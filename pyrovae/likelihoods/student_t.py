@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from typing import Literal
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 import pyrovae.distributions as densities
 from pyrovae import checks
+from pyrovae.likelihoods.likelihood import Likelihood
+from pyrovae.likelihoods.measure import REAL
 from pyrovae.likelihoods.scale import Fixed, One, scaling
 
 
-class StudentT(nn.Module):
+class StudentT(Likelihood):
     """p(x|h) = prod_i c (1 + t_i^2 / df)^(-(df + 1) / 2) / s_i, t_i = (x_i - m_i) / s_i, for real x with outliers.
 
     Its variance is s^2 df / (df - 2), its mean m; df grows towards the normal likelihood.  (Lange et al. 1989)
@@ -23,7 +25,7 @@ class StudentT(nn.Module):
         scale, learn, min_scale: of s, as in `Normal`, without "optimal".
     """
 
-    measure = "density over real values"
+    measure = REAL
     advice = ""
 
     def __init__(

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pyrovae import checks
 from pyrovae.distributions import PartlySeen
-from pyrovae.guides import DiagonalNormal
-from pyrovae.likelihoods import Bernoulli
+from pyrovae.guides import DiagonalNormal, GuideFamily
+from pyrovae.likelihoods import Bernoulli, Likelihood
 from pyrovae.likelihoods.scale import Optimal
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, build, connect, same_space
@@ -147,8 +147,8 @@ class CompletionVAE(Completion):
         self.likelihood = Unseen(event_shape, mask, likelihood)
         self.event_shape = self.likelihood.event_shape
         self.latent_shape = (checks.integer("latent_dim", latent_dim),)
-        self.family = build("guide", guide, self.latent_shape)
-        self.conditional_prior = build("conditional_prior", conditional_prior, self.latent_shape)
+        self.family = build("guide", guide, self.latent_shape, kind=GuideFamily)
+        self.conditional_prior = build("conditional_prior", conditional_prior, self.latent_shape, kind=GuideFamily)
         same_space(self.conditional_prior, self.family)
         self.encoder = connect(encoder, [self.event_shape], self.family.param_shape, "encoder")
         inputs = [self.latent_shape, self.event_shape]
@@ -183,7 +183,7 @@ class CompletionVAE(Completion):
             return pyro.sample("z", self.q_z(x))
 
 
-class Unseen(nn.Module):
+class Unseen(Likelihood):
     """p(x|h, s) = prod_{i seen} [x_i = s_i] prod_{i unseen} p(x_i|h): the likelihood of what is unseen.
 
     Args:
@@ -197,16 +197,17 @@ class Unseen(nn.Module):
         super().__init__()
         self.event_shape = checks.shape("event_shape", event_shape)
         self.register_buffer("mask", _checked(mask, self.event_shape).clone())
-        self.of = build("likelihood", of, self.event_shape)
-        self.param_shape, self.advice = self.of.param_shape, getattr(self.of, "advice", "")
+        self.of = build("likelihood", of, self.event_shape, kind=Likelihood)
+        self.param_shape, self.advice = self.of.param_shape, self.of.advice
         entries = getattr(self.of(torch.zeros(1, *self.param_shape)), "base_dist", None)
         together = any(isinstance(part, Optimal) for part in self.of.modules())
         if together or getattr(entries, "batch_shape", ()) != (1, *self.event_shape):
             raise ValueError(f"likelihood: expected one of independent entries, each with its score, found {self.of}")
         seen = int(self.mask.sum())
-        self.measure = f"{self.of.measure}, of {self.mask.numel() - seen} unseen entries given {seen}"
+        self.measure = self.of.measure.noted(f"of {self.mask.numel() - seen} unseen entries given {seen}")
 
-    def forward(self, h: Tensor, s: Tensor) -> dist.TorchDistribution:
+    # With s the likelihood has an argument more.
+    def forward(self, h: Tensor, s: Tensor) -> dist.TorchDistribution:  # type: ignore[override]
         return PartlySeen(self.of(h).base_dist, self.mask, s).to_event(len(self.event_shape))
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pyrovae import checks
-from pyrovae.guides import DiagonalNormal
-from pyrovae.likelihoods import Bernoulli, OneHotCategorical
+from pyrovae.guides import DiagonalNormal, GuideFamily
+from pyrovae.likelihoods import Bernoulli, Likelihood, OneHotCategorical
 from pyrovae.models.vae import VAE
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, build, connect, same_space
@@ -66,14 +66,14 @@ class ConditionalVAE(VAE):
             label_shape, label = checks.integer("num_classes", num_classes), label or OneHotCategorical
         self.label_shape = checks.shape("label_shape", label_shape)
         self._wire(event_shape, latent_dim, prior, likelihood, guide, encoder, decoder, given=(self.label_shape,))
-        self.label: Any = None if label is None else build("label", label, self.label_shape)
+        self.label: Any = None if label is None else build("label", label, self.label_shape, kind=Likelihood)
         if self.label is not None:
             self.h_y = nn.Parameter(torch.zeros(self.label.param_shape))  # of a class: uniform at first
         self.conditional_prior: Any = None
         if conditional_prior is None:
             self.prior()  # or a ValueError of one that is made of q(z|x): there is none without a y
         else:
-            self.conditional_prior = build("conditional_prior", conditional_prior, self.latent_shape)
+            self.conditional_prior = build("conditional_prior", conditional_prior, self.latent_shape, kind=GuideFamily)
             same_space(self.conditional_prior, self.family)
             shape = self.conditional_prior.param_shape
             self.prior_network = connect(prior_network, [self.label_shape], shape, "prior_network")
@@ -129,7 +129,7 @@ class ConditionalVAE(VAE):
         """n new data x ~ p(x|y) for n labels, or x ~ p(x) without any, of shape (n, *event_shape)."""
         return importance.sample(self, n, y)
 
-    def encode(self, y: Tensor) -> Tensor:
+    def encode_labels(self, y: Tensor) -> Tensor:
         """Labels as the site y has them: classes (N,) as one-hot vectors, other labels as numbers (N, *label_shape).
 
         Raises:
@@ -144,7 +144,7 @@ class ConditionalVAE(VAE):
             raise ValueError(f"y: expected shape (N, {', '.join(map(str, self.label_shape))}), found {tuple(y.shape)}")
         checks.finite("y", y)
         if self.label is not None:
-            checks.support(y, self.p_y().support, getattr(self.label, "advice", ""), name="y")
+            checks.support(y, self.p_y().support, self.label.advice, name="y")
         return y
 
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import checks
-from pyrovae.guides import DiagonalNormal
-from pyrovae.likelihoods import Bernoulli
+from pyrovae.guides import DiagonalNormal, GuideFamily
+from pyrovae.likelihoods import Bernoulli, Likelihood
 from pyrovae.models.vae import VAE
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, build, buildable, connect, same_space, takes_missing
-from pyrovae.priors import StandardNormal
+from pyrovae.priors import Prior, StandardNormal
 from pyrovae.programs.handlers import register, rows
 
 
@@ -60,8 +60,8 @@ class HierarchicalVAE(VAE):
         self.event_shape = checks.shape("event_shape", event_shape)
         sizes = checks.integer("latent_dim", latent_dim), *checks.shape("above", above)
         self.latent_shapes = [(d,) for d in sizes]
-        self.prior = build("prior", prior, self.latent_shapes[-1], self.event_shape)
-        self.likelihood = build("likelihood", likelihood, self.event_shape)
+        self.prior = build("prior", prior, self.latent_shapes[-1], self.event_shape, kind=Prior)
+        self.likelihood = build("likelihood", likelihood, self.event_shape, kind=Likelihood)
         self.decoder = connect(decoder, [self.latent_shapes[0]], self.likelihood.param_shape, "decoder")
         self.conditionals: Any = nn.ModuleList(
             Factor(conditional_prior, shape, between, given, "between") for shape, given in pairwise(self.latent_shapes)
@@ -72,7 +72,7 @@ class HierarchicalVAE(VAE):
         for p, q in zip([*families, self.prior], self.recognition.factors, strict=True):
             same_space(p, q.family)
         self.recognition.takes(families)
-        if getattr(self.likelihood, "missing", False):
+        if self.likelihood.missing:
             takes_missing(self.recognition.factors[0].network, [self.event_shape])
 
     def p_top(self) -> dist.TorchDistribution:
@@ -121,7 +121,7 @@ class Factor(nn.Module):
         self, family: Part, latent_shape: tuple[int, ...], network: Part, given: tuple[int, ...], role: str
     ) -> None:
         super().__init__()
-        self.family = build("family", family, latent_shape)
+        self.family = build("family", family, latent_shape, kind=GuideFamily)
         self.network = connect(network, [given], self.family.param_shape, role)
 
     def forward(self, y: Tensor) -> dist.TorchDistribution:

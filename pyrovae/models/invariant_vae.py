@@ -84,7 +84,7 @@ class InvariantVAE(VAE):
         parts: Any = self.pose.values()
         self.sizes = [2 * part.vectors for part in parts] + [part.numbers for part in parts]
         self.pose_encoder = connect(pose_encoder, [self.event_shape], (sum(self.sizes),), "pose_encoder")
-        if getattr(self.likelihood, "missing", False):
+        if self.likelihood.missing:
             takes_missing(self.pose_encoder, [self.event_shape])
         if angle == math.inf:
             self.pose_encoder = Looks(self.pose_encoder, sum(part.vectors for part in parts), looks)

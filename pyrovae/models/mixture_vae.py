@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import checks
-from pyrovae.guides import DiagonalNormal, FullRankNormal
+from pyrovae.guides import DiagonalNormal, FullRankNormal, GuideFamily
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models.vae import VAE
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, build
 from pyrovae.objectives import ELBO
+from pyrovae.priors import Prior
 from pyrovae.programs.handlers import register, rows
 from pyrovae.programs.pair import answering
 
@@ -116,7 +117,7 @@ class MixtureVAE(VAE):
         return self
 
 
-class Clusters(nn.Module):
+class Clusters(Prior):
     """p(y) = softmax(h_y)_y and p(z|y) = family(z; h_z[y]): a share, and a law of z, of its own for each cluster y.
 
     Args:
@@ -139,9 +140,8 @@ class Clusters(nn.Module):
     ) -> None:
         super().__init__()
         self.clusters, self.spread = checks.integer("clusters", clusters, least=2), checks.number("spread", spread, 0)
-        self.family: Any = build("conditional_prior", family, latent_shape)
-        if hasattr(self.family, "space"):
-            self.space = self.family.space
+        self.family: Any = build("conditional_prior", family, latent_shape, kind=GuideFamily)
+        self.latent_shape, self.space = latent_shape, self.family.space
         if self.spread == 0:
             self._check_family()
         self.h_y = nn.Parameter(torch.zeros(self.clusters))
@@ -151,7 +151,8 @@ class Clusters(nn.Module):
     def extra_repr(self) -> str:
         return f"clusters={self.clusters}, spread={self.spread}"
 
-    def forward(self, y: Tensor) -> dist.TorchDistribution:
+    # Here p(z) has an argument: it is p(z|y).
+    def forward(self, y: Tensor) -> dist.TorchDistribution:  # type: ignore[override]
         # Until they are found, one for all: each with its own would drift apart by their rounding errors.
         h_z = torch.where(self.found, self.h_z, self.h_z.mean(0))
         return self.family(torch.tensordot(y, h_z, 1))
@@ -165,7 +166,7 @@ class Clusters(nn.Module):
             )
 
     @torch.no_grad()
-    def initialise(self, z: Tensor) -> None:
+    def initialise(self, z: Tensor) -> Self:
         """Normal clusters of the shares, means and covariances that EM finds among z (N, d)."""
         # More than a second to import, for all who use pyrovae.
         from sklearn.exceptions import ConvergenceWarning
@@ -190,6 +191,7 @@ class Clusters(nn.Module):
         self.h_y.copy_(shares.log())
         self.h_z.copy_(torch.cat([means, self._scale(covariances)], -1))
         self.found.fill_(True)
+        return self
 
     def _scale(self, covariances: Tensor) -> Tensor:
         """The part of h_z that tells the covariances (K, d, d), or the variances (K, d), of normal clusters."""

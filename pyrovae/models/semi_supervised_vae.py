@@ -59,7 +59,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         if self.label is None:
             raise ValueError("label: expected the family of p(y), which a missing label is drawn from, found none")
         self.classifier = connect(classifier, [self.event_shape], self.label.param_shape, "classifier")
-        if getattr(self.likelihood, "missing", False):
+        if self.likelihood.missing:
             takes_missing(self.classifier, [self.event_shape], "classifier")
 
     def q_y(self, x: Tensor) -> dist.TorchDistribution:

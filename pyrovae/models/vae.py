@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import checks
-from pyrovae.guides import DiagonalNormal
-from pyrovae.likelihoods import Bernoulli
+from pyrovae.guides import DiagonalNormal, GuideFamily
+from pyrovae.likelihoods import Bernoulli, Likelihood
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, build, connect, same_space, takes_missing
-from pyrovae.priors import StandardNormal
+from pyrovae.priors import Prior, StandardNormal
 from pyrovae.programs import importance
 from pyrovae.programs.handlers import register, rows
 
@@ -63,13 +63,13 @@ class VAE(nn.Module):
         """Build the parts of a model with one layer of latents; both networks also take what is given."""
         self.event_shape = checks.shape("event_shape", event_shape)
         self.latent_shape = (checks.integer("latent_dim", latent_dim),)
-        self.prior = build("prior", prior, self.latent_shape, self.event_shape)
-        self.likelihood = build("likelihood", likelihood, self.event_shape)
-        self.family = build("guide", guide, self.latent_shape)
+        self.prior = build("prior", prior, self.latent_shape, self.event_shape, kind=Prior)
+        self.likelihood = build("likelihood", likelihood, self.event_shape, kind=Likelihood)
+        self.family = build("guide", guide, self.latent_shape, kind=GuideFamily)
         self.encoder = connect(encoder, [self.event_shape, *given], self.family.param_shape, "encoder")
         self.decoder = connect(decoder, [self.latent_shape, *given], self.likelihood.param_shape, "decoder")
         same_space(self.prior, self.family)
-        if getattr(self.likelihood, "missing", False):
+        if self.likelihood.missing:
             takes_missing(self.encoder, [self.event_shape, *given])
 
     def p_z(self) -> dist.TorchDistribution:
@@ -120,17 +120,15 @@ class VAE(nn.Module):
         last = [part for part in self.decoder.modules() if list(part.parameters(recurse=False))][-1:]
         linear = [part for part in last if isinstance(part, nn.Linear)]
         size = math.prod(self.likelihood.param_shape)
-        if not hasattr(self.likelihood, "told_by"):
-            found = type(self.likelihood).__name__
-            raise ValueError(f"begin: expected a likelihood that knows what tells a mean (Bernoulli), found {found}")
+        bias = self.likelihood.inverse_link(mean)
         if not linear or linear[-1].bias is None or linear[-1].out_features != size:
             raise ValueError(f"begin: expected a decoder that ends in a linear layer of {size} with bias, found none")
         with torch.no_grad():
-            linear[-1].bias.copy_(self.likelihood.told_by(mean).flatten())
+            linear[-1].bias.copy_(bias.flatten())
 
     def check(self, x: Tensor) -> None:
         """Raise a ValueError unless x are data of this model: their shape, finite, in the likelihood's support."""
         checks.event(x, self.event_shape)
-        checks.finite("x", x, missing=getattr(self.likelihood, "missing", False))
+        checks.finite("x", x, missing=self.likelihood.missing)
         h = x.new_zeros(1, *self.likelihood.param_shape)
-        checks.support(x, self.likelihood(h).support, getattr(self.likelihood, "advice", ""))
+        checks.support(x, self.likelihood(h).support, self.likelihood.advice)

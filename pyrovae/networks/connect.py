@@ -3,14 +3,22 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from pyrovae.modes import mode
 from pyrovae.networks.mlp import MLP
+from pyrovae.networks.network import Network
 from pyrovae.randomness import seeded
+
+
+class HasSpace(Protocol):
+    """A prior or a guide family: a law of z, which lies in some space."""
+
+    space: str
+
 
 # A part of a model is given built, or as what builds it from its shapes: a class, or functools.partial of one.
 Part = nn.Module | Callable[..., Any]
@@ -23,10 +31,32 @@ def buildable(role: str, part: Part) -> None:
         raise ValueError(f"{role}: expected a class, what builds one, or a module, found {part!r}{where}")
 
 
-def build(role: str, part: Part, *shapes: tuple[int, ...]) -> Any:
-    """The part itself, or what it builds from these shapes; the role is what it is in its model."""
+def build(role: str, part: Part, *shapes: tuple[int, ...], kind: type[nn.Module]) -> Any:
+    """The part itself, or what it builds from these shapes.
+
+    Args:
+        role: what the part is in its model.
+        part: the part, or what builds it.
+        shapes: what it is built from.
+        kind: the contract that it has to keep: `Likelihood`, `GuideFamily` or `Prior`.
+
+    Raises:
+        ValueError: the part does not keep the contract; says what is missing.
+    """
     buildable(role, part)
-    return part if isinstance(part, nn.Module) else part(*shapes)
+    built = part if isinstance(part, nn.Module) else part(*shapes)
+    check_contract(role, built, kind)
+    return built
+
+
+def check_contract(role: str, part: object, kind: Any) -> None:
+    """Raise a ValueError unless a part is a subclass of the contract of its kind and sets what it requires."""
+    if not isinstance(part, kind):
+        base = f"pyrovae.{kind.__module__.split('.')[1]}.{kind.__name__}"
+        raise ValueError(f"{role}: expected a subclass of {base}, found {type(part).__name__}")
+    missing = [f"`{name}` ({meaning})" for name, meaning in kind.REQUIRED.items() if not hasattr(part, name)]
+    if missing:
+        raise ValueError(f"{role}: expected {type(part).__name__} to set {' and '.join(missing)}, found none")
 
 
 def connect(part: Part, inputs: Sequence[tuple[int, ...]], output_shape: tuple[int, ...], role: str) -> nn.Module:
@@ -41,7 +71,8 @@ def connect(part: Part, inputs: Sequence[tuple[int, ...]], output_shape: tuple[i
     if len(inputs) > 1:
         return Joint(part, inputs, output_shape, role)
     (input_shape,) = inputs
-    network = build(role, part, input_shape, output_shape)
+    buildable(role, part)
+    network = part if isinstance(part, nn.Module) else part(input_shape, output_shape)
     expected = f"{role}: expected a network from (N, {_join(input_shape)}) to (N, {_join(output_shape)})"
     if not isinstance(network, nn.Module):
         raise ValueError(f"{expected}, found {network!r}")
@@ -57,11 +88,10 @@ def connect(part: Part, inputs: Sequence[tuple[int, ...]], output_shape: tuple[i
     return network
 
 
-def same_space(prior: nn.Module, guide: nn.Module) -> None:
+def same_space(prior: HasSpace, guide: HasSpace) -> None:
     """Raise a ValueError unless p(z) and q(z|h) are laws of one kind of z: real vectors, or points on a sphere."""
-    spaces = [getattr(part, "space", "all real vectors") for part in (prior, guide)]
-    if spaces[0] != spaces[1]:
-        raise ValueError(f"guide: expected one on {spaces[0]}, as the prior is, found one on {spaces[1]}")
+    if prior.space != guide.space:
+        raise ValueError(f"guide: expected one on {prior.space}, as the prior is, found one on {guide.space}")
 
 
 def takes_missing(network: nn.Module, inputs: Sequence[tuple[int, ...]], role: str = "encoder") -> None:
@@ -91,7 +121,7 @@ class Joint(nn.Module):
         super().__init__()
         self.inputs = tuple(inputs)
         first, *others = self.inputs
-        self.flat = len(first) == 1 or getattr(part.func if isinstance(part, partial) else part, "flattens", False)
+        self.flat = len(first) == 1 or _flattens(part)
         sizes = [math.prod(shape) for shape in self.inputs]
         self.channels = nn.ModuleList()
         if self.flat:
@@ -119,6 +149,13 @@ class Joint(nn.Module):
             dim = -len(self.inputs[0])
         leading = torch.broadcast_shapes(*(value.shape[:dim] for value in beside))
         return self.network(torch.cat([value.expand(*leading, *value.shape[dim:]) for value in beside], dim))
+
+
+def _flattens(part: Part) -> bool:
+    """Whether a network, or what builds it, is one that sees its input as a vector."""
+    kind = part.func if isinstance(part, partial) else part
+    kind = kind if isinstance(kind, type) else type(kind)
+    return issubclass(kind, Network) and kind.flattens
 
 
 class _Channel(nn.Module):

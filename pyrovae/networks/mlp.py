@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pyrovae import checks
+from pyrovae.networks.network import Network
 
 
-class MLP(nn.Sequential):
+class MLP(nn.Sequential, Network):
     """h = W_L a(... a(W_1 x + b_1) ...) + b_L; gated, each hidden layer is (W x + b) * sigmoid(V x + c).
 
     Args:

@@ -8,6 +8,7 @@ from pyrovae.priors.autoregressive_flow import AutoregressiveFlow
 from pyrovae.priors.laplace import Laplace
 from pyrovae.priors.mixture import Mixture
 from pyrovae.priors.neural_spline import NeuralSpline
+from pyrovae.priors.prior import Prior as Prior  # the contract; no member
 from pyrovae.priors.standard_normal import StandardNormal
 from pyrovae.priors.uniform_sphere import UniformSphere
 from pyrovae.priors.vamp_prior import VampPrior

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-from torch import nn
 
 from pyrovae import checks
 from pyrovae.distributions.autoregressive import affine, stack
+from pyrovae.priors.prior import Prior
 from pyrovae.priors.standard_normal import StandardNormal
 
 
-class AutoregressiveFlow(nn.Module):
+class AutoregressiveFlow(Prior):
     """p(z) = Normal(e; 0, I) |de/dz|, e = f_T(... f_1(z)), f_t(z) = a_t z + b_t: the MAF.  (Papamakarios et al. 2017)
 
     Value i of a_t and b_t is a network of the values before i; the order is reversed from one t to the next. A density

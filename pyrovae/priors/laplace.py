@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.priors.prior import Prior
 
 
-class Laplace(nn.Module):
+class Laplace(Prior):
     """p(z) = prod_i exp(-|z_i| / b) / (2b): sparser than a normal, and not invariant to turns of z.
 
     Args:

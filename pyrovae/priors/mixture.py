@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from pyrovae import checks
+from pyrovae.priors.prior import Prior
 
 
-class Mixture(nn.Module):
+class Mixture(Prior):
     """p(z) = sum_k w_k Normal(z; m_k, diag(s_k^2)), with weights, means and scales learned.
 
     The means start at draws of a normal: components that start alike stay alike.

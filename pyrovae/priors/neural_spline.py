@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-from torch import nn
 
 from pyrovae import checks
 from pyrovae.distributions.autoregressive import affine, stack
 from pyrovae.distributions.spline import RationalQuadratic, parameter_count
+from pyrovae.priors.prior import Prior
 from pyrovae.priors.standard_normal import StandardNormal
 
 
-class NeuralSpline(nn.Module):
+class NeuralSpline(Prior):
     """p(z) = Normal(e; 0, I) |de/dz|, e = f_T(... f_1(g(z))), with splines f_t.  (Durkan et al. 2019)
 
     Each f_t bends every value by a monotone rational-quadratic spline on [-5, 5], whose knots are a network of the

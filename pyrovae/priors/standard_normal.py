@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.priors.prior import Prior
 
 
-class StandardNormal(nn.Module):
+class StandardNormal(Prior):
     """p(z) = Normal(z; 0, I).
 
     Args:

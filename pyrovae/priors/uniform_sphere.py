@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import pyrovae.distributions as densities
 from pyrovae import checks
+from pyrovae.priors.prior import Prior
 
 
-class UniformSphere(nn.Module):
+class UniformSphere(Prior):
     """p(z) = Gamma(d/2) / (2 pi^(d/2)) on the unit sphere |z| = 1 in R^d.  (Davidson et al. 2018)
 
     Its partner is the guide family `PowerSpherical`.

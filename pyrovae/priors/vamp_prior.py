@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import checks
+from pyrovae.priors.prior import Prior
 
 
-class VampPrior(nn.Module):
+class VampPrior(Prior):
     """p(z) = 1/K sum_k q(z|u_k), with K learned pseudo-inputs u_k.  (Tomczak & Welling 2018)
 
     The mixture of encodings that comes nearest to the aggregate posterior, which is the best prior of all.
@@ -34,7 +35,7 @@ class VampPrior(nn.Module):
         self.latent_shape = checks.shape("latent_shape", latent_shape)
         if event_shape is None:
             raise ValueError("event_shape: expected the shape of a datum, of which pseudo-inputs are made, found None")
-        self.components = checks.integer("components", components)
+        self.components = self.initial_rows = checks.integer("components", components)
         self.pseudo = checks.member("choice for VampPrior's pseudo", pseudo, ("free", "data"))
         self.inputs = nn.Parameter(torch.rand(self.components, *checks.shape("event_shape", event_shape)))
         self.ready = pseudo == "free"

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from pyrovae.data.split import Batch, Wanted, by_label
-from pyrovae.programs.pair import Program, Programs, arguments, own, pair, takes_labels
+from pyrovae.programs.arguments import arguments
+from pyrovae.programs.pair import Program, Programs, pair, takes_labels
+from pyrovae.programs.traits import traits
 
 # What `model(n=...)` generates new rows by: no column.
 GENERATES = "n"
@@ -24,7 +26,7 @@ def wanted(programs: Programs) -> Wanted:
         ValueError: model and guide do not take the same arguments.
     """
     first, *others = _arguments(pair(programs)[0]) or [Parameter("x", Parameter.POSITIONAL_ONLY)]
-    ours = own(programs, "check") is not None
+    ours = traits(programs).check is not None
     if ours or [each.name for each in others] == ["y"]:
         return Wanted(first.name, ("y",) if takes_labels(programs) else (), strict=not ours)
     names = tuple(each.name for each in others)

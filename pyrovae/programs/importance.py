@@ -16,20 +16,12 @@ from pyrovae import checks, files
 from pyrovae.data.split import Data, blocks
 from pyrovae.engine.graph import Elements, Graph, UntraceableError, signature
 from pyrovae.modes import mode
+from pyrovae.programs.arguments import arguments, encoded
 from pyrovae.programs.assumptions import check_evaluation
 from pyrovae.programs.columns import arguments_of, by_kind, wanted
-from pyrovae.programs.pair import (
-    Programs,
-    answering,
-    arguments,
-    classifies,
-    encoded,
-    own,
-    pair,
-    placement,
-    takes_labels,
-)
+from pyrovae.programs.pair import Programs, answering, classifies, pair, placement, takes_labels
 from pyrovae.programs.traces import closed_mean, log_mean_exp, log_weight, log_weight_of_each, over, traces
+from pyrovae.programs.traits import traits
 from pyrovae.randomness import Stream, seeded
 
 Numbers = dict[str, Tensor]
@@ -66,7 +58,7 @@ def refuse_conditional(programs: Programs, what: str) -> None:
     try:
         parameters.bind(n=1)
     except TypeError:
-        advice = "; complete(x) draws what is unseen of x" if own(programs, "complete") else ""
+        advice = "; complete(x) draws what is unseen of x" if traits(programs).complete else ""
         found = f"model({', '.join(parameters.parameters)}){advice}"
         raise ValueError(f"{what}: expected a model that generates n data, model(n=...), found {found}") from None
 

@@ -3,14 +3,12 @@
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, Protocol
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pyrovae import checks
 from pyrovae.modes import mode
 from pyrovae.programs.handlers import forget, own_parameters
 
@@ -80,57 +78,6 @@ def _defaults_of_y(programs: Programs) -> list[Any]:
     """The default of the guide's argument y, `Parameter.empty` where it has none; nothing where there is no y."""
     parameters = inspect.signature(pair(programs)[1]).parameters.values()
     return [each.default for each in parameters if each.name == "y"]
-
-
-def check(programs: Programs, x: Tensor) -> None:
-    """Raise a ValueError unless x are data of these programs: finite, and what their own `check` asks for."""
-    (own(programs, "check") or partial(checks.finite, "x"))(x)
-
-
-def encoded(programs: Programs, y: Tensor) -> Tensor:
-    """Labels as the site y has them: by the programs' own `encode`, which refuses what are no labels of theirs."""
-    if (encode := own(programs, "encode")) is not None:
-        return encode(y)
-    checks.finite("y", y)
-    return y
-
-
-def arguments(
-    programs: Programs, x: Tensor, y: Tensor | None = None, *rest: Tensor, labels: bool = True
-) -> tuple[Tensor, ...]:
-    """What the programs are called with for rows x and their labels: checked, encoded, on the programs' device.
-
-    Args:
-        programs: model and guide.
-        x, y, rest: columns of the data.
-        labels: whether y is the labels; else it is a column as any other.
-    """
-    device, dtype = placement(programs)
-    check(programs, x := x.to(device, dtype))
-    if not labels:
-        others = [value for value in (y, *rest) if value is not None]
-        return x, *(column(value, number, device, dtype) for number, value in enumerate(others, 2))
-    if not takes_labels(programs):
-        return (x,)
-    if y is None:
-        if needs_labels(programs):
-            raise ValueError("y: expected labels, found none; data come with theirs as Split(x, y) or (x, y) rows")
-        return (x,)
-    y = encoded(programs, y.to(device))
-    if len(y) != len(x):
-        raise ValueError(f"y: expected a label for each of {len(x)} rows, found {len(y)}")
-    return x, y
-
-
-def column(value: Tensor, number: int, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
-    """A column of the data beside x, on the programs' device: finite, as no program is asked what its gaps mean."""
-    checks.finite(f"column {number}", value)
-    return value.to(device, dtype) if value.is_floating_point() else value.to(device)
-
-
-def own(programs: Programs, name: str) -> Any:
-    """An attribute of what the programs belong to; None where there is none."""
-    return next((found for each in [programs, *modules(programs)] if (found := getattr(each, name, None))), None)
 
 
 def placement(programs: Programs) -> tuple[torch.device | None, torch.dtype | None]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from pyrovae.data import DATASETS, Splits
 from pyrovae.data.split import how_many, known
 from pyrovae.programs.pair import takes_labels
+from pyrovae.programs.traits import traits
 
 
 def check(recipe: Any, splits: Splits, model: Any, activation: type[nn.Module]) -> None:
@@ -50,7 +51,7 @@ def _of_model(recipe: Any, splits: Splits, model: Any, activation: type[nn.Modul
     y = splits.train.y
     if not labels or not isinstance(y, Tensor) or bool(known(y).all()):
         yield "labelled", "training data of which some labels are missing", "none missing" if labels else recipe.model
-    if recipe.encoder and recipe.decoder and not hasattr(model, "network"):
+    if recipe.encoder and recipe.decoder and traits(model).network is None:
         yield "network", "an encoder or a decoder that is not named", f"{recipe.encoder} and {recipe.decoder}"
     if not any(isinstance(part, activation) for part in model.modules()):
         yield "activation", "a network with an activation", f"{recipe.network}, which has none"

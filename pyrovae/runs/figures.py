@@ -15,10 +15,12 @@ from pyrovae.data import Split
 from pyrovae.data.split import ROWS, at_random, blocks, known
 from pyrovae.evaluation.clusters import agreement, has_clusters, responsibilities
 from pyrovae.likelihoods import OneHotCategorical
+from pyrovae.priors import Prior
 from pyrovae.programs.columns import arguments_of, by_kind, wanted
 from pyrovae.programs.importance import expectation, in_order, reconstruct
-from pyrovae.programs.pair import Program, Programs, answering, classifies, own, pair, takes_labels
+from pyrovae.programs.pair import Program, Programs, answering, classifies, pair, takes_labels
 from pyrovae.programs.traces import sites, traces
+from pyrovae.programs.traits import traits
 from pyrovae.randomness import seeded
 
 
@@ -27,11 +29,12 @@ def draw(programs: Programs, split: Split, seed: int = 0) -> dict[str, Figure]:
 
     Of a model with latents that all rows share (`BayesianVAE`) they are those of the model `at` their means.
     """
-    programs = programs.at() if hasattr(programs, "at_draws") else programs  # type: ignore[union-attr]
+    at = traits(programs).at
+    programs = programs if at is None else at()
     with seeded(seed, 3), answering(programs):
         figures = {"program": _program(programs, split)}
         images = len(split.event_shape) == 3
-        if own(programs, "complete") is not None:
+        if traits(programs).complete is not None:
             figures |= {"completions": _completions(programs, split)} if images else {}
         else:
             figures |= (_image_figures if images else _vector_figures)(programs, split)
@@ -60,7 +63,7 @@ def _image_figures(programs: Programs, split: Split) -> dict[str, Figure]:
     model, guide = pair(programs)
     x, *y = args = _rows(programs, split, 12)
     few = min(6, len(x))
-    labels: dict[str, Any] = {} if not y or own(programs, "label") is not None else {"y": _rows(programs, split, 64)[1]}
+    labels: dict[str, Any] = {} if not y or traits(programs).label is not None else {"y": _rows(programs, split, 64)[1]}
     made = _generated(programs, min([64, *map(len, labels.values())]), **labels)["x"]
     drawn: Any = traces(model, guide, 10, *(each[:few] for each in args))[1].nodes["x"]["fn"]
     figures = {
@@ -83,9 +86,10 @@ def _image_figures(programs: Programs, split: Split) -> dict[str, Figure]:
 def _completions(programs: Programs, split: Split) -> Figure:
     """What is seen of images s, and what they may be: E[x|z, s] at draws of the prior, beside the truth."""
     (x,) = _rows(programs, split, 10)
+    unseen: Any = traits(programs).likelihood
     with pyro.plate("completions", 8, dim=-2):
         p_x: Any = poutine.trace(pair(programs)[0]).get_trace(s=x).nodes["x"]["fn"]
-    grey, means = torch.where(own(programs, "likelihood").mask, x, 0.5), p_x.mean.transpose(0, 1)
+    grey, means = torch.where(unseen.mask, x, 0.5), p_x.mean.transpose(0, 1)
     may_be = "$E[x|z, s]$ for draws $z \\sim p(z|s)$"
     return plots.image_table({"seen": grey[:, None], may_be: means, "truth": x[:, None]})
 
@@ -104,7 +108,7 @@ def _interpolation(programs: Programs, x: Tensor, ends: dict[str, Tensor]) -> Fi
 def _labelled(programs: Programs, args: tuple[Tensor, ...], ends: dict[str, Tensor]) -> dict[str, Figure]:
     """Each class at the same latents: those of new draws, and those of images, whose style the classes take on."""
     x, y = args
-    if not isinstance(own(programs, "label"), OneHotCategorical):
+    if not isinstance(traits(programs).label, OneHotCategorical):
         return {}
     classes = torch.eye(y.shape[-1]).to(y)
     few, count = min(6, len(x)), min(len(classes), 20)
@@ -200,12 +204,12 @@ def _cluster_images(programs: Programs, split: Split, share: Tensor) -> dict[str
 
 def _plane(programs: Programs, split: Split, name: str, codes: Tensor, labels: Tensor | None, side: int) -> Figure:
     kinds = None if labels is None else labels.numpy()
-    one_layer = not takes_labels(programs) and own(programs, "complete") is None
+    one_layer = not takes_labels(programs) and traits(programs).complete is None
     if codes.shape[1] == 1:
         codes = torch.cat([codes, torch.zeros_like(codes)], 1)
     elif codes.shape[1] > 2:
         return plots.latent_pca(codes.numpy(), kinds, name)
-    elif len(split.event_shape) == 3 and one_layer and not hasattr(own(programs, "prior"), "space"):
+    elif len(split.event_shape) == 3 and one_layer and _is_real(programs):
         axis = torch.linspace(-3, 3, side).to(codes)
         grid = torch.stack(torch.meshgrid(axis, axis.flip(0), indexing="xy"), -1)
         means = _generated(programs, side * side, {name: grid.flatten(0, 1)})["x"]["fn"].mean
@@ -237,3 +241,9 @@ def _edges(program: Program, args: tuple[Tensor, ...]) -> list[tuple[str, str]]:
     """(parent, child) of the sites of a program."""
     relations = get_model_relations(program, args, include_deterministic=True)["sample_sample"]
     return [(parent, child) for child, parents in relations.items() for parent in parents if parent != child]
+
+
+def _is_real(programs: Programs) -> bool:
+    """Whether z may be any real vector, as far as a prior says."""
+    prior = traits(programs).prior
+    return prior is None or prior.space == Prior.space

@@ -20,6 +20,7 @@ from pyrovae.data.split import ROWS, blocks, how_many
 from pyrovae.models.completion_vae import quadrants
 from pyrovae.objectives import ELBO, Constant, Cyclic, Objective, WarmUp
 from pyrovae.objectives.schedules import Late, Schedule
+from pyrovae.programs.traits import traits
 from pyrovae.randomness import seeded
 from pyrovae.runs import effects
 from pyrovae.runs.names import member, members
@@ -156,14 +157,15 @@ class Recipe:
     def initialise(self, model: Any, splits: Splits) -> None:
         """Let a prior that starts from data take its rows, which the seed determines, and the decoder their mean."""
         if self.begin:
-            if not hasattr(model, "begin_at"):
+            if (begin_at := traits(model).begin_at) is None:
                 raise ValueError(f"begin: expected a model with a decoder of x alone (vae, ...), found {self.model}")
             with seeded(self.seed, 6):
-                model.begin_at(_mean(splits.train))
-        if not getattr(getattr(model, "prior", None), "ready", True):
+                begin_at(_mean(splits.train))
+        prior = traits(model).prior
+        if prior is not None and not prior.ready:
             with seeded(self.seed, 5):
-                rows = torch.randperm(len(splits.train))[: model.prior.components]
-                model.prior.initialise(splits.train[rows].to(next(model.prior.parameters())))
+                rows = torch.randperm(len(splits.train))[: prior.initial_rows]
+                prior.initialise(splits.train[rows].to(next(prior.parameters())))
 
     def training(self, model: Any, splits: Splits) -> train.Training:
         """The training of a model on data."""
@@ -192,7 +194,7 @@ class Recipe:
     def objective_for(self, steps_per_epoch: int, model: Any) -> Objective:
         """What is minimised; schedules count steps."""
         beta, unasked = self._schedule(steps_per_epoch), Constant(1.0)
-        usual = getattr(model, "objective", ELBO)
+        usual: Any = traits(model).objective or ELBO
         build = member("objective", OBJECTIVES, self.objective, makes=Objective) if self.objective else usual
         known, given = inspect.signature(build).parameters.get("beta"), getattr(build, "keywords", {})
         if beta != unasked and (known is None or "beta" in given):
@@ -208,7 +210,7 @@ class Recipe:
 
     def _before_clusters(self, model: Any) -> int:
         """Epochs after which clusters that begin alike are found in the data; 0 is never."""
-        if getattr(model, "begins_alike", False):
+        if traits(model).begins_alike:
             return how_many("clusters_after", self.clusters_after, self.epochs)
         if self.clusters_after != Recipe.clusters_after:
             raise ValueError(f"clusters_after: expected no such option, of which {self.model} has no use, found one")

@@ -16,6 +16,7 @@ from pyrovae.data import DATASETS, Split, Splits
 from pyrovae.evaluation.bits import bits_per_dimension
 from pyrovae.evaluation.evaluate import scores, summary
 from pyrovae.evaluation.examine import FIGURES, examining
+from pyrovae.likelihoods import Measure
 from pyrovae.runs import recipe, values
 from pyrovae.runs.ties import check_tie, check_weights, tie, weights_digest
 from pyrovae.runs.training import load
@@ -151,7 +152,7 @@ def _bits(results: dict[str, Any], dimensions: int, dequantized: bool) -> dict[s
     """The log-likelihood in bits per dimension; None where its measure has none."""
     score = results["log_likelihood"]
     try:
-        value = bits_per_dimension(score["value"], dimensions, results["measure"], dequantized)
+        value = bits_per_dimension(score["value"], dimensions, Measure(**results["measure_fields"]), dequantized)
     except ValueError:
         return None
     return {"value": value, "standard_error": score["standard_error"] / (dimensions * math.log(2))}

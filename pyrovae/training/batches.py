@@ -11,8 +11,10 @@ from torch.utils.data import DataLoader
 
 from pyrovae import checks
 from pyrovae.data.split import ROWS, Batch, Split, batches, blocks, known
+from pyrovae.programs.arguments import column, encoded
 from pyrovae.programs.columns import by_kind, of_labels, wanted
-from pyrovae.programs.pair import Programs, column, encoded, own, placement
+from pyrovae.programs.pair import Programs, placement
+from pyrovae.programs.traits import traits
 from pyrovae.training.faults import TrainingError, check_data
 from pyrovae.training.sampler import Order
 
@@ -53,7 +55,7 @@ class Batches:
                 data = replace(data, y=data.y[every], rest=tuple(column[every] for column in data.rest))
         self.data = data
         check_data(programs, data)
-        if (rows := own(programs, "training_rows")) and rows != (_rows(data) or rows):
+        if (rows := traits(programs).training_rows) and rows != (_rows(data) or rows):
             raise ValueError(f"training_rows: expected those of the training data, {_rows(data)}, found {rows}")
         self.order = Order(data, self.labels, self.size, labelled)
         self.x = self._resident()

@@ -8,9 +8,12 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.data.split import ROWS, blocks, known
+from pyrovae.likelihoods.measure import COUNTS
+from pyrovae.programs.arguments import check, encoded
 from pyrovae.programs.columns import arguments_of, by_kind, of_labels, wanted
 from pyrovae.programs.handlers import own_parameters
-from pyrovae.programs.pair import Programs, answering, check, encoded, modules, needs_labels, own, pair
+from pyrovae.programs.pair import Programs, answering, modules, needs_labels, pair
+from pyrovae.programs.traits import traits
 from pyrovae.randomness import seeded
 
 
@@ -41,7 +44,8 @@ def advice(programs: Programs, x: Tensor) -> str:
     most = x.nan_to_num().abs().max().item()
     if most <= 100:
         return ""
-    counts = "counts" in str(getattr(own(programs, "likelihood"), "measure", ""))
+    likelihood = traits(programs).likelihood
+    counts = likelihood is not None and likelihood.measure.over == COUNTS.over
     cure = "give the encoder their logarithms (networks.Log1p)" if counts else "standardise it"
     return f" (x is as large as {most:.3g}: where it is not of the order of 1, {cure})"
 

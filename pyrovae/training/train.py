@@ -22,7 +22,8 @@ from pyrovae.objectives import ELBO, Objective
 from pyrovae.objectives.semi_supervised import PartlyLabelled
 from pyrovae.programs.assumptions import check_training
 from pyrovae.programs.columns import wanted
-from pyrovae.programs.pair import Programs, answering, modules, own, pair, placement
+from pyrovae.programs.pair import Programs, answering, modules, pair, placement
+from pyrovae.programs.traits import traits
 from pyrovae.randomness import Stream, seeded
 from pyrovae.training.batches import Batches
 from pyrovae.training.faults import NOTHING, TrainingError, advice, check_data, first_fault
@@ -292,7 +293,9 @@ class Training:
     def _initialise(self) -> None:
         with seeded(self.seed, 5):
             some = islice(self.batches(torch.randperm), -(-INITIAL // self.batches.size))
-            own(self.programs, "initialise")(torch.cat([self.batches.read(*batch)[0] for batch in some]))
+            initialise = traits(self.programs).initialise
+            assert initialise is not None, "_initialise_after lets nothing else pass"
+            initialise(torch.cat([self.batches.read(*batch)[0] for batch in some]))
         self.svi.optimizer.load_state_dict(self.fresh)
         self.best_loss, self.best_epoch, self.stale, self.best = math.inf, self.epoch, 0, {}
 
@@ -368,7 +371,7 @@ class Training:
 
 
 def _objective(programs: Programs, asked: Objective | None) -> Objective:
-    found = (own(programs, "objective") or ELBO)() if asked is None else asked
+    found = (traits(programs).objective or ELBO)() if asked is None else asked
     if not isinstance(found, Objective):
         raise ValueError(f"objective: expected one of pyrovae.objectives, found {type(found).__name__}")
     return found
@@ -385,9 +388,9 @@ def _factors(schedule: Any) -> Callable[[float], float]:
 
 def _initialise_after(programs: Programs, asked: int, epochs: int, batches: Batches) -> int:
     found = checks.integer("initialise", asked, 0)
-    if found > epochs or (found and own(programs, "initialise") is None):
+    if found > epochs or (found and traits(programs).initialise is None):
         raise ValueError(f"initialise: expected a model that begins from data in {epochs} epochs, found {asked}")
-    if found and isinstance(batches.data, Split) and len(batches.data) < (least := own(programs, "initial_rows") or 1):
+    if found and isinstance(batches.data, Split) and len(batches.data) < (least := traits(programs).initial_rows or 1):
         raise ValueError(f"initialise: expected at least {least} rows to begin from, found {len(batches.data)}")
     return found
 

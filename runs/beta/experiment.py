@@ -112,7 +112,7 @@ def from_scratch(splits, budget, seed):
 def by_class(splits, budget):
     """Of a conditional VAE with two latents, at each beta: E[x|z, y] of each class at the same z, (10, z, C, H, W)."""
     cvae, found, codes = model(ConditionalVAE, splits, budget, 0, num_classes=10), {}, None
-    x, y = subset(splits.test, ROWS)[:], cvae.encode(subset(splits.test, ROWS).y)
+    x, y = subset(splits.test, ROWS)[:], cvae.encode_labels(subset(splits.test, ROWS).y)
     every = torch.eye(10)[:, None].expand(-1, SQUARE**2, -1)
     for beta in rising(cvae, splits, budget):
         with torch.no_grad():

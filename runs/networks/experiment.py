@@ -119,7 +119,7 @@ def samples(made):
     torch.manual_seed(0)
     panels = {}
     for kind, vae in made.items():
-        labels = {"y": vae.encode(torch.arange(10).repeat_interleave(6))} if kind == CONDITIONAL else {"n": 60}
+        labels = {"y": vae.encode_labels(torch.arange(10).repeat_interleave(6))} if kind == CONDITIONAL else {"n": 60}
         p_x = poutine.trace(vae.model).get_trace(**labels).nodes["x"]["fn"]
         panels[kind + (", a class a row" if kind == CONDITIONAL else "")] = p_x.mean.unflatten(0, (10, 6)).numpy()
     return plots.image_table(panels)

@@ -78,7 +78,7 @@ def measured(vae, test, greys):
         "measure": measure,
         "-ELBO": -numbers["elbo"]["value"],
         "-log p": -log_p,
-        "bits": bits(log_p, greys[0].numel(), measure, test.binarize == "dequantize"),
+        "bits": bits(log_p, greys[0].numel(), vae.likelihood.measure, test.binarize == "dequantize"),
         "squares": (reconstruct(vae, x) - greys).square().mean().item(),
         "scale": None if scale is None else scale.item(),
     }
