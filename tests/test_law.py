@@ -8,7 +8,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from test_likelihoods import LIKELIHOODS, SOFT, model, name, shape_of
-from torch import nn
 
 from pyrovae import VAE, examine, guides, likelihoods, models, priors
 from pyrovae.data import Split
@@ -136,10 +135,10 @@ def test_models_are_laws_or_say_why_not(kind):
     assert 1 - 1e-3 < found["smallest_integral"] <= found["largest_integral"] < 1 + 1e-3
 
 
-class Correlated(nn.Module):
+class Correlated(likelihoods.Likelihood):
     """Neighbours of one datum together, e.g. a user's full covariance; `constant` is what is missing of its log."""
 
-    measure = "density over real values"
+    measure = likelihoods.Measure("density", "real values")
 
     def __init__(self, event_shape, constant=0.0):
         super().__init__()

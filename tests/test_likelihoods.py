@@ -19,7 +19,7 @@ import pyrovae
 from pyrovae import VAE, likelihoods
 from pyrovae.distributions import Concatenated, Levels, OpenBeta, PartlyObserved
 from pyrovae.evaluation.bits import bits_per_dimension
-from pyrovae.likelihoods import Bernoulli, Beta, CategoricalLevels, Missing, Normal, Poisson
+from pyrovae.likelihoods import Bernoulli, Beta, CategoricalLevels, Measure, Missing, Normal, Poisson
 from pyrovae.networks import MLP, FilledIn, Log1p
 from pyrovae.objectives import ELBO
 from pyrovae.objectives.squared_error import squared_error
@@ -311,7 +311,7 @@ def test_the_repr_tells_the_options(made, options):
 
 
 def test_each_measure_says_what_is_measured():
-    found = {name(member): member(shape_of(member, (2,))).measure for member in LIKELIHOODS}
+    found = {name(member): str(member(shape_of(member, (2,))).measure) for member in LIKELIHOODS}
     assert set(found.values()) == {
         "mass over binary values",
         "cross-entropy of soft targets, no likelihood",
@@ -327,9 +327,9 @@ def test_each_measure_says_what_is_measured():
         "density over [0, 1], of the entries present",
         "density over real values, of the entries present",
     }
-    assert likelihoods.Columns(2, [Normal, likelihoods.Laplace]).measure == "density over real values"
-    assert likelihoods.Missing(2, Poisson).measure == "mass over counts, of the entries present"
-    assert Bernoulli.measure == Bernoulli(2).measure == "mass over binary values"
+    assert likelihoods.Columns(2, [Normal, likelihoods.Laplace]).measure == Measure("density", "real values")
+    assert str(likelihoods.Missing(2, Poisson).measure) == "mass over counts, of the entries present"
+    assert Bernoulli.measure == Bernoulli(2).measure == Measure("mass", "binary values")
 
 
 # Numbers of single members: against scipy, or a closed form.
@@ -665,7 +665,7 @@ def test_dequantised_bits_bound_the_bits_of_the_mass():
     s, m, k = 0.02, 0.31, 80
     u = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
     log_density = Normal(1, scale=s)(torch.tensor([m], dtype=torch.float64)).log_prob((k + u[:, None]) / 256)
-    bound = bits_per_dimension(log_density.mean().item(), 1, "density over real values", dequantized=True)
+    bound = bits_per_dimension(log_density.mean().item(), 1, Measure("density", "real values"), dequantized=True)
     exact = -math.log2(stats.norm.cdf((k + 1) / 256, m, s) - stats.norm.cdf(k / 256, m, s))
     assert exact < bound < exact + 0.01
 
@@ -673,12 +673,18 @@ def test_dequantised_bits_bound_the_bits_of_the_mass():
 @pytest.mark.parametrize(
     ("measure", "dequantized", "message"),
     [
-        ("mass over binary values", True, "expected a mass over levels or a density, found 'mass over binary values'"),
-        ("mass over counts", False, "found 'mass over counts'"),
-        ("cross-entropy of soft targets, no likelihood", True, "found 'cross-entropy of soft targets"),
-        ("density over real values", False, "expected bytes with uniform noise"),
-        ("density over [0, 1]", False, "expected bytes with uniform noise"),
-        ("mixed: density over real values x mass over counts", True, "found 'mixed"),
+        (
+            Measure("mass", "binary values"),
+            True,
+            "expected a mass over levels or a density, found 'mass over binary values'",
+        ),
+        (Measure("mass", "counts"), False, "found 'mass over counts'"),
+        (Measure("none", "cross-entropy of soft targets, no likelihood"), True, "found 'cross-entropy of soft targets"),
+        (Measure("density", "real values"), False, "expected bytes with uniform noise"),
+        (Measure("density", "[0, 1]"), False, "expected bytes with uniform noise"),
+        (Measure("mixed", "density over real values x mass over counts"), True, "found 'mixed"),
+        (Measure("mass", "256 levels", 256, "of the entries present"), False, "found 'mass over 256 levels, of the"),
+        (Measure("density", "[0, 1]", note="of the entries present"), True, "found 'density over"),
     ],
 )
 def test_other_measures_have_no_bits(measure, dequantized, message):
@@ -726,11 +732,11 @@ def test_counts_train_from_any_start(likelihood, mean):
 def test_columns_of_other_orders_have_other_measures():
     measures = [likelihoods.Columns(3, families).measure for families in permutations([Normal, Poisson, Bernoulli])]
     assert len(set(measures)) == 6
-    assert likelihoods.Columns(2, [Normal, Normal]).measure == "density over real values"
+    assert str(likelihoods.Columns(2, [Normal, Normal]).measure) == "density over real values"
 
 
 def test_an_optimal_scale_has_no_place_among_missing_entries():
     columns = partial(likelihoods.Columns, families=[partial(Normal, learn="optimal"), Poisson])
     with pytest.raises(ValueError, match="expected independent values"):
         Missing(2, of=columns)
-    assert Missing(2).measure == "density over real values, of the entries present"
+    assert str(Missing(2).measure) == "density over real values, of the entries present"

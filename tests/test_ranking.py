@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,16 +14,19 @@ from conftest import binary
 import pyrovae
 from pyrovae import files
 from pyrovae.evaluation.bits import bits_per_dimension
-from pyrovae.evaluation.ranking import behind_best, kinds, paired, rank
+from pyrovae.evaluation.ranking import behind_best, kinds, rank
+from pyrovae.likelihoods import measure
 from pyrovae.programs.importance import log_likelihood
+from pyrovae.scores import paired
 
-BINARY, DENSITY, LEVELS = "mass over binary values", "density over [0, 1]", "mass over 256 levels"
+BINARY, DENSITY, LEVELS = map(str, (measure.BINARY, measure.UNIT_INTERVAL, measure.grey_levels(256)))
+FIELDS = {str(each): asdict(each) for each in (measure.SOFT_TARGETS, measure.grey_levels(256), measure.grey_levels(16))}
 
 
-def score(log_p, measure=BINARY, bits=None, **other):
+def score(log_p, of=BINARY, bits=None, **other):
     """An evaluation.json."""
-    about = {"data": "mnist", "split": "test", "binarize": "dynamic", "rows": 100, "measure": measure}
-    about |= {"particles": 100, "weights": "best", "data_sha256": "e0"}
+    about = {"data": "mnist", "split": "test", "binarize": "dynamic", "rows": 100, "measure": of}
+    about |= {"particles": 100, "weights": "best", "data_sha256": "e0", "measure_fields": FIELDS.get(of, {})}
     number = {"log_likelihood": {"value": log_p, "standard_error": 0.25}}
     in_bits = None if bits is None else {"value": bits, "standard_error": 0.125}
     return about | number | {"bits_per_dimension": in_bits} | other
@@ -127,7 +131,8 @@ def test_what_has_no_common_bits_is_refused(other, message):
 
 def test_the_bits_are_those_of_the_codes():
     """A density that is flat over bytes with noise, and a flat mass over bytes, need the same eight bits."""
-    assert bits_per_dimension(0.0, 5, DENSITY, True) == bits_per_dimension(-5 * math.log(256), 5, LEVELS) == 8
+    assert bits_per_dimension(0.0, 5, measure.UNIT_INTERVAL, True) == 8
+    assert bits_per_dimension(-5 * math.log(256), 5, measure.grey_levels(256)) == 8
 
 
 def test_differences_are_paired():

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from pyrovae.evaluation.ranking import behind_best, paired
+from pyrovae.evaluation.ranking import behind_best
 from pyrovae.runs.report import table
+from pyrovae.scores import paired
 
 N = 100
 CHOICES, SEEDS, NOISY, ROWS = (2, 5, 10, 20), (3, 5), (1.0, 3.0, 25.0), (0.0, 1.0)
