@@ -46,16 +46,16 @@ def slow(session: nox.Session) -> None:
 
 @nox.session
 def experiment(session: nox.Session) -> None:
-    """Answer a question of runs/ with numbers and pictures: nox -s experiment -- layers --data mnist, or -- --list."""
+    """Answer a question with numbers and pictures: nox -s experiment -- layers --data mnist, or -- --list."""
     install(session)
     session.run("python", "-m", "pyrovae", "experiment", *session.posargs)
 
 
 @nox.session
 def gallery(session: nox.Session) -> None:
-    """Make the README's pictures again, of NAME ... or all (an hour or more): nox -s gallery -- beta, or -- --text."""
+    """Make the gallery's pictures again, of NAME ... or all (an hour or more): nox -s gallery -- beta, or -- --text."""
     install(session)
-    session.run("python", "runs/gallery.py", *session.posargs)
+    session.run("python", "runs/experiments/gallery.py", *session.posargs)
 
 
 @nox.session

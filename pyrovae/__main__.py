@@ -20,6 +20,7 @@ from pyrovae.training.faults import TrainingError
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 ROWS = 200  # of the data that are examined
 RUNS = Path("runs")
+EXPERIMENTS = RUNS / "experiments"
 
 
 class BadInputError(Exception):
@@ -272,14 +273,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_trust(each)
     each.set_defaults(command=_evaluate)
 
-    each = commands.add_parser("experiment", help="one of the questions in runs/, answered", **known)
+    each = commands.add_parser("experiment", help="one of the questions in runs/experiments/, answered", **known)
     each.add_argument("name", nargs="?", default="", metavar="NAME", help="of the experiment; without it, a list")
     each.add_argument("--list", action="store_true", help="names and questions, one a line")
     text = "digits (under two minutes), or mnist ($PYROVAE_DATA) (default: digits)"
     each.add_argument("--data", default=argparse.SUPPRESS, help=text)
     text = "repetitions of what chance decides (default: 1)"
     each.add_argument("--seeds", default=argparse.SUPPRESS, type=int, help=text)
-    each.add_argument("--root", default=RUNS, type=Path, help="folder of the runs")
+    each.add_argument("--root", default=EXPERIMENTS, type=Path, help="folder of the experiments")
     each.add_argument("--threads", default=0, type=int, help="of torch on the CPU; 0: half of torch's own choice")
     each.set_defaults(command=_experiment)
 

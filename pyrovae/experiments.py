@@ -1,8 +1,8 @@
-"""Experiments: a question each, answered with numbers and pictures of the run that one has just made.
+"""Experiments: questions, each answered with numbers and pictures. In the folder runs/experiments:
 
-runs/NAME/experiment.py      begins with the question, in one sentence; `experiment(data, seeds)` answers it
-runs/NAME/DATA/findings.md   what was found, the command, and what it ran on
-runs/NAME/DATA/figures/      pictures; of an animation, NAME.gif, a frame of it too
+NAME/experiment.py      begins with the question, in one sentence; `experiment(data, seeds)` answers it
+NAME/DATA/findings.md   what was found, the command, and what it ran on
+NAME/DATA/figures/      pictures; of an animation, NAME.gif, a frame of it too
 """
 
 import ast
@@ -63,7 +63,7 @@ class Findings:
 
 
 def found(root: Path) -> dict[str, str]:
-    """The experiments of a folder of runs: name and sentence. None of them is run."""
+    """The experiments in a folder: name and sentence. None of them is run."""
     return {path.parent.name: (ast.get_docstring(ast.parse(path.read_text())) or "").strip() for path in _files(root)}
 
 
@@ -72,7 +72,7 @@ def _files(root: Path) -> list[Path]:
     if not there:
         raise ValueError(
             f"expected NAME/{FILE} in {root}, found none: experiments live in a checkout of the project; --root names "
-            "its runs"
+            "their folder"
         )
     return there
 
@@ -90,7 +90,7 @@ def run(root: Path, name: str, data: str = "digits", seeds: int = 1) -> Path:
     """Carry one out, and write down what it found; earlier findings on these data give way when all is done.
 
     Args:
-        root: the folder of the runs.
+        root: the folder of the experiments.
         name: of the experiment.
         data: one of those that it has a budget for.
         seeds: how often what chance decides is repeated.
@@ -140,7 +140,7 @@ def told(root: Path, name: str, data: str) -> dict[str, str]:
 
 
 def gallery(root: Path, data: str = "mnist", columns: int = 3) -> str:
-    """What was found on these data, as a table in HTML: pictures, each with a sentence and its command."""
+    """What was found on these data, as a table in HTML for a page in `root`: pictures, sentences, commands."""
     names = [path.parts[-3] for path in sorted(root.glob(f"*/{data}/findings.md"))]
     cells = [_cell(root, name, data, 100 // columns) for name in names]
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
@@ -150,11 +150,11 @@ def gallery(root: Path, data: str = "mnist", columns: int = 3) -> str:
 def _cell(root: Path, name: str, data: str, width: int) -> str:
     of = told(root, name, data)
     still = of["picture"].replace(".gif", ".png")
-    image = f'<img src="{root.name}/{of["picture"]}" alt="{name}">'
+    image = f'<img src="{of["picture"]}" alt="{name}">'
     if still != of["picture"]:  # for readers who have asked for less motion
-        source = f'<source media="(prefers-reduced-motion: reduce)" srcset="{root.name}/{still}">'
+        source = f'<source media="(prefers-reduced-motion: reduce)" srcset="{still}">'
         image = f"<picture>{source}{image}</picture>"
-    picture = f'<a href="{root.name}/{name}/{data}/findings.md">{image}</a>'
+    picture = f'<a href="{name}/{data}/findings.md">{image}</a>'
     made = f"<code>{of['command']}</code>, {of['minutes']} minutes"
     return f'<td width="{width}%" valign="top">{picture}<br>{html.escape(of["sentence"], quote=False)}<br>{made}</td>'
 

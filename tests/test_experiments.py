@@ -10,7 +10,7 @@ import torch
 from pyrovae import experiments
 from pyrovae.__main__ import main
 
-RUNS = Path(__file__).parents[1] / "runs"
+RUNS = Path(__file__).parents[1] / "runs" / "experiments"
 TOY = '''"""Whether two and two are four."""
 from matplotlib.figure import Figure
 from pyrovae.experiments import Findings, spread, table
@@ -51,28 +51,28 @@ def test_a_gallery_tells_the_first_sentence_of_each(toy):
     assert (told["sentence"], told["picture"], told["seeds"]) == ("It is 2 < 3.", "other/mnist/figures/empty.png", "2")
     html = experiments.gallery(toy)
     assert html.count("<td") == html.count("<img") == html.count("</td>") == 2
-    assert f'src="{toy.name}/other/mnist/figures/empty.png"' in html
+    assert 'src="other/mnist/figures/empty.png"' in html
     assert "It is 2 &lt; 3.<br><code>nox -s experiment -- other --data mnist --seeds 2</code>, 0 minutes" in html
 
 
 def galleried(root, *words):
-    """`python runs/gallery.py WORDS`, in a copy of that script beside these experiments."""
-    (root.parent / "README.md").write_text("Ours.\n<!-- gallery -->\nold\n<!-- end of gallery -->\n")
+    """`python runs/experiments/gallery.py WORDS`, in a copy of that script beside these experiments."""
+    (root / "README.md").write_text("Ours.\n<!-- gallery -->\nold\n<!-- end of gallery -->\n")
     (root / "gallery.py").write_text((RUNS / "gallery.py").read_text())
     asked = subprocess.run([sys.executable, root / "gallery.py", *words], check=False, capture_output=True, text=True)
-    return asked, (root.parent / "README.md").read_text()
+    return asked, (root / "README.md").read_text()
 
 
 def test_one_of_the_gallery_that_fails_stops_no_other(tmp_path):
     for name, sums in {"bad": "1 / 0", "good": "2.0"}.items():
-        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / name).mkdir(parents=True)
         text = TOY.replace("2.0 + BUDGETS[name]", sums)
-        (tmp_path / "runs" / name / "experiment.py").write_text(text)
-    asked, readme = galleried(tmp_path / "runs", "--seeds", "2")
+        (tmp_path / name / "experiment.py").write_text(text)
+    asked, readme = galleried(tmp_path, "--seeds", "2")
     assert asked.returncode == 1
     assert "bad failed: ZeroDivisionError: division by zero" in asked.stderr
     assert (readme.count("<td"), "--seeds 2" in readme, readme[:5]) == (1, True, "Ours.")
-    assert "2.00 ± 0.00" in (tmp_path / "runs" / "good" / "mnist" / "findings.md").read_text()
+    assert "2.00 ± 0.00" in (tmp_path / "good" / "mnist" / "findings.md").read_text()
 
 
 def test_a_gallery_of_what_is_unknown_begins_nothing(toy):
@@ -159,8 +159,8 @@ def test_a_root_without_experiments_says_so_in_a_line(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     assert main(["experiment", *asked]) == 2
     assert capsys.readouterr().err == (
-        "pyrovae: expected NAME/experiment.py in runs, found none: experiments live in a checkout of the project; "
-        "--root names its runs\n"
+        "pyrovae: expected NAME/experiment.py in runs/experiments, found none: experiments live in a checkout of the "
+        "project; --root names their folder\n"
     )
 
 

@@ -290,11 +290,11 @@ def called(monkeypatch):
     monkeypatch.setattr(runs, "plot", stage([Path("figures/none.png")]))
     monkeypatch.setattr(experiments, "run", lambda root, *args: stage(root)(root, *args))
     monkeypatch.setattr(comparison, "carry_out", lambda root, *args: stage(Nothing(root))(root, *args))
-    for root in ("runs", "other"):
-        folder = Path(root, "toy")
+    for root in (__main__.EXPERIMENTS, Path("other")):
+        folder = root / "toy"
         folder.mkdir(parents=True)
         (folder / "experiment.py").write_text('"""Whether."""\nBUDGETS = {"digits": 1, "mnist": 2}')
-        Path(root, "findings.md").write_text("none")
+        (root / "findings.md").write_text("none")
     (made(Path("runs", "done")) / "metrics.jsonl").write_text("")
     recipe.write(recipe.locate(recipe.from_options(BASE), Path.cwd()), Path("runs", "done", "run.toml"))
     return calls

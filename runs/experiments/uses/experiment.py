@@ -32,14 +32,14 @@ NOTES = (
     "is exact: a mixture of {components} products of Bernoullis by expectation maximisation, one around each training "
     f"image (`pyrovae.baselines`), and each pixel by itself; of the VAE it is estimated with {PARTICLES} importance "
     "samples, a lower bound in the mean.\n\n"
-    "- Density: [`VAE`](../../../pyrovae/models/vae.py); priors and guides are compared in "
-    "[`runs/compare`](../../compare/README.md).\n"
+    "- Density: [`VAE`](../../../../pyrovae/models/vae.py); priors and guides are compared in "
+    "[`runs/compare`](../../../compare/README.md).\n"
     "- Anomalies: the same VAE, by -log p(x); anomalies are test images upside down. Where raw likelihood "
-    "fails, [`runs/anomaly`](../../anomaly/experiment.py).\n"
-    "- Labels: a [`SemiSupervisedVAE`](../../../pyrovae/models/semi_supervised_vae.py) of the same VAE's codes, the "
-    "means of q(z|x) in training and test, {labels} labels; [`runs/labels`](../../labels/experiment.py).\n"
-    "- Completion: a [`CompletionVAE`](../../../pyrovae/models/completion_vae.py) of the right half u given the left "
-    "half s; of the simple densities p(u|s) = p(x) / p(s). [`runs/completion`](../../completion/experiment.py)."
+    "fails, [`anomaly`](../../anomaly/experiment.py).\n"
+    "- Labels: a [`SemiSupervisedVAE`](../../../../pyrovae/models/semi_supervised_vae.py) of the same VAE's codes, the "
+    "means of q(z|x) in training and test, {labels} labels; [`labels`](../../labels/experiment.py).\n"
+    "- Completion: a [`CompletionVAE`](../../../../pyrovae/models/completion_vae.py) of the right half u given the "
+    "left half s; of the simple densities p(u|s) = p(x) / p(s). [`completion`](../../completion/experiment.py)."
 )
 
 

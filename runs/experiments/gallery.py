@@ -1,8 +1,8 @@
-"""The README's pictures, made again: python runs/gallery.py NAME ...; without a name all of them, in an hour or more.
+"""Make the committed pictures again: python runs/experiments/gallery.py NAME ...; without a name all (an hour or more).
 
-First the recipes of runs/ are trained, then experiments are repeated on MNIST, side by side, a thread each, with the
-seeds that they had. Then the README's gallery is written from what they found; one that fails leaves what was found
-before, and stops no other.
+First it trains the recipes in runs/recipes. Then it repeats the experiments on MNIST, side by side, one thread each,
+with at least as many seeds as before. Then it writes the gallery in README.md beside this file from their findings. An
+experiment that fails keeps its earlier findings and stops no other.
 """
 
 import argparse
@@ -16,12 +16,13 @@ from pyrovae import checks, experiments, files
 from pyrovae.comparison.grid import command
 from pyrovae.runs.report import placed
 
-RUNS = Path(__file__).parent
-README = RUNS.parent / "README.md"
+HERE = Path(__file__).parent
+RECIPES = HERE.parent / "recipes"
+PAGE = HERE / "README.md"
 
 
 def make() -> None:
-    recipes, questions = (named(file) for file in ("run.toml", experiments.FILE))
+    recipes, questions = named(RECIPES, "run.toml"), named(HERE, experiments.FILE)
     known = sorted({*recipes, *questions})
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")
@@ -42,20 +43,20 @@ def make() -> None:
     left = [name for name in names if name in questions]
     with ThreadPoolExecutor(asked.jobs) as pool:
         failed |= zip(left, pool.map(lambda name: repeat(name, asked.seeds, logs), left), strict=True)
-    files.write_bytes(README, placed(README.read_text(), "gallery", experiments.gallery(RUNS)).encode())
+    files.write_bytes(PAGE, placed(PAGE.read_text(), "gallery", experiments.gallery(HERE)).encode())
     if told := "\n".join(f"{name} failed: {why}" for name, why in failed.items() if why):
         raise SystemExit(f"{told}\nWhat they printed is in {logs}.")
     shutil.rmtree(logs)
 
 
-def named(file: str) -> list[str]:
-    """The folders of runs/ that hold this file."""
-    return [path.parent.name for path in sorted(RUNS.glob(f"*/{file}"))]
+def named(root: Path, file: str) -> list[str]:
+    """The names of the folders in `root` that hold this file."""
+    return [path.parent.name for path in sorted(root.glob(f"*/{file}"))]
 
 
 def retrain(name: str, logs: Path) -> str:
     """Carried out elsewhere: what the recipe's folder holds gives way when all is done. Why it failed, if it did."""
-    path = RUNS / name
+    path = RECIPES / name
     examined = ",".join(files.read_json(path / "evaluation.json").get("examination", {}))
     with tempfile.TemporaryDirectory() as folder:
         words = ["train", str(path), "--root", folder, "--name", name, *(["--examine", examined] if examined else [])]
@@ -69,9 +70,9 @@ def retrain(name: str, logs: Path) -> str:
 
 def repeat(name: str, seeds: int, logs: Path) -> str:
     """Why it failed, if it did."""
-    if (RUNS / name / "mnist" / "findings.md").exists():
-        seeds = max(seeds, int(experiments.told(RUNS, name, "mnist")["seeds"]))
-    words = ["experiment", name, "--data", "mnist", "--seeds", str(seeds), "--root", str(RUNS)]
+    if (HERE / name / "mnist" / "findings.md").exists():
+        seeds = max(seeds, int(experiments.told(HERE, name, "mnist")["seeds"]))
+    words = ["experiment", name, "--data", "mnist", "--seeds", str(seeds), "--root", str(HERE)]
     return carry_out(words, logs / f"{name}.log", 1)
 
 
