@@ -31,6 +31,13 @@ def train(session: nox.Session) -> None:
 
 
 @nox.session
+def compare(session: nox.Session) -> None:
+    """Compare parts in a grid of runs and tabulate them: nox -s compare -- runs/compare/NAME, or -- --guides A,B."""
+    install(session)
+    session.run("python", "-m", "pyrovae", "compare", *(session.posargs or ["runs/compare/digits-guides"]))
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests: nox -s tests -- -k resume."""
     install(session, "test")
