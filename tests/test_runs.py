@@ -550,8 +550,8 @@ def test_bits_per_dimension_where_the_measure_has_them(likelihood, binarize, has
 
 @pytest.mark.parametrize("folder", [".", "library"])
 def test_a_users_own_member_is_found_in_the_working_directory_and_on_the_path(folder, tmp_path, monkeypatch, capsys):
-    """The README's own likelihood, by name, on counts. Typed, it is trusted; read from the run, only by --trust."""
-    readme = (runs.Path(__file__).parent.parent / "README.md").read_text()
+    """The likelihood of the manual, by name, on counts. Typed, it is trusted; read from the run, only by --trust."""
+    readme = (runs.Path(__file__).parents[1] / "runs" / "README.md").read_text()
     (own,) = (block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "class ZeroInflated" in block)
     np.save("counts.npy", np.random.default_rng(0).poisson(2.0, (200, 5)).astype(np.float32))
     (tmp_path / folder).mkdir(exist_ok=True)
