@@ -1,5 +1,7 @@
 """Variational autoencoders as explicit Pyro programs."""
 
+from importlib.metadata import version
+
 from pyrovae import data, guides, likelihoods, models, networks, objectives, priors
 from pyrovae.comparison import compare
 from pyrovae.evaluation import anomaly, baselines, calibration, clusters, diagnostics, information, quality
@@ -52,4 +54,4 @@ __all__ = [
     "sandwich",
     "squared_error",
 ]
-__version__ = "0.1.0"
+__version__ = version("pyrovae")
