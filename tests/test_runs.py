@@ -21,7 +21,7 @@ import pyrovae
 from pyrovae import clusters, files, runs
 from pyrovae.__main__ import main
 from pyrovae.data import load as load_data
-from pyrovae.programs import importance
+from pyrovae.programs.pair import importance
 from pyrovae.runs import recipe
 from pyrovae.runs.recipe import Recipe
 from pyrovae.runs.trust import trusting
