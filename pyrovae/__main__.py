@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 from pyrovae import checks, comparison, experiments, files, runs
 from pyrovae.comparison import grid
-from pyrovae.evaluation.examine import LEAST, PARTS
+from pyrovae.evaluation.examine import LEAST
+from pyrovae.evaluation.parts import PARTS
 from pyrovae.runs import names, recipe, report
 from pyrovae.runs.recipe import Recipe
 from pyrovae.runs.trust import flags, trusted, trusting
@@ -77,7 +78,8 @@ def _train(
             written = runs.plot(target)
     print(f"\n{target} holds the run. Look at {written[0].parent}/ ({', '.join(each.stem for each in written)}),")
     trust = f", trust={tuple(asked.modules())}" if asked.modules() else ""
-    print(f"at its curves with `tensorboard --logdir {target}`, or load it: pyrovae.load({str(target)!r}{trust})")
+    curves = f"at its curves with `{asked.tracker} --logdir {target}`, " if asked.tracker else ""
+    print(f"{curves}or load it: pyrovae.load({str(target)!r}{trust})")
 
 
 def _target(

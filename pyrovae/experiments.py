@@ -5,6 +5,8 @@ NAME/DATA/findings.md   what was found, the command, and what it ran on
 NAME/DATA/figures/      pictures; of an animation, NAME.gif, a frame of it too
 """
 
+from __future__ import annotations
+
 import ast
 import html
 import importlib.util
@@ -16,15 +18,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae import checks, files, plots
 from pyrovae.runs import surroundings
 from pyrovae.runs.report import shown, spread, table
 from pyrovae.scores import paired
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = [
     "FILE",

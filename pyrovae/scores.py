@@ -2,9 +2,11 @@
 
 import math
 
+import lazy_loader
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
+
+scipy = lazy_loader.load("scipy")
 
 
 def mean(values: Tensor) -> dict[str, float]:
@@ -24,7 +26,7 @@ def paired(differences: Tensor) -> dict[str, float]:
     """
     parts = [mean(differences.mean(0)), *([mean(differences.mean(1))] if len(differences) > 1 else [])]
     errors, sizes = [part["standard_error"] for part in parts], differences.shape[::-1]
-    margins = [stdtrit(n - 1, 0.975) * error for n, error in zip(sizes, errors, strict=False)]
+    margins = [scipy.special.stdtrit(n - 1, 0.975) * error for n, error in zip(sizes, errors, strict=False)]
     return {"value": parts[0]["value"], "standard_error": math.hypot(*errors), "margin": math.hypot(*margins)}
 
 

@@ -16,7 +16,8 @@ from pyrovae.data import Split
 from pyrovae.evaluation import annealing
 from pyrovae.models import Completion, CompletionVAE, ConditionalVAE, HierarchicalVAE, SemiSupervisedVAE
 from pyrovae.networks import MLP
-from pyrovae.programs.pair import answering, importance
+from pyrovae.programs import importance
+from pyrovae.programs.pair import answering
 
 FEW = {"chains": 4, "temperatures": 3, "leapfrog": 1, "start": "prior"}
 SMALL = partial(MLP, hidden=(8,))

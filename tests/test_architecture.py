@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,17 @@ def test_public_names_exist_and_are_documented():
     for name in pyrovae.__all__:
         assert getattr(pyrovae, name).__doc__, name
     assert len(pyrovae.__all__) == len(set(pyrovae.__all__))
+
+
+HEAVY = ("jinja2", "matplotlib", "networkx", "scipy", "sklearn", "tensorboard", "torchvision")
+# A lazily loaded package is in sys.modules from the start: its parts are there once it is used.
+LOADED = "import sys; print({name.split('.')[0] for name in sys.modules if '.' in name and name.count('.') < 2})"
+
+
+@pytest.mark.parametrize("use", ["", "pyrovae.VAE; pyrovae.fit; pyrovae.evaluate; pyrovae.examine; pyrovae.load"])
+def test_what_is_heavy_is_imported_where_it_is_used(use):
+    code = f"import pyrovae; {use}\n{LOADED}"
+    found = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    loaded = ast.literal_eval(found.stdout)
+    assert len(loaded & set(HEAVY)) == 0, loaded & set(HEAVY)
+    assert ("torch" in loaded) == bool(use)

@@ -27,8 +27,8 @@ from pyrovae.models import MixtureVAE, SemiSupervisedVAE
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, MMD, Capacity, Constant, FreeBits, WarmUp
 from pyrovae.objectives.schedules import Late
+from pyrovae.programs import traces
 from pyrovae.programs.importance import classify
-from pyrovae.programs.pair import traces
 from pyrovae.runs import figures
 from pyrovae.runs.recipe import Recipe
 

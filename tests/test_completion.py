@@ -17,7 +17,7 @@ from pyrovae import guides, likelihoods
 from pyrovae.models.completion_vae import Completion, CompletionVAE, quadrants
 from pyrovae.networks import MLP, Conv
 from pyrovae.objectives import ELBO, IWAE
-from pyrovae.programs.pair import importance
+from pyrovae.programs import importance
 from pyrovae.programs.traces import log_weights
 from pyrovae.training.train import cosine
 

@@ -20,7 +20,7 @@ from pyrovae.evaluation import pareto_k
 from pyrovae.evaluation.diagnostics import by_datum, verdict
 from pyrovae.likelihoods import Normal
 from pyrovae.models.completion_vae import Completion
-from pyrovae.programs.pair import importance
+from pyrovae.programs import importance
 
 TAILS = [-0.3, 0.2, 0.5, 1.0]
 

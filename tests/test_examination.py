@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pyrovae import VAE, data, examine, files, fit
 from pyrovae.__main__ import main
 from pyrovae.data import Split
-from pyrovae.evaluation.examine import FIGURES, PARTS
+from pyrovae.evaluation.parts import PARTS, Diagnosis, Interval
 from pyrovae.runs import figures, report
 from pyrovae.runs.ties import weights_digest
 
@@ -27,13 +27,13 @@ def trained():
 
 
 def test_every_part_answers_and_json_can_hold_it(trained, monkeypatch):
-    for name, few in {"PARTICLES": 50, "STEPS": 3, "CHAINS": 2, "TEMPERATURES": 10}.items():
-        monkeypatch.setitem(examine.__globals__, name, few)
+    monkeypatch.setitem(PARTS, "diagnosis", Diagnosis(particles=50, steps=3))
+    monkeypatch.setitem(PARTS, "interval", Interval(chains=2, temperatures=10))
     vae, digits = trained
     found = examine(vae, digits.test, digits.train, rows=50)
     assert list(found.numbers) == list(PARTS)
     assert json.loads(json.dumps(found.numbers, allow_nan=False))["diagnosis"]["rows"] == 50
-    assert set(found.figures) == set(FIGURES)
+    assert set(found.figures) == {name for part in PARTS.values() for name in part.figures}
     information = found.numbers["information"]
     parts = information["mutual_information"]["value"] + information["aggregate_kl"]["value"]
     assert parts == pytest.approx(information["kl"]["value"])
@@ -110,7 +110,7 @@ def test_all_seeds_and_models_meet_the_same_rows(sorted_by_class, monkeypatch):
     _, splits = sorted_by_class
     seen = []
     monkeypatch.setattr(
-        "pyrovae.information.decompose", lambda programs, few, seed: seen.append(few.x) or {"rows": 100}
+        "pyrovae.evaluation.information.decompose", lambda programs, few, seed: seen.append(few.x) or {"rows": 100}
     )
     for seed in (0, 5):
         torch.manual_seed(seed)
@@ -167,7 +167,7 @@ def test_a_part_that_fails_takes_no_other_with_it(run, monkeypatch):
     def fails(*_):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setitem(PARTS, "interval", fails)
+    monkeypatch.setattr(PARTS["interval"], "compute", fails)
     with pytest.raises(RuntimeError, match="out of memory"):
         main(["evaluate", str(run), "--examine", "information,calibration,interval", "--rows", "50"])
     kept = json.loads((run / "evaluation.json").read_text())["examination"]

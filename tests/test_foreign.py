@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import pyrovae
 from pyrovae.data.split import Wanted
 from pyrovae.objectives import ELBO, IWAE, ReweightedWakeSleep
-from pyrovae.programs.pair import assumptions, columns, importance, plates
+from pyrovae.programs import assumptions, columns, importance, plates
 from pyrovae.training import train
 
 N, D, S, K = 24, 4, 0.5, 200  # rows, size of x, scale of x given z, particles

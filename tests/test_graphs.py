@@ -33,8 +33,8 @@ from pyrovae.models import HierarchicalVAE, MixtureVAE, SemiSupervisedVAE
 from pyrovae.networks import Conv
 from pyrovae.objectives import ELBO, WarmUp
 from pyrovae.priors import VampPrior
+from pyrovae.programs import importance, traces
 from pyrovae.programs.importance import by_row
-from pyrovae.programs.pair import importance, traces
 
 D, K, N = 12, 3, 10
 constraints = dist.constraints

@@ -22,8 +22,8 @@ from pyrovae import VAE, guides, priors
 from pyrovae.distributions import PowerSpherical, UniformSphere
 from pyrovae.likelihoods import Normal
 from pyrovae.objectives import ELBO, Reconstruction
+from pyrovae.programs import importance
 from pyrovae.programs.importance import expectation
-from pyrovae.programs.pair import importance
 from pyrovae.programs.traces import log_weights
 
 NORMAL = [guides.DiagonalNormal, guides.FullRankNormal, partial(guides.LowRankNormal, rank=1)]

@@ -21,7 +21,7 @@ from pyrovae.models import HierarchicalVAE
 from pyrovae.models.hierarchical_vae import DIRECTIONS, product
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
-from pyrovae.programs.pair import traces
+from pyrovae.programs import traces
 
 D, Z1, Z2, S = 5, 2, 1, 0.7
 AFFINE = partial(MLP, hidden=())

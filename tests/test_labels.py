@@ -27,7 +27,7 @@ from pyrovae.models import ConditionalVAE, SemiSupervisedVAE
 from pyrovae.networks import MLP, Conv, FilledIn
 from pyrovae.objectives import ELBO, SemiSupervised, WarmUp
 from pyrovae.objectives.semi_supervised import PartlyLabelled
-from pyrovae.programs.pair import importance, traces
+from pyrovae.programs import importance, traces
 from pyrovae.runs import figures
 
 D, K, N = 6, 3, 30

@@ -18,8 +18,8 @@ from pyrovae.evaluation.evaluate import active, codes, scores
 from pyrovae.guides import Delta, FullRankNormal
 from pyrovae.likelihoods import Normal
 from pyrovae.objectives import ELBO
+from pyrovae.programs import importance, traces
 from pyrovae.programs.handlers import scale_latents
-from pyrovae.programs.pair import importance, traces
 from pyrovae.training.train import cosine
 
 MANY = Trace_ELBO(num_particles=4000, vectorize_particles=True, max_plate_nesting=1)

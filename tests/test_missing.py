@@ -10,7 +10,7 @@ import pyrovae
 from pyrovae.__main__ import main
 from pyrovae.likelihoods import Bernoulli, Missing, Normal
 from pyrovae.networks import FilledIn
-from pyrovae.programs.pair import importance
+from pyrovae.programs import importance
 
 
 @pytest.fixture

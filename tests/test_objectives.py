@@ -18,7 +18,7 @@ from pyrovae.likelihoods import Normal
 from pyrovae.models.completion_vae import Completion
 from pyrovae.objectives import ELBO, Constant, Cyclic, Geometric, Objective, WarmUp
 from pyrovae.objectives.mmd import mmd
-from pyrovae.programs.pair import traces
+from pyrovae.programs import traces
 
 
 @pytest.fixture

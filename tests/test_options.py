@@ -69,6 +69,7 @@ CHANGES = {
     "matmul": ("medium", {}),
     "compile": ("auto", {}),
     "threads": (2, {}),
+    "tracker": ("tensorboard", {}),
 }
 
 
@@ -106,7 +107,8 @@ def observed(folder):
     environment, numbers = (files.read_json(folder / name) for name in ("environment.json", "evaluation.json"))
     weights = {name: value.tolist() for name, value in load_file(folder / "last.safetensors").items()}
     records = [record | {"seconds": 0} for record in files.read_lines(folder / "metrics.jsonl")]
-    how = {name: environment[name] for name in ("threads", "device", "path", "matmul")}
+    how: dict = {name: environment[name] for name in ("threads", "device", "path", "matmul")}
+    how["tracker"] = [path.name for path in folder.glob("tensorboard")]
     for name in ("run", "command", "weights_sha256"):  # a file of weights has its head in any order
         numbers.pop(name)
     return {"weights": weights, "records": records, "how": how, "numbers": numbers}

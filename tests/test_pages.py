@@ -40,7 +40,8 @@ def test_a_drawing_is_the_same_for_the_same_figure():
     assert len(first) > 1000
 
 
-def test_a_page_that_lacks_something_is_no_page():
+def test_a_page_that_lacks_something_is_no_page(tmp_path):
     with pytest.raises(UndefinedError):
         pages.render(TEMPLATE, title="only that")
-    assert pages.TEMPLATES.from_string("{{ x }}").render(x="<b> & 1") == "&lt;b&gt; &amp; 1"
+    (tmp_path / "page.html").write_text("{{ x }}")
+    assert pages.render(tmp_path / "page.html", x="<b> & 1") == "&lt;b&gt; &amp; 1"

@@ -19,7 +19,8 @@ import pyrovae
 from pyrovae import likelihoods, models, objectives
 from pyrovae.networks import MLP, Conv
 from pyrovae.objectives import ELBO
-from pyrovae.programs.pair import answering, handlers, traces
+from pyrovae.programs import handlers, traces
+from pyrovae.programs.pair import answering
 
 
 @pytest.fixture

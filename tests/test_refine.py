@@ -16,7 +16,7 @@ from pyrovae.likelihoods import Normal
 from pyrovae.models import SemiSupervisedVAE
 from pyrovae.models.completion_vae import Completion
 from pyrovae.objectives import ELBO
-from pyrovae.programs.pair import traces
+from pyrovae.programs import traces
 from pyrovae.programs.refine import refine
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pyrovae import VAE, data, examine
+from pyrovae.evaluation.parts import PARTS, Diagnosis, Interval
 from pyrovae.runs import report
 
 
@@ -14,15 +15,15 @@ def found():
     digits = data.load("digits", binarize="threshold")
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
-        for name, few in {"PARTICLES": 50, "STEPS": 3, "CHAINS": 2, "TEMPERATURES": 10}.items():
-            patch.setitem(examine.__globals__, name, few)
+        patch.setitem(PARTS, "diagnosis", Diagnosis(particles=50, steps=3))
+        patch.setitem(PARTS, "interval", Interval(chains=2, temperatures=10))
         numbers = examine(VAE(digits.event_shape, 2), digits.test, digits.train, rows=50).numbers
     return json.loads(json.dumps(numbers))
 
 
 def test_every_number_that_is_named_is_there(found):
     shown = report.examination(found)
-    assert all(line.words.partition("{")[0] in shown for lines in report.LINES.values() for line in lines)
+    assert all(line.words.partition("{")[0] in shown for part in PARTS.values() for line in part.lines)
     assert len(shown.splitlines()) <= 52
     assert "{" not in shown
 

@@ -21,8 +21,8 @@ import pyrovae
 from pyrovae import clusters, files, runs
 from pyrovae.__main__ import main
 from pyrovae.data import load as load_data
-from pyrovae.programs.pair import importance
-from pyrovae.runs import recipe
+from pyrovae.programs import importance
+from pyrovae.runs import recipe, trackers
 from pyrovae.runs.recipe import Recipe
 from pyrovae.runs.trust import trusting
 
@@ -58,7 +58,7 @@ def same_run(a, b):
 def finished(tmp_path_factory):
     """A finished run, and what it printed."""
     root = tmp_path_factory.mktemp("finished")
-    assert main(["train", "--root", str(root), "--name", "done", *QUICK]) == 0
+    assert main(["train", "--root", str(root), "--name", "done", "--tracker", "tensorboard", *QUICK]) == 0
     return root / "done"
 
 
@@ -69,7 +69,7 @@ def test_train_leaves_a_whole_run_and_names_it(capsys):
     assert printed.err == ""
     found = {path.name for path in runs.Path("runs/digits-1").iterdir()}
     assert found == {
-        "run.toml", "environment.json", "metrics.jsonl", "tensorboard", "best.safetensors", "last.safetensors",
+        "run.toml", "environment.json", "metrics.jsonl", "best.safetensors", "last.safetensors",
         "previous.safetensors", "evaluation.json", "scores.safetensors", "figures",
     }  # fmt: skip
     assert train("--epochs", 2, "--particles", 3) == 0
@@ -104,6 +104,15 @@ def test_metrics_and_curves_hold_every_epoch(finished):
     board = EventAccumulator(str(finished / "tensorboard")).Reload()
     values = [event.value for event in board.Scalars("valid_loss")]
     assert values == pytest.approx([record["valid_loss"] for record in records], rel=1e-6)
+
+
+def test_a_tracker_whose_package_is_missing_is_named_before_any_work(monkeypatch, capsys):
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    assert train("--tracker", "tensorboard") == 2
+    assert "expected the package tensorboard, found none; pip install 'pyrovae[tensorboard]'" in capsys.readouterr().err
+    assert len(list(runs.Path("runs").glob("*"))) == 0
+    assert train("--tracker", "tensorbord") == 2
+    assert "did you mean 'tensorboard'" in capsys.readouterr().err
 
 
 def test_run_toml_is_complete_readable_and_reproduces(finished, tmp_path):
@@ -430,7 +439,7 @@ def occupied(path):
         (["train", "--likelihood", "json:dumps"], "json:dumps: expected that it builds a Module, found '[1, 8, 8]'"),
         (["train", "--likelihood", "torch.nn:Linear"], "torch.nn:Linear: TypeError: Linear.__init__() missing 1"),
         (["train", "--likelihood", "torch.nn:Sequential"], "torch.nn:Sequential: TypeError: tuple is not a Module sub"),
-        (["train", "--guide", "torch.nn:Identity"], "vae: AttributeError: 'Identity' object has no attribute 'param_"),
+        (["train", "--guide", "torch.nn:Identity"], "guide: expected a subclass of pyrovae.guides.GuideFamily, found Identity"),
         (["train", "--likelihood", "missing(of=5)"], "of: expected a likelihood to build, as Normal, found 5"),
         (["train", "--model", "hierarchical-vae(between=5)"], "between: expected a class, what builds one, or a"),
         (["train", "--optimizer", "sgd(momentum='a')"], "optimizer: sgd(momentum='a'): TypeError: '<' not supported"),

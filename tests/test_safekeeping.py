@@ -264,6 +264,7 @@ def test_runs_of_earlier_versions_are_accepted_with_one_line():
 
 
 OPTIONS = [
+    *("--tracker", "tensorboard"),
     *("--data", "x.npy", "--likelihood", "normal", "--network", "mlp(hidden=[4])", "--batch-size", "10"),
     *("--compile", "no", "--epochs", str(EPOCHS), "--particles", "3"),
 ]

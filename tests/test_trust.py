@@ -40,7 +40,7 @@ def count(shape=3) -> int:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("finished")
-    assert main(["train", "--root", str(root), "--name", "done", *SMALL]) == 0
+    assert main(["train", "--root", str(root), "--name", "done", "--tracker", "tensorboard", *SMALL]) == 0
     return root / "done"
 
 

@@ -1,32 +1,34 @@
 """Pages that stand alone: HTML with its pictures inside, which needs no network and no other file."""
 
+from __future__ import annotations
+
 import base64
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, StrictUndefined
-from matplotlib import rc_context
-from matplotlib.figure import Figure
+import lazy_loader
 from PIL import Image
 
-TEMPLATES = Environment(
-    autoescape=True,  # a value of a recipe may hold < and quotes
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+matplotlib = lazy_loader.load("matplotlib")
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+jinja2 = lazy_loader.load("jinja2")
 
 
 def render(template: Path, **content: Any) -> str:
     """The page of a template file."""
-    return TEMPLATES.from_string(template.read_text()).render(content)
+    # A value of a recipe may hold < and quotes.
+    options = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    return jinja2.Environment(**options).from_string(template.read_text()).render(content)
 
 
 def drawing(figure: Figure) -> str:
     """A figure as a data URI in SVG, the same for the same figure."""
     buffer = io.StringIO()
-    with rc_context({"svg.hashsalt": ""}):
+    with matplotlib.rc_context({"svg.hashsalt": ""}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return _uri("svg+xml", buffer.getvalue().encode())
 

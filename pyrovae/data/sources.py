@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+import lazy_loader
 import numpy as np
 import torch
 from PIL import Image
@@ -19,20 +20,20 @@ from torch import Tensor
 from pyrovae import checks, files
 from pyrovae.data.split import Lazy
 
+torchvision = lazy_loader.load("torchvision")
+
+sklearn = lazy_loader.load("sklearn")
+
 Part = tuple[Tensor | Lazy, Tensor | None]
 Parts = tuple[Part, Part | None]
 
 # What is larger is read when it is asked for instead of being kept in memory.
 RESIDENT_BYTES = 2**31
 
-# torchvision and scikit-learn take seconds to import: only those who use their datasets wait for them.
-
 
 def digits(root: Path) -> Parts:
     """1797 handwritten digits, 8 x 8, 17 grey levels (scikit-learn's; no files needed)."""
-    from sklearn.datasets import load_digits
-
-    loaded = load_digits()
+    loaded = sklearn.datasets.load_digits()
     x = torch.from_numpy(loaded.images * (255 / 16)).round().to(torch.uint8).unsqueeze(1)
     return (x, torch.from_numpy(loaded.target).long()), None
 
@@ -54,9 +55,9 @@ def kmnist(root: Path) -> Parts:
 
 def omniglot(root: Path) -> Parts:
     """32460 characters of 50 alphabets, brought to 28 x 28, white on black (Lake et al. 2015)."""
-    from torchvision import datasets
-
-    train, test = (_offline_first(partial(datasets.Omniglot, root, background), root) for background in (True, False))
+    train, test = (
+        _offline_first(partial(torchvision.datasets.Omniglot, root, background), root) for background in (True, False)
+    )
     return _omniglot_part(train), _omniglot_part(test)
 
 
@@ -95,9 +96,7 @@ _SHA256 = {
 
 
 def _idx(name: str, root: Path) -> Parts:
-    from torchvision import datasets
-
-    kind, raw = getattr(datasets, name), root / name / "raw"
+    kind, raw = getattr(torchvision.datasets, name), root / name / "raw"
     downloads = not all((raw / file).exists() for file in _LENGTHS)
     _check_files(raw, name)
     train, test = (_offline_first(partial(kind, root, train), root) for train in (True, False))

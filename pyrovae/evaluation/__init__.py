@@ -1,1 +1,6 @@
 """Numbers and verdicts from trained programs, each with its error."""
+
+import lazy_loader
+
+PUBLIC = ["anomaly", "baselines", "calibration", "clusters", "diagnostics", "information", "quality"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=PUBLIC)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import lazy_loader
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
@@ -17,6 +18,8 @@ from pyrovae.programs.pair import Program, Programs, answering, needs_labels, pa
 from pyrovae.programs.particles import COPIES, using
 from pyrovae.programs.traces import check_latents, draw, model_at, sites
 from pyrovae.randomness import seeded
+
+scipy = lazy_loader.load("scipy")
 
 # Simulated data that a bin of a rank histogram expects at least, for the chi-square test to hold.
 EXPECTED = 5
@@ -152,9 +155,7 @@ def _enough(rows: int, bins: int) -> None:
 def uniformity(counts: Tensor) -> list[float]:
     """p-values of the chi-square test that all bins are equally likely, for each row of counts (latents, bins)."""
     # A second to import, for all who use pyrovae.
-    from scipy.stats import chisquare
-
-    return [float(p) for p in chisquare(counts.numpy(), axis=1).pvalue]
+    return [float(p) for p in scipy.stats.chisquare(counts.numpy(), axis=1).pvalue]
 
 
 def predictive(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import lazy_loader
 import torch
 from pyro import poutine
 from pyro.distributions import Categorical, OneHotCategorical
@@ -16,6 +17,10 @@ from pyrovae.programs.pair import Programs, answering, pair, takes_labels
 from pyrovae.programs.particles import entries
 from pyrovae.programs.traces import draw
 from pyrovae.randomness import seeded
+
+sklearn = lazy_loader.load("sklearn")
+
+scipy = lazy_loader.load("scipy")
 
 
 def responsibilities(programs: Programs, data: Data, particles: int = 16, seed: int = 0) -> Tensor:
@@ -72,9 +77,6 @@ def agreement(clusters: Tensor, labels: Tensor) -> dict[str, Any]:
         ValueError: no integers (N,); of different lengths; fewer than two classes among the labels.
     """
     # More than a second to import, for all who use pyrovae.
-    from scipy.optimize import linear_sum_assignment
-    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-
     clusters, labels = _integers("clusters", clusters), _integers("labels", labels)
     if len(clusters) != len(labels):
         raise ValueError(f"labels: expected one for each of {len(clusters)} rows, found {len(labels)}")
@@ -83,12 +85,12 @@ def agreement(clusters: Tensor, labels: Tensor) -> dict[str, Any]:
     if len(classes) < 2:
         raise ValueError(f"labels: expected at least two classes, found {len(classes)} in {len(y)} rows with a label")
     table = torch.bincount(c * len(classes) + y, minlength=len(names) * len(classes)).view(len(names), -1)
-    rows, columns = linear_sum_assignment(table.numpy(), maximize=True)
+    rows, columns = scipy.optimize.linear_sum_assignment(table.numpy(), maximize=True)
     return {
         "rows": len(y),
         "accuracy": table[rows, columns].sum().item() / len(y),
-        "nmi": float(normalized_mutual_info_score(y, c)),
-        "ari": float(adjusted_rand_score(y, c)),
+        "nmi": float(sklearn.metrics.normalized_mutual_info_score(y, c)),
+        "ari": float(sklearn.metrics.adjusted_rand_score(y, c)),
         "sizes": dict(zip(map(str, names.tolist()), table.sum(1).tolist(), strict=True)),
         "matching": dict(zip(map(str, names[rows].tolist()), classes[columns].tolist(), strict=True)),
     }

@@ -1,27 +1,20 @@
 """One call for what can be asked of a trained model beyond its score: is the guide or the model at fault?"""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from matplotlib.figure import Figure
+from pyrovae import checks
+from pyrovae.data.split import Data, choosable
+from pyrovae.evaluation import diagnostics
+from pyrovae.evaluation.parts import PARTS
+from pyrovae.programs.pair import Programs
 
-from pyrovae import checks, plots
-from pyrovae.data.split import ROWS, Data, Split, blocks, choosable, subset
-from pyrovae.evaluation import diagnostics, information, law, pareto_k, quality
-from pyrovae.evaluation.annealing import anneal, sandwich
-from pyrovae.evaluation.calibration import predictive, simulation_based
-from pyrovae.evaluation.evaluate import gaps
-from pyrovae.programs.importance import sample
-from pyrovae.programs.pair import Programs, takes_labels
-from pyrovae.randomness import seeded
-from pyrovae.scores import mean
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-# Draws for k-hat, and steps of refinement for the gaps; chains and temperatures of an interval.
-PARTICLES, STEPS, CHAINS, TEMPERATURES = 1000, 100, 8, 200
 LEAST = 50  # rows
 
 # A p-value of the ranks below which a guide is not the posterior, whatever its weights say.
@@ -80,8 +73,9 @@ def examining(
         checks.member("part", name, PARTS)
     for name in parts or PARTS:
         try:
-            numbers, figures = PARTS[name](programs, data, train, rows, seed)
-            numbers |= {"of_rows": len(data)} if name != "law" else {}  # which looks at what the model generates
+            part = PARTS[name]
+            numbers, figures = part.compute(programs, data, train, rows, seed)
+            numbers |= {"of_rows": len(data)} if part.looks_at_rows else {}
         except ValueError as error:
             numbers, figures = {"refused": checks.reason(error)}, {}
         found.numbers[name] = numbers
@@ -120,72 +114,3 @@ def _blame(numbers: dict[str, Any]) -> str:
     if numbers.get("law", {}).get("passed"):
         return "the guide is not the posterior on the model's own data"
     return "the guide is not the posterior on the model's own data, or the model does not draw what it scores (see law)"
-
-
-def _law(programs: Programs, data: Split, train: Split | None, rows: int, seed: int) -> Any:
-    return law.check(programs, data, seed=seed), {}
-
-
-def _diagnosis(programs: Programs, data: Split, train: Split | None, rows: int, seed: int) -> Any:
-    few = subset(data, rows, seed)
-    lost = None
-    with suppress(ValueError):  # a guide that cannot be refined has no gaps; what else is wrong is wrong again below
-        lost = gaps(programs, few, STEPS, particles=PARTICLES, seed=seed)
-    table = diagnostics.by_datum(programs, few, PARTICLES, seed)
-    figure = plots.pareto_k(table["k"].numpy(), pareto_k.usable(PARTICLES))
-    return diagnostics.summary(table, PARTICLES, seed, lost), {"pareto-k": figure}
-
-
-def _information(programs: Programs, data: Split, train: Split | None, rows: int, seed: int) -> Any:
-    return information.decompose(programs, subset(data, rows, seed), seed=seed), {}
-
-
-def _calibration(programs: Programs, data: Split, train: Split | None, rows: int, seed: int) -> Any:
-    few = subset(data, rows, seed)
-    simulated = simulation_based(programs, few if takes_labels(programs) else 5 * rows, bins=10, seed=seed)
-    ranks = plots.rank_histograms({site: np.array(counts) for site, counts in simulated["counts"].items()})
-    return {"simulation_based": simulated, "predictive": predictive(programs, few, seed=seed)}, {"ranks": ranks}
-
-
-def _interval(programs: Programs, data: Split, train: Split | None, rows: int, seed: int) -> Any:
-    few = subset(data, max(2, rows // 10), seed)
-    annealed = anneal(programs, few, CHAINS, TEMPERATURES, seed=seed)
-    return {
-        "rows": len(annealed.value),
-        "chains": CHAINS,
-        "temperatures": TEMPERATURES,
-        "log_likelihood": mean(annealed.value),
-        "ess": mean(annealed.ess),
-        "few_chains": int(annealed.few.sum()),
-        "verdict": annealed.verdict,
-        "simulated": sandwich(programs, few, CHAINS, TEMPERATURES, seed=seed).summary(),
-    }, {}
-
-
-def _quality(programs: Programs, data: Split, train: Split | None, rows: int, seed: int) -> Any:
-    if train is None:
-        raise ValueError("quality: expected the training data, found none")
-    n = min(5 * rows, len(data), len(train))
-    return quality.assess(programs, train, data, n, seed=seed), _neighbours(programs, train, seed)
-
-
-def _neighbours(programs: Programs, train: Split, seed: int) -> dict[str, Figure]:
-    """Six samples beside what they may have been copied from."""
-    if len(train.event_shape) != 3 or takes_labels(programs):
-        return {}
-    with seeded(seed, 9):
-        seen, drawn = torch.cat([block for block, *_ in blocks(train, ROWS)]), sample(programs, 6).cpu()
-    distances, places = quality.nearest(drawn, seen, 6)
-    return {"neighbours": plots.neighbours(drawn.numpy(), seen[places].numpy(), distances[:, 0].numpy())}
-
-
-PARTS = {
-    "diagnosis": _diagnosis,
-    "law": _law,
-    "information": _information,
-    "calibration": _calibration,
-    "interval": _interval,
-    "quality": _quality,
-}
-# What they draw.
-FIGURES = ("pareto-k", "ranks", "neighbours")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+import lazy_loader
 import torch
 from pyro.distributions import Delta, ImproperUniform, MaskedDistribution, Unit
 from pyro.distributions.torch_distribution import ExpandedDistribution
@@ -23,6 +24,8 @@ from pyrovae.programs.particles import COPIES, Folded, samples, using
 from pyrovae.programs.traces import draw, replayed, sites
 from pyrovae.programs.traits import traits
 from pyrovae.randomness import seeded
+
+scipy = lazy_loader.load("scipy")
 
 # Where the integral is off by more than this, or the p-value of the draws below that, the law is at fault.
 OFF, REJECTED = 1e-3, 1e-4
@@ -188,12 +191,10 @@ def _parts(p: Any, drawn: Tensor, kept: Tensor | None = None) -> Iterator[tuple[
 
 def _p_value(u: Tensor) -> float:
     """Of two tests that u is uniform, the smaller times two; 0 where a draw has no F: it is not in the support."""
-    from scipy.stats import kstest
-
     if bool(u.isnan().any()):
         return 0.0
     (chi,) = uniformity(torch.histc(u, BINS, 0, 1)[None])
-    return min(1.0, 2 * min(chi, float(kstest(u.cpu().numpy(), "uniform").pvalue)))
+    return min(1.0, 2 * min(chi, float(scipy.stats.kstest(u.cpu().numpy(), "uniform").pvalue)))
 
 
 def _scored_alike(programs: Programs, p: Trace) -> dict[str, float]:

@@ -5,10 +5,13 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache, partial
 from typing import Any, TypeVar
 
+import lazy_loader
 import torch
 from torch import Tensor
 
 from pyrovae import checks
+
+scipy = lazy_loader.load("scipy")
 
 Row = Mapping[str, Any]
 AnyRow = TypeVar("AnyRow", bound=Row)
@@ -191,7 +194,8 @@ def _over_seeds(scores: Tensor, differences: Tensor) -> Tensor:
 @lru_cache
 def _range_squared(choices: int, freedom: int) -> float:
     """q² / 2: what a variance of a difference is multiplied by for the square of its margin among so many choices."""
-    # Seconds to import, for all who use pyrovae.
-    from scipy.stats import studentized_range
-
-    return float(studentized_range.ppf(0.95, choices, freedom)) ** 2 / 2 if choices > 1 and freedom > 0 else math.nan
+    return (
+        float(scipy.stats.studentized_range.ppf(0.95, choices, freedom)) ** 2 / 2
+        if choices > 1 and freedom > 0
+        else math.nan
+    )

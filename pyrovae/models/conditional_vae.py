@@ -17,8 +17,9 @@ from pyrovae.models.vae import VAE
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, build, connect, same_space
 from pyrovae.priors import StandardNormal
+from pyrovae.programs import importance
 from pyrovae.programs.handlers import given, register, rows
-from pyrovae.programs.pair import importance, placement
+from pyrovae.programs.pair import placement
 
 AFFINE = partial(MLP, hidden=())
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Self
 
+import lazy_loader
 import pyro
 import pyro.distributions as dist
 import torch
@@ -21,6 +22,8 @@ from pyrovae.objectives import ELBO
 from pyrovae.priors import Prior
 from pyrovae.programs.handlers import register, rows
 from pyrovae.programs.pair import answering
+
+sklearn = lazy_loader.load("sklearn")
 
 
 class MixtureVAE(VAE):
@@ -168,16 +171,12 @@ class Clusters(Prior):
     @torch.no_grad()
     def initialise(self, z: Tensor) -> Self:
         """Normal clusters of the shares, means and covariances that EM finds among z (N, d)."""
-        # More than a second to import, for all who use pyrovae.
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.mixture import GaussianMixture
-
         self._check_family()
         if len(z) < self.clusters:
             raise ValueError(f"x: expected at least clusters = {self.clusters} rows, found {len(z)}")
         z, seed = z.double().cpu(), int(torch.randint(2**31, ()))
         least = 1e-3 * z.var(0).mean().item() + 1e-6  # else the best cluster of all would be one row, a point
-        em = GaussianMixture(
+        em = sklearn.mixture.GaussianMixture(
             self.clusters,
             covariance_type=COVARIANCES[type(self.family)],
             n_init=10,
@@ -185,7 +184,7 @@ class Clusters(Prior):
             random_state=seed,
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a start need not be where EM ends
+            warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)  # a start need not be where EM ends
             em.fit(z.numpy())
         shares, means, covariances = map(torch.from_numpy, (em.weights_, em.means_, em.covariances_))
         self.h_y.copy_(shares.log())

@@ -14,8 +14,8 @@ from pyrovae.likelihoods import Bernoulli, Likelihood
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, build, connect, same_space, takes_missing
 from pyrovae.priors import Prior, StandardNormal
+from pyrovae.programs import importance
 from pyrovae.programs.handlers import register, rows
-from pyrovae.programs.pair import importance
 
 
 class VAE(nn.Module):

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from pyrovae import checks
 from pyrovae.engine.graph import called, on_copies, recording
 from pyrovae.modes import mode
+from pyrovae.programs import particles, plates
 from pyrovae.programs.handlers import alone, own_parameters
-from pyrovae.programs.pair import Program, modules, owner, particles, plates
+from pyrovae.programs.pair import Program, modules, owner
 from pyrovae.programs.particles import COPIES, FRONT, rows, run_copies, samples
 from pyrovae.randomness import seeded
 

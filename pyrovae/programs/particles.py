@@ -22,7 +22,7 @@ from torch import Size, Tensor
 from torch.distributions import Independent, constraints
 
 from pyrovae import checks
-from pyrovae.programs.pair import plates
+from pyrovae.programs import plates
 
 # The two layouts.
 FRONT, COPIES = "a dimension in front", "copies of the rows"

@@ -3,7 +3,7 @@
 run.toml                the recipe
 environment.json        versions, commit, device, threads, digest of the training data, how the steps ran, seconds
 metrics.jsonl           one record an epoch
-tensorboard/            the same, as curves
+tensorboard/            the same, as curves, with the tracker tensorboard
 best.safetensors        weights of the best epoch by validation loss (of the last, without validation data)
 last.safetensors        weights, optimiser, generators and counters after the last epoch: what --resume goes on from
 previous.safetensors    the same one epoch earlier, should the last be damaged

@@ -1,11 +1,12 @@
 """What a model looks like: what it generates, reconstructs and encodes, and its program."""
 
-from typing import Any
+from __future__ import annotations
 
-import networkx
+from typing import TYPE_CHECKING, Any
+
+import lazy_loader
 import pyro
 import torch
-from matplotlib.figure import Figure
 from pyro import poutine
 from pyro.infer.inspect import get_model_relations
 from torch import Tensor
@@ -22,6 +23,11 @@ from pyrovae.programs.pair import Program, Programs, answering, classifies, pair
 from pyrovae.programs.traces import sites, traces
 from pyrovae.programs.traits import traits
 from pyrovae.randomness import seeded
+
+networkx = lazy_loader.load("networkx")
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def draw(programs: Programs, split: Split, seed: int = 0) -> dict[str, Figure]:

@@ -91,6 +91,7 @@ class Recipe:
     matmul: str = option("highest", "precision of float32 products: highest, high, medium, or auto, which measures")
     compile: str = option("auto", "the training step with Inductor: yes, no (eagerly), or auto, where it will pay")
     threads: int = option(0, "of torch on the CPU; 0: half of torch's own choice")
+    tracker: str = option("", "also write the curves for tensorboard; empty: metrics.jsonl alone")
 
     def __post_init__(self) -> None:
         for given in fields(self):

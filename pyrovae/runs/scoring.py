@@ -15,7 +15,8 @@ from pyrovae import checks, files, plots
 from pyrovae.data import DATASETS, Split, Splits
 from pyrovae.evaluation.bits import bits_per_dimension
 from pyrovae.evaluation.evaluate import scores, summary
-from pyrovae.evaluation.examine import FIGURES, examining
+from pyrovae.evaluation.examine import examining
+from pyrovae.evaluation.parts import PARTS
 from pyrovae.likelihoods import Measure
 from pyrovae.runs import recipe, values
 from pyrovae.runs.ties import check_tie, check_weights, tie, weights_digest
@@ -134,7 +135,7 @@ def _examined(path: Path, results: dict[str, Any]) -> dict[str, Any]:
     if same and "examination" in old:
         return {"examination": old["examination"]}
     with files.storing(path / "figures"):
-        for each in FIGURES:
+        for each in [name for part in PARTS.values() for name in part.figures]:
             (path / "figures" / f"{each}.png").unlink(missing_ok=True)
     return {}
 

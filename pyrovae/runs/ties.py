@@ -11,7 +11,7 @@ from pyrovae import files
 from pyrovae.runs.recipe import Recipe
 
 # Where and how a run is carried out: these options may change between its stages.
-PLACE = ("data", "data_root", "device", "threads", "compile", "matmul")
+PLACE = ("data", "data_root", "device", "threads", "compile", "matmul", "tracker")
 METRICS = "metrics.jsonl"
 
 

@@ -13,8 +13,7 @@ from torch import Tensor
 from pyrovae import checks, files
 from pyrovae.data import Split, Splits
 from pyrovae.programs.pair import placement
-from pyrovae.runs import recipe, values
-from pyrovae.runs.curves import curves
+from pyrovae.runs import recipe, trackers, values
 from pyrovae.runs.provenance import surroundings
 from pyrovae.runs.recipe import Recipe
 from pyrovae.runs.ties import METRICS, check_metrics, check_tie, keep_records, metrics_tie, records, tie
@@ -27,7 +26,7 @@ OUTPUTS = (
     *("evaluation.json", "scores.safetensors"),
 )
 # The folders of a run that are written to: a link in their place would lead out of it.
-FOLDERS = ("figures", "tensorboard")
+FOLDERS = ("figures", *trackers.TRACKERS)
 
 
 def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
@@ -36,6 +35,7 @@ def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
     Raises:
         ValueError: the directory holds another run, or none to resume; a recipe or data that cannot be meant.
     """
+    trackers.check(asked.tracker)
     files.check_folder(path)
     for name in FOLDERS:
         files.check_no_link(path / name)
@@ -115,7 +115,7 @@ def _train(path: Path, asked: Recipe, training: Training) -> None:
         recipe.write(asked, path / "run.toml")
     files.write_json(path / "environment.json", _environment(training))
     keep_records(path, training.epoch)
-    with curves(path / "tensorboard", training.epoch + 1) as add:
+    with trackers.curves(asked.tracker, path, training.epoch + 1) as add:
         for record in training:
             files.append_line(path / METRICS, record)
             add(record["epoch"], {name: record[name] for name in record.keys() - {"epoch", "step"}})

@@ -1,0 +1,37 @@
+"""The functions of this room, each of which is loaded, with matplotlib, when it is first used."""
+
+from .codes import colourings as colourings
+from .codes import latent_pca as latent_pca
+from .codes import latent_plane as latent_plane
+from .codes import latent_planes as latent_planes
+from .codes import maps as maps
+from .codes import posterior_plane as posterior_plane
+from .codes import posteriors as posteriors
+from .disk import gif as gif
+from .disk import write_figures as write_figures
+from .images import image_grids as image_grids
+from .images import image_matrix as image_matrix
+from .images import image_rows as image_rows
+from .images import image_sheet as image_sheet
+from .images import image_table as image_table
+from .images import named_table as named_table
+from .images import neighbours as neighbours
+from .images import tile as tile
+from .lines import auroc_bars as auroc_bars
+from .lines import curves as curves
+from .lines import curves_apart as curves_apart
+from .lines import dots as dots
+from .lines import intervals as intervals
+from .lines import loss_curves as loss_curves
+from .lines import rate_distortion as rate_distortion
+from .lines import rings as rings
+from .lines import roc_curves as roc_curves
+from .lines import rows_of_dots as rows_of_dots
+from .lines import training_curves as training_curves
+from .programs import program_graph as program_graph
+from .samples import agreement as agreement
+from .samples import marginals as marginals
+from .samples import pareto_k as pareto_k
+from .samples import rank_histograms as rank_histograms
+from .style import COLOURS as COLOURS
+from .style import STYLE as STYLE
