@@ -81,6 +81,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Kill, damage and fill up what runs are made of, a dozen minutes: nox -s faults -- --rows kills --seed 1."""
+    install(session)
+    session.run("python", "runs/checks/faults", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and types."""
     install(session, "lint")

@@ -50,7 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(
-    path: Path | None, name: str, root: Path, resume: bool, examine: str = "", rows: int = 0, **options: Any
+    path: Path | None,
+    name: str,
+    root: Path,
+    resume: bool,
+    examine: str = "",
+    rows: int | None = None,
+    **options: Any,
 ) -> None:
     with _bad_input():
         parts = _parts(examine, rows)
@@ -99,19 +105,20 @@ def _target(
     return target, asked
 
 
-def _evaluate(path: Path, particles: int, split: str, seed: int, examine: str, rows: int = 0) -> None:
+def _evaluate(path: Path, particles: int, split: str, seed: int, examine: str, rows: int | None = None) -> None:
     with _claimed(path), _bad_input(), runs.threads(runs.thread_count(path)):
         parts = _parts(examine, rows)
         checks.integer("particles", particles, 0, recipe.MOST)
+        checks.integer("seed", seed, 0)
         results = runs.evaluate(path, particles, split, seed, parts, rows or ROWS)
     _tell(results, parts)
 
 
-def _parts(examine: str, rows: int) -> list[str]:
+def _parts(examine: str, rows: int | None) -> list[str]:
     """The parts of an examination that are asked for."""
-    if rows and not examine:
+    if rows is not None and not examine:
         raise ValueError(f"--rows: expected --examine beside it, since it is of that, found --rows {rows} alone")
-    checks.integer("rows", rows or ROWS, LEAST)
+    checks.integer("rows", ROWS if rows is None else rows, LEAST)
     parts = names.split(examine) if examine else []
     for part in parts:
         checks.member("part", part, [*PARTS, "all"])

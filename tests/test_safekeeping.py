@@ -541,3 +541,35 @@ def test_a_claim_is_of_one_process_at_a_time():
         (path / "kept").write_text("")
     assert not files.in_use(path)
     assert [each.name for each in path.iterdir()] == ["kept"]
+
+
+def test_numbers_and_figures_are_of_the_rows_that_a_run_was_trained_on(capsys):
+    """With a row gone the split is another one: rows that were trained on would be scored as held out."""
+    before = runs.evaluation(Path("one"))[0]["log_likelihood"]["value"]
+    x = np.load("x.npy")
+    np.save("x.npy", x[1:])
+    for command in ("evaluate", "plot"):
+        assert main([command, "one"]) == 2
+        assert one_line(capsys, "one: expected x as it was trained on, found other data; put those back, or train")
+    np.save("x.npy", x)
+    assert runs.evaluate(Path("one"))["log_likelihood"]["value"] == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "one", "--seed", "-1"], "seed: expected an integer >= 0, found -1"),
+        (["evaluate", "one", "--examine", "diagnosis", "--rows", "0"], "rows: expected an integer >="),
+        (["train", "--data", "text.npy"], "text.npy: expected numbers of shape (N, D)"),
+        (["train", "--data", "columns.npy"], "columns: expected rows of at least one number, found rows of shape (0,)"),
+        (["train", "--data", "row.npy", "--valid", "0", "--test", "0"], "data: expected at least 2 rows to train on"),
+    ],
+)
+def test_bad_input_is_named(words, message, capsys):
+    np.save("text.npy", np.array([["a"]] * 9))
+    np.save("columns.npy", np.zeros((9, 0), np.float32))
+    np.save("row.npy", np.zeros((1, 3), np.float32))
+    assert main(words) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.count("\n") == 1

@@ -11,12 +11,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 import pyrovae
-from pyrovae import experiments, files, runs
+from pyrovae import experiments, files, plots, runs
 from pyrovae.__main__ import main
 from pyrovae.comparison import grid, pages
+from pyrovae.data import folders
 from pyrovae.runs import recipe, ties, values
 from pyrovae.runs.recipe import Recipe
 from pyrovae.runs.trust import imported, trusted, trusting
@@ -406,6 +408,29 @@ def test_a_picture_of_another_format_starts_no_program(tmp_path):
     figure = Figure(figsize=(1, 1))
     figure.savefig(tmp_path / "samples.png")
     assert len(pages.picture(tmp_path / "samples.png")) > 100
+
+
+def test_a_picture_among_data_is_of_a_format_that_starts_no_program(tmp_path):
+    (tmp_path / "a.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    with pytest.raises(ValueError, match=r"a.png: expected an image, found a damaged file"):
+        pyrovae.data.load(tmp_path)
+    (tmp_path / "a.png").rename(tmp_path / "a.eps")
+    with pytest.raises(ValueError, match="expected images, found none with a known ending"):
+        pyrovae.data.load(tmp_path)
+    assert {"PNG", "JPEG", "BMP", "TIFF", "GIF"} <= set(folders.FORMATS)
+    assert not {"EPS", "PDF"} & set(folders.FORMATS)
+    assert len(folders.IMAGE_ENDINGS) > 10
+
+
+def test_figures_do_not_follow_settings_that_lie_in_the_working_directory(run, tmp_path):
+    """matplotlib reads a matplotlibrc there; LaTeX, for one, would be started."""
+    epochs, written = files.read_lines(run / "metrics.jsonl"), []
+    for settings in ({}, {"text.usetex": True, "figure.facecolor": "red", "savefig.facecolor": "red"}):
+        with rc_context(settings):
+            (path,) = plots.write_figures(tmp_path / str(len(written)), {"loss": plots.loss_curves(epochs)})
+        written.append(path.read_bytes())
+    assert len(written[0]) > 1000
+    assert written[0] == written[1]
 
 
 # Trust

@@ -13,7 +13,10 @@ from pyrovae import checks, files
 from pyrovae.data import sources
 from pyrovae.data.split import Lazy
 
-IMAGE_ENDINGS = frozenset(Image.registered_extensions()) - {".pdf", ".mpo"}
+_ENDINGS = Image.registered_extensions()
+# What Pillow reads by itself; for PostScript it starts a program, Ghostscript, whatever a file's name ends with.
+FORMATS = sorted(set(_ENDINGS.values()) & set(Image.OPEN) - {"EPS", "PDF", "MPO"})
+IMAGE_ENDINGS = frozenset(ending for ending, kind in _ENDINGS.items() if kind in FORMATS)
 _GREY = ("L", "1", "LA")
 
 
@@ -66,7 +69,7 @@ def _decoded(path: Path) -> Image.Image:
     """An image, all of it read."""
     files.check_file(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             image.load()
     except Exception as error:  # its decoders raise a dozen kinds, of zlib, struct, assertions and memory
         raise ValueError(f"{path}: expected an image, found a damaged file ({checks.reason(error)})") from None

@@ -92,6 +92,8 @@ def _splits(
         if len(x) == 0 or (y is not None and y.shape[:1] != (len(x),)):
             labels = "" if y is None else f" and {len(y) if y.ndim else 'a number as'} labels"
             raise ValueError(f"{name}: expected data, with a label for each row or none, found {len(x)} rows{labels}")
+        if 0 in x.shape[1:]:
+            raise ValueError(f"{name}: expected rows of at least one number, found rows of shape {tuple(x.shape[1:])}")
     images = len(train[0].shape) == 4
     for x in (train[0], own_test[0] if own_test else train[0]):
         _check_values(name, x, binarize if images else "none")

@@ -6,11 +6,13 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
 from pyrovae.files import check_no_link, replacing, storing, write_bytes
 from pyrovae.plots.given import nonempty
+from pyrovae.plots.style import STYLE
 
 
 def write_figures(folder: Path, figures: Mapping[str, Figure | Sequence[Figure]]) -> list[Path]:
@@ -24,7 +26,7 @@ def write_figures(folder: Path, figures: Mapping[str, Figure | Sequence[Figure]]
     written = []
     for name, frames in several.items():
         written.append(folder / f"{name}.png")
-        with replacing(written[-1]) as temporary:
+        with replacing(written[-1]) as temporary, rc_context(STYLE):
             frames[len(frames) // 2].savefig(temporary, format="png")
         if frames[1:]:
             written.append(folder / f"{name}.gif")

@@ -4,10 +4,13 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParamsDefault
 from matplotlib.figure import Figure
 
+# matplotlib's own settings under ours: those that it reads from the working directory may be a stranger's, and can
+# start LaTeX. A figure is the same wherever it is drawn.
 STYLE: Any = {
+    **{name: value for name, value in rcParamsDefault.items() if not name.startswith(("backend", "interactive"))},
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.spines.top": False,

@@ -25,7 +25,7 @@ from pyrovae.runs import recipe
 from pyrovae.runs.figures import draw
 from pyrovae.runs.provenance import surroundings
 from pyrovae.runs.scoring import SCORED, SCORES, evaluate, evaluation, part_of
-from pyrovae.runs.training import OUTPUTS, effort, load, metrics, prepare, same_data, train
+from pyrovae.runs.training import OUTPUTS, check_data_of, effort, load, metrics, prepare, same_data, train
 
 __all__ = [
     "OUTPUTS",
@@ -109,7 +109,9 @@ def plot(path: Path, trust: Sequence[str] = ()) -> list[Path]:
     epochs = metrics(path)
     made, model = recipe.read(path / "run.toml"), load(path, trust=trust)
     files.sweep(path)
-    held_out = part_of(made.splits())[1]
+    splits = made.splits()
+    check_data_of(path, splits)
+    held_out = part_of(splits)[1]
     written = plots.write_figures(path / "figures", draw(model, held_out, made.seed))
     if epochs:
         # A known label's loss is of log p(x, y), and of q(y|x): far more than that of a row without.

@@ -20,7 +20,7 @@ from pyrovae.evaluation.parts import PARTS
 from pyrovae.likelihoods import Measure
 from pyrovae.runs import recipe, values
 from pyrovae.runs.ties import check_tie, check_weights, tie, weights_digest
-from pyrovae.runs.training import load
+from pyrovae.runs.training import check_data_of, load
 from pyrovae.runs.trust import flags
 
 # What is kept of each datum, and what scores are of: they are those of evaluation.json where it agrees in all of it.
@@ -56,6 +56,7 @@ def evaluate(
     files.sweep(path)
     splits = made.splits()
     name, part = part_of(splits, split)
+    check_data_of(path, splits)
     model = load(path, trust=trust).to(made.torch_device())
     count = particles or made.particles
     digest = weights_digest(path / "best.safetensors")

@@ -98,6 +98,25 @@ def same_data(path: Path, splits: Splits, advice: str, state: Mapping[str, Any] 
             )
 
 
+def check_data_of(path: Path, splits: Splits) -> None:
+    """Raise a ValueError if the rows that the weights of a run were trained on are others by now.
+
+    Numbers of other held-out rows could be of rows that were trained on. Where those that it was evaluated on are
+    others, and its training rows are not, a warning says so.
+    """
+    trained_on = files.read_about(path / "best.safetensors").get("data_sha256", splits.train.sha256)
+    if trained_on != splits.train.sha256:
+        raise ValueError(
+            f"{path}: expected {splits.name} as it was trained on, found other data; put those back, or train another "
+            "run on these"
+        )
+    found = files.read_json(path / "evaluation.json")
+    evaluated = getattr(splits, str(found.get("split")), None)
+    if isinstance(evaluated, Split) and found.get("data_sha256", evaluated.sha256) != evaluated.sha256:
+        said = f"the {found['split']} rows of {splits.name} are not those of evaluation.json"
+        warnings.warn(f"{path}: {said}", stacklevel=3)
+
+
 def train(path: Path, asked: Recipe, training: Training) -> None:
     """Carry out a prepared training; after every epoch the directory holds all that is needed to go on from there.
 

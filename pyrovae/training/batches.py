@@ -151,7 +151,7 @@ def _size(size: int | None, data: Any) -> int:
     if isinstance(data, DataLoader):
         return size or 128
     if len(data) < 2:
-        raise ValueError("expected at least 2 rows to train on, found 1")
+        raise ValueError("data: expected at least 2 rows to train on, found 1")
     if size is None:
         return min(128, len(data))
     if size > len(data):
