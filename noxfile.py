@@ -83,7 +83,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def faults(session: nox.Session) -> None:
     """Kill, damage and fill up what runs are made of, a dozen minutes: nox -s faults -- --rows kills --seed 1."""
-    install(session)
+    install(session, "test")
     session.run("python", "runs/checks/faults", *session.posargs)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import pyrovae
-from pyrovae import fit
+from pyrovae import TrainingError, fit
 from pyrovae.likelihoods import (
     Bernoulli,
     CategoricalLevels,
@@ -20,7 +20,6 @@ from pyrovae.likelihoods import (
 )
 from pyrovae.networks import Conv, ResNet
 from pyrovae.training.faults import advice
-from pyrovae.training.train import TrainingError
 
 GREYS = torch.randint(0, 256, (300, 6), generator=torch.Generator().manual_seed(0)).float()
 HINT = "(x is as large as 255: where it is not of the order of 1, standardise it)"

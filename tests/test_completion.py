@@ -19,7 +19,7 @@ from pyrovae.networks import MLP, Conv
 from pyrovae.objectives import ELBO, IWAE
 from pyrovae.programs import importance
 from pyrovae.programs.traces import log_weights
-from pyrovae.training.train import cosine
+from pyrovae.training.rates import cosine
 
 MASK = torch.tensor([True, False, True, False, False])
 S = 0.6

@@ -20,7 +20,7 @@ from pyrovae.likelihoods import Normal
 from pyrovae.objectives import ELBO
 from pyrovae.programs import importance, traces
 from pyrovae.programs.handlers import scale_latents
-from pyrovae.training.train import cosine
+from pyrovae.training.rates import cosine
 
 MANY = Trace_ELBO(num_particles=4000, vectorize_particles=True, max_plate_nesting=1)
 

@@ -158,14 +158,14 @@ def test_options_reach_the_model():
 
 def interrupt_after(monkeypatch, epochs, error=KeyboardInterrupt):
     """Fail in the middle of the epoch after this one."""
-    step = pyrovae.Training._launch
+    step = pyrovae.Training.take_step
 
     def failing(self, x, number):
         if self.epoch == epochs and number == 3:
             raise error
         return step(self, x, number)
 
-    monkeypatch.setattr(pyrovae.Training, "_launch", failing)
+    monkeypatch.setattr(pyrovae.Training, "take_step", failing)
 
 
 @pytest.mark.parametrize(
@@ -439,7 +439,7 @@ def occupied(path):
         (["train", "--likelihood", "json:dumps"], "json:dumps: expected that it builds a Module, found '[1, 8, 8]'"),
         (["train", "--likelihood", "torch.nn:Linear"], "torch.nn:Linear: TypeError: Linear.__init__() missing 1"),
         (["train", "--likelihood", "torch.nn:Sequential"], "torch.nn:Sequential: TypeError: tuple is not a Module sub"),
-        (["train", "--guide", "torch.nn:Identity"], "guide: expected a subclass of pyrovae.guides.GuideFamily, found Id"),
+        (["train", "--guide", "torch.nn:Identity"], "guide: expected a subclass of pyrovae.guides.GuideFamily"),
         (["train", "--likelihood", "missing(of=5)"], "of: expected a likelihood to build, as Normal, found 5"),
         (["train", "--model", "hierarchical-vae(between=5)"], "between: expected a class, what builds one, or a"),
         (["train", "--optimizer", "sgd(momentum='a')"], "optimizer: sgd(momentum='a'): TypeError: '<' not supported"),

@@ -1,6 +1,7 @@
 """The loop: what it trains, what it stops at, and that an interruption changes no bit."""
 
 import copy
+import inspect
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -20,7 +21,7 @@ from pyrovae.likelihoods import Normal
 from pyrovae.networks import Conv
 from pyrovae.objectives import ELBO, WarmUp
 from pyrovae.training import matmul
-from pyrovae.training.train import cosine, stages
+from pyrovae.training.rates import cosine, stages
 
 
 @pytest.fixture
@@ -457,3 +458,11 @@ def test_a_bad_row_anywhere_is_found_before_any_step(vae, x):
     x[37, 2] = torch.nan
     with pytest.raises(ValueError, match=r"found nan at \(37, 2\), 1 in all"):
         fit(vae, x)
+
+
+def test_fit_names_the_options_of_a_training():
+    one, other = (inspect.signature(each).parameters for each in (fit, Training))
+    assert {name: (each.default, each.kind) for name, each in one.items()} == {
+        name: (each.default, each.kind) for name, each in other.items()
+    }
+    assert len(one) == 16

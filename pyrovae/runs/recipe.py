@@ -25,7 +25,7 @@ from pyrovae.randomness import seeded
 from pyrovae.runs import effects
 from pyrovae.runs.names import member, members
 from pyrovae.runs.trust import flags, modules_of
-from pyrovae.training import train
+from pyrovae.training import rates, train
 from pyrovae.training.matmul import MATMULS
 
 SCHEMA = 1
@@ -294,7 +294,7 @@ OBJECTIVES = {
 # What the options of a model may name; where two of these have one name, it is the guide family.
 _PARTS_OF_MODELS = members(networks) | members(likelihoods) | members(guides) | {"quadrants": quadrants}
 MODELS = members(models)
-LR_SCHEDULES = {"constant": train.constant, "cosine": train.cosine, "stages": train.stages}
+LR_SCHEDULES = {"constant": rates.constant, "cosine": rates.cosine, "stages": rates.stages}
 
 
 def _network(text: str, activation: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from pyrovae import checks
+
 # What torch.set_float32_matmul_precision knows; "auto" is one of them, found by `fastest_matmul`.
 MATMULS = ("auto", "highest", "high", "medium")
 
@@ -51,3 +53,18 @@ def _seconds(x: Tensor, w: Tensor) -> float:
         y = x @ w.T
     y.sum().item()  # waits for a GPU
     return time.perf_counter() - start
+
+
+def chosen(asked: str, parameters: Iterable[Tensor], batch_size: int) -> tuple[str, dict[str, float]]:
+    """The precision to use, and what was measured to choose it.
+
+    Args:
+        asked: one of MATMULS.
+        parameters: of the programs.
+        batch_size: rows of a step.
+    """
+    checks.member("matmul", asked, MATMULS)
+    if asked != "auto":
+        return asked, {}
+    fastest, error, speed = fastest_matmul(parameters, batch_size)
+    return fastest, {"medium_error": error, "medium_speed": speed}

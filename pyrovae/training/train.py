@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyrovae import checks, files
+from pyrovae import checks
 from pyrovae.data import Splits
 from pyrovae.data.split import Batch, Data, Split, as_split
 from pyrovae.modes import channels_last, mode
@@ -25,34 +25,39 @@ from pyrovae.programs.columns import wanted
 from pyrovae.programs.pair import Programs, answering, modules, pair, placement
 from pyrovae.programs.traits import traits
 from pyrovae.randomness import Stream, seeded
+from pyrovae.training import rates, state
 from pyrovae.training.batches import Batches
-from pyrovae.training.faults import NOTHING, TrainingError, advice, check_data, first_fault
-from pyrovae.training.matmul import MATMULS, fastest_matmul, matmul_precision
-from pyrovae.training.svi import SVI, laid_out
+from pyrovae.training.faults import TrainingError, advice, check_data, explained, failure, first_fault
+from pyrovae.training.matmul import chosen, matmul_precision
+from pyrovae.training.rates import constant
+from pyrovae.training.state import State
+from pyrovae.training.svi import SVI
 
 Record = dict[str, Any]
-State = tuple[dict[str, Tensor], dict[str, Any]]
 
 # Rows from which a model is initialised: enough for some dozens of clusters.
 INITIAL = 10_000
 
 
-def constant(share: float) -> float:
-    """Learning rate: factor 1 throughout."""
-    return 1.0
-
-
-def cosine(share: float) -> float:
-    """Learning rate: factor (1 + cos(pi t)) / 2 at the share t of training.  (Loshchilov & Hutter 2017)"""
-    return (1 + math.cos(math.pi * share)) / 2
-
-
-def stages(share: float) -> float:
-    """Learning rate: factor 10^(-i/7) in stage i = 0..7 of 3^i parts each.  (Burda, Grosse & Salakhutdinov 2016)"""
-    return 10 ** (-min(7, int(math.log(1 + share * (3**8 - 1), 3) + 1e-9)) / 7)
-
-
-def fit(programs: Programs, data: Splits | Data, **options: Any) -> list[Record]:
+def fit(
+    programs: Programs,
+    data: Splits | Data,
+    *,
+    epochs: int = 100,
+    batch_size: int | None = None,
+    objective: Objective | None = None,
+    labelled: int | None = None,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    learning_rate: float = 1e-3,
+    lr_schedule: Callable[[float], float] = constant,
+    clip: float | None = None,
+    patience: int | None = None,
+    initialise: int = 0,
+    seed: int = 0,
+    compile: bool | Literal["auto"] = "auto",
+    matmul: str = "highest",
+    autocast: bool = False,
+) -> list[Record]:
     """Train a model's two programs by SVI; returns one record an epoch, losses in nats per datum.
 
     With `patience` the programs end with the parameters of the best epoch, else with those of the last.
@@ -60,9 +65,10 @@ def fit(programs: Programs, data: Splits | Data, **options: Any) -> list[Record]
     Args:
         programs: an object with a model and a guide (`VAE`), or your own pair (model, guide) with a plate "data".
         data: `data.load(...)`, a tensor (N, *event_shape), a torch Dataset or a DataLoader.
-        options: those of `Training`.
+
+    The options are those of `Training`, which explains each.
     """
-    return list(Training(programs, data, **options))
+    return list(Training(**locals()))  # all of the arguments above, and nothing else yet
 
 
 class Training:
@@ -120,7 +126,10 @@ class Training:
         self.patience = None if patience is None else checks.integer("patience", patience)
         if patience is not None and self.valid is None:
             raise ValueError("patience: expected validation data to watch, found none")
-        self.learning_rate, self.lr_schedule = checks.positive("learning_rate", learning_rate), _factors(lr_schedule)
+        self.learning_rate, self.lr_schedule = (
+            checks.positive("learning_rate", learning_rate),
+            rates.checked(lr_schedule),
+        )
         self.seed = checks.integer("seed", seed, 0)
         if self.seed >= 2**63:
             raise ValueError(f"seed: expected an integer < 2**63, found {seed}")
@@ -140,22 +149,14 @@ class Training:
         self.svi = SVI(*pair(programs), built, self.objective, clip, compile, steps, self.batches.read, dtype)
         if isinstance(self.objective.number, Tensor):
             self.objective.number = self.objective.number.to(placement(programs)[0])
-        self.matmul, self.matmul_measured = self._matmul(matmul)
+        seen = [value for module in modules(programs) for value in module.parameters()]
+        self.matmul, self.matmul_measured = chosen(matmul, seen, self.batches.size)
         self._prepare()
         self.fresh = copy.deepcopy(self.svi.optimizer.state_dict())
         self.noise, self.order = Stream(self.seed, 1), torch.Generator().manual_seed(self.seed)
         self.epoch = self.step = self.best_epoch = self.stale = 0
         self.best_loss, self.rate = math.inf, self.learning_rate
         self.best: dict[str, Tensor] = {}
-
-    def _matmul(self, asked: str) -> tuple[str, dict[str, float]]:
-        """The precision of products, and what was measured to choose it."""
-        checks.member("matmul", asked, MATMULS)
-        if asked != "auto":
-            return asked, {}
-        seen = [value for module in modules(self.programs) for value in module.parameters()]
-        fastest, error, speed = fastest_matmul(seen, self.batches.size)
-        return fastest, {"medium_error": error, "medium_speed": speed}
 
     def _prepare(self) -> None:
         """Record a step: what cannot be trained is refused before the first."""
@@ -167,7 +168,7 @@ class Training:
 
     def _record(self, *batch: Tensor) -> None:
         try:
-            for args in self._calls(batch):
+            for args in self.calls(batch):
                 check_training(*pair(self.programs), args, self.batches.rows)
             self.svi.prepare(*batch)
         except (TrainingError, ValueError) as error:
@@ -181,7 +182,7 @@ class Training:
                 bar.set_postfix_str(_summary(record))
                 yield record
         if self.best:
-            _copy(self.best, self.weights())
+            state.copy_into(self.best, self.weights())
 
     @property
     def finished(self) -> bool:
@@ -216,10 +217,10 @@ class Training:
         taken: list[Tensor] = []
         sizes: list[int] = []  # where some labels are missing, of the rows without: the others are as many in each
         fault: ValueError | None = None
-        with self._stepping():
-            for batch in self.batches(self._shuffle):
+        with self.stepping():
+            for batch in self.batches(self.shuffle):
                 try:
-                    loss, step_taken = self._launch(batch, len(sizes))
+                    loss, step_taken = self.take_step(batch, len(sizes))
                 except ValueError as error:  # Pyro's validation, where a step runs eagerly
                     fault = error
                     break
@@ -232,12 +233,12 @@ class Training:
             number = flags.index(False)
             loss = losses[number]
             what = "a gradient is not finite" if loss.isfinite() else f"the loss is {loss.item()}"
-            raise self._explained(what, good, number)
+            raise explained(self, what, good, number)
         if fault is not None:
-            raise self._explained(checks.reason(fault), good, len(sizes)) from fault
+            raise explained(self, checks.reason(fault), good, len(sizes)) from fault
         self.step += len(sizes)
         if not all(bool(torch.isfinite(value).all()) for value in self.svi.parameters.values()):
-            raise self._explained("a parameter is not finite", good, len(sizes))
+            raise explained(self, "a parameter is not finite", good, len(sizes))
         weights = torch.tensor(sizes, dtype=torch.float64)
         return (torch.stack(losses).cpu().double() @ weights / weights.sum()).item()
 
@@ -249,15 +250,15 @@ class Training:
             yield
 
     @contextmanager
-    def _stepping(self) -> Iterator[None]:
+    def stepping(self) -> Iterator[None]:
         with warnings.catch_warnings(), self.noise(), self._training():
             warnings.filterwarnings("ignore", "Encountered")  # Pyro's, of what is reported whole below
             yield
 
-    def _shuffle(self, n: int) -> Tensor:
+    def shuffle(self, n: int) -> Tensor:
         return torch.randperm(n, generator=self.order)
 
-    def _launch(self, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
+    def take_step(self, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
         share = (self.epoch + number / (self.batches.number or math.inf)) / self.epochs
         self.rate = self.learning_rate * self.lr_schedule(share)
         for group in self.svi.optimizer.param_groups:
@@ -277,7 +278,9 @@ class Training:
                 except ValueError as fault:
                     what = checks.reason(fault)
                 if what:
-                    raise self._error(f"{what} in validation; {first_fault(self.programs, *args)}", self.step, args[0])
+                    raise failure(
+                        self, f"{what} in validation; {first_fault(self.programs, *args)}", self.step, args[0]
+                    )
                 total, rows = total + loss * len(args[0]), rows + len(args[0])
         return total / rows
 
@@ -301,73 +304,20 @@ class Training:
 
     def weights(self) -> dict[str, Tensor]:
         """The programs' own tensors: their modules' parameters and buffers, then their `pyro.param` sites."""
-        owners = modules(self.programs)
-        named = {
-            f"{number}.{name}" if number else name: value
-            for number, owner in enumerate(owners)
-            for name, value in owner.state_dict().items()
-        }
-        owned = {id(parameter) for owner in owners for parameter in owner.parameters()}
-        return named | {name: value for name, value in self.svi.parameters.items() if id(value) not in owned}
+        return state.weights(self)
 
     def state(self) -> State:
         """A copy of all that changes in training, as tensors and as what JSON can say; `restore` takes it back."""
-        optimizer = self.svi.optimizer.state_dict()
-        tensors = {f"weights.{name}": value for name, value in self.weights().items()}
-        tensors |= {f"best.{name}": value for name, value in self.best.items()}
-        about = {name: getattr(self, name) for name in _COUNTERS}
-        about |= {"objective_step": self.objective.step, "optimizer": files.apart("optimizer", optimizer, tensors)}
-        tensors |= {f"noise.{device}": value for device, value in enumerate(self.noise.state)}
-        tensors["order"] = self.order.get_state()
-        return {name: value.detach().clone() for name, value in tensors.items()}, copy.deepcopy(about)
+        return state.state(self)
 
-    def restore(self, state: State) -> None:
+    def restore(self, saved: State) -> None:
         """Go on from a `state`, to the same bits as if there had been no interruption."""
-        tensors, about = {name: value.clone() for name, value in state[0].items()}, state[1]
-        _copy(_part(tensors, "weights"), self.weights())
-        self.best = _part(tensors, "best")
-        optimizer = files.together(about["optimizer"], tensors)
-        held = [value for group in self.svi.optimizer.param_groups for value in group["params"]]
-        with channels_last(modules(self.programs)):  # as the parameters lie in steps, so does what belongs to them
-            kept = {
-                int(index): {name: _laid_out(value, held[int(index)]) for name, value in values.items()}
-                for index, values in optimizer["state"].items()
-            }
-        self.svi.optimizer.load_state_dict(optimizer | {"state": kept})
-        self.noise.state = [value for _, value in sorted(_part(tensors, "noise").items())]
-        self.order.set_state(tensors["order"])
-        for name in _COUNTERS:
-            setattr(self, name, about[name])
-        self.objective.step = about["objective_step"]
+        state.restore(self, saved)
 
-    def _explained(self, what: str, good: State, number: int) -> TrainingError:
-        """Replay the epoch from its start to the step that failed, and look at each site there."""
-        self.restore(good)
-        with self._stepping():
-            remaining = self.batches(self._shuffle)
-            batch = next(remaining)
-            for done in range(number):
-                self._launch(batch, done)
-                batch = next(remaining, batch)  # where the last step spoilt a parameter, its batch again
-            calls = self._calls(batch)
-            where = next((text for call in calls if (text := first_fault(self.programs, *call))), NOTHING)
-        error = self._error(
-            f"{what}; {where}", self.step + min(number + 1, self.batches.number or number + 1), calls[0][0]
-        )
-        self.restore(good)
-        return error
-
-    def _calls(self, batch: Batch) -> list[Batch]:
+    def calls(self, batch: Batch) -> list[Batch]:
         """What the programs are called with for a batch: where some labels are missing, twice."""
         args = self.batches.read(*batch)
         return [args[:2], args[2:]] if self.batches.order.labelled else [args]
-
-    def _error(self, what: str, step: int, x: Tensor) -> TrainingError:
-        return TrainingError(
-            f"step {step} (epoch {self.epoch + 1}): {what}{advice(self.programs, x)}. Usual causes: a learning rate "
-            f"that is too high (here {self.rate:g}; try a tenth of it, or clip=1), a learned scale that vanishes on "
-            f"constant data, data outside the likelihood's support. The state at the end of epoch {self.epoch} is kept"
-        )
 
 
 def _objective(programs: Programs, asked: Objective | None) -> Objective:
@@ -377,15 +327,6 @@ def _objective(programs: Programs, asked: Objective | None) -> Objective:
     return found
 
 
-def _factors(schedule: Any) -> Callable[[float], float]:
-    """A learning-rate schedule, after a look at it from start to end: a rate below 0 would climb the loss."""
-    if not callable(schedule):
-        raise ValueError(f"lr_schedule: expected a function, as pyrovae.training.train.cosine, found {schedule!r}")
-    for number in range(1001):
-        checks.number(f"lr_schedule at {number / 1000:g} of the training", schedule(number / 1000), 0)
-    return schedule
-
-
 def _initialise_after(programs: Programs, asked: int, epochs: int, batches: Batches) -> int:
     found = checks.integer("initialise", asked, 0)
     if found > epochs or (found and traits(programs).initialise is None):
@@ -393,23 +334,6 @@ def _initialise_after(programs: Programs, asked: int, epochs: int, batches: Batc
     if found and isinstance(batches.data, Split) and len(batches.data) < (least := traits(programs).initial_rows or 1):
         raise ValueError(f"initialise: expected at least {least} rows to begin from, found {len(batches.data)}")
     return found
-
-
-_COUNTERS = ("epoch", "step", "best_epoch", "stale", "best_loss", "rate")
-
-
-def _laid_out(value: Any, parameter: Tensor) -> Any:
-    return laid_out(value, parameter) if isinstance(value, Tensor) else value
-
-
-def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name in target.keys() & source.keys():
-            target[name].copy_(source[name])
-
-
-def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
 
 
 def _summary(record: Record) -> str:

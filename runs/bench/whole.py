@@ -53,7 +53,7 @@ class Clock:
 
 def ours(clock: Clock, epochs: int, compile: Any = "auto") -> None:
     import pyrovae
-    from pyrovae.training.train import cosine
+    from pyrovae.training.rates import cosine
 
     torch.manual_seed(0)
     vae = pyrovae.VAE((1, 28, 28), 20)

@@ -194,7 +194,7 @@ def fork_children() -> None:
     answer.close()
 
     def run(called: Sequence[str], **options: Any) -> Any:
-        if list(called[1:3]) != ["-m", "pyrovae.child"]:
+        if list(called[1:3]) != ["-m", "pyrovae.comparison.child"]:
             return genuine(called, **options)
         reading, writing = os.pipe()
         given = [options["stdin"], options["stdout"].fileno(), writing]
@@ -225,7 +225,7 @@ def _serve(answer: socket.socket) -> None:
 
 
 def _command(words: Sequence[str], line: int, log: int, result: int) -> None:
-    """What `python -m pyrovae.child` does; then it writes its status, and never returns."""
+    """What `python -m pyrovae.comparison.child` does; then it writes its status, and never returns."""
     status = 1
     try:
         os.dup2(line, 0)

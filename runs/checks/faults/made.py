@@ -20,7 +20,7 @@ import pyrovae
 EPOCHS = 3
 SMALL = ["--network", "mlp(hidden=[4])", "--batch-size", "10", "--compile", "no", "--threads", "1"]
 SMALL += ["--epochs", str(EPOCHS), "--particles", "3"]
-OPTIONS = ["--data", "x.npy", "--likelihood", "normal", *SMALL]
+OPTIONS = ["--tracker", "tensorboard", "--data", "x.npy", "--likelihood", "normal", *SMALL]
 TRAIN, RESUME = ["train", "--name", "run", *OPTIONS], ["train", "runs/run", "--resume"]
 EVALUATE, PLOT = ["evaluate", "runs/run"], ["plot", "runs/run"]
 COMPARE = ["compare", "--root", "cmp", "--jobs", "1", "--betas", "1,2", *OPTIONS]

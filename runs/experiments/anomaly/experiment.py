@@ -12,7 +12,7 @@ from pyrovae.data import subset
 from pyrovae.evaluation.evaluate import scores
 from pyrovae.experiments import OF_TESTS, Findings, table, with_test_error
 from pyrovae.likelihoods import Bernoulli, Normal
-from pyrovae.training.train import cosine
+from pyrovae.training.rates import cosine
 
 BUDGETS = {
     "digits": {"latents": 8, "epochs": 30, "epochs_of_all": 20, "batch_size": 32},

@@ -17,7 +17,7 @@ from pyrovae.guides import Delta, DiagonalNormal
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, Reconstruction
-from pyrovae.training.train import cosine
+from pyrovae.training.rates import cosine
 
 LEARNED, GREYS = partial(Normal, scale=0.3, learn="one"), partial(Bernoulli, soft_targets=True)
 BUDGETS = {

@@ -11,7 +11,7 @@ from pyrovae.models import Completion, CompletionVAE
 from pyrovae.models.completion_vae import quadrants
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO
-from pyrovae.training.train import cosine
+from pyrovae.training.rates import cosine
 
 BUDGETS = {
     "digits": {"hidden": (128, 128), "latents": 16, "epochs": 40, "batch_size": 64},

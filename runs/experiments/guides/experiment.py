@@ -16,7 +16,7 @@ from pyrovae.guides import IAF, DiagonalNormal, FullRankNormal, Planar
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
 from pyrovae.programs.pair import pair
-from pyrovae.training.train import cosine
+from pyrovae.training.rates import cosine
 
 BUDGETS = {
     "digits": {

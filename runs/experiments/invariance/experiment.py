@@ -14,7 +14,7 @@ from pyrovae.experiments import OF_TESTS, OVER_SEEDS, Findings, rate, spread, ta
 from pyrovae.models import InvariantVAE
 from pyrovae.networks import MLP
 from pyrovae.networks.waves import upright
-from pyrovae.training.train import cosine
+from pyrovae.training.rates import cosine
 
 BUDGETS = {
     "digits": {"side": 12, "margin": 2, "copies": 5, "hidden": (128,), "wider": (160,), "epochs": 25},

@@ -15,7 +15,7 @@ from pyrovae.likelihoods import Normal
 from pyrovae.models import SemiSupervisedVAE
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, SemiSupervised
-from pyrovae.training.train import cosine
+from pyrovae.training.rates import cosine
 
 BUDGETS = {
     "digits": {"labels": (20, 200), "hidden": 64, "latents": 8, "M1": 40, "M2": 10, "M1 + M2": 20, "batch": 50},

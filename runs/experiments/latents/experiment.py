@@ -17,7 +17,7 @@ from pyrovae.experiments import OF_TESTS, OVER_SEEDS, Findings, rate, spread, ta
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
-from pyrovae.training.train import cosine
+from pyrovae.training.rates import cosine
 
 LEARNED = partial(Normal, scale=0.3, learn="one")
 BUDGETS = {

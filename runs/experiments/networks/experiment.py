@@ -15,7 +15,7 @@ from pyrovae.models import ConditionalVAE
 from pyrovae.networks import MLP, Conv
 from pyrovae.objectives import ELBO, WarmUp
 from pyrovae.programs.importance import reconstruct
-from pyrovae.training.train import cosine
+from pyrovae.training.rates import cosine
 
 BUDGETS = {
     "digits": {

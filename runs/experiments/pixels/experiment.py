@@ -16,7 +16,7 @@ from pyrovae.likelihoods import Bernoulli, ContinuousBernoulli, DiscretizedLogis
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
 from pyrovae.programs.importance import reconstruct
-from pyrovae.training.train import cosine
+from pyrovae.training.rates import cosine
 
 BUDGETS = {
     "digits": {"latents": 8, "hidden": 200, "epochs": 40, "batch_size": 64},

@@ -18,7 +18,7 @@ from pyrovae.models.completion_vae import quadrants
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
 from pyrovae.programs.importance import classify
-from pyrovae.training.train import cosine
+from pyrovae.training.rates import cosine
 
 BUDGETS = {
     "digits": {"latents": 8, "hidden": 200, "epochs": 80, "batch_size": 64, "components": 30, "labels": 50},

@@ -1,0 +1,80 @@
+"""All that changes in a training: what a checkpoint holds."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyrovae import files
+from pyrovae.modes import channels_last
+from pyrovae.programs.pair import modules
+from pyrovae.training.svi import laid_out
+
+if TYPE_CHECKING:
+    from pyrovae.training.train import Training
+
+State = tuple[dict[str, Tensor], dict[str, Any]]
+
+_COUNTERS = ("epoch", "step", "best_epoch", "stale", "best_loss", "rate")
+
+
+def weights(training: Training) -> dict[str, Tensor]:
+    """The programs' own tensors: their modules' parameters and buffers, then their `pyro.param` sites."""
+    owners = modules(training.programs)
+    named = {
+        f"{number}.{name}" if number else name: value
+        for number, owner in enumerate(owners)
+        for name, value in owner.state_dict().items()
+    }
+    owned = {id(parameter) for owner in owners for parameter in owner.parameters()}
+    return named | {name: value for name, value in training.svi.parameters.items() if id(value) not in owned}
+
+
+def state(training: Training) -> State:
+    """A copy of all that changes in training, as tensors and as what JSON can say; `restore` takes it back."""
+    optimizer = training.svi.optimizer.state_dict()
+    tensors = {f"weights.{name}": value for name, value in weights(training).items()}
+    tensors |= {f"best.{name}": value for name, value in training.best.items()}
+    about = {name: getattr(training, name) for name in _COUNTERS}
+    about |= {"objective_step": training.objective.step, "optimizer": files.apart("optimizer", optimizer, tensors)}
+    tensors |= {f"noise.{device}": value for device, value in enumerate(training.noise.state)}
+    tensors["order"] = training.order.get_state()
+    return {name: value.detach().clone() for name, value in tensors.items()}, copy.deepcopy(about)
+
+
+def restore(training: Training, state: State) -> None:
+    """Go on from a `state`, to the same bits as if there had been no interruption."""
+    tensors, about = {name: value.clone() for name, value in state[0].items()}, state[1]
+    copy_into(_part(tensors, "weights"), weights(training))
+    training.best = _part(tensors, "best")
+    optimizer = files.together(about["optimizer"], tensors)
+    held = [value for group in training.svi.optimizer.param_groups for value in group["params"]]
+    with channels_last(modules(training.programs)):  # as the parameters lie in steps, so does what belongs to them
+        kept = {
+            int(index): {name: _laid_out(value, held[int(index)]) for name, value in values.items()}
+            for index, values in optimizer["state"].items()
+        }
+    training.svi.optimizer.load_state_dict(optimizer | {"state": kept})
+    training.noise.state = [value for _, value in sorted(_part(tensors, "noise").items())]
+    training.order.set_state(tensors["order"])
+    for name in _COUNTERS:
+        setattr(training, name, about[name])
+    training.objective.step = about["objective_step"]
+
+
+def _laid_out(value: Any, parameter: Tensor) -> Any:
+    return laid_out(value, parameter) if isinstance(value, Tensor) else value
+
+
+def copy_into(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    """Set the tensors of the target to those of the same names in the source."""
+    with torch.no_grad():
+        for name in target.keys() & source.keys():
+            target[name].copy_(source[name])
+
+
+def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
