@@ -309,7 +309,9 @@ def _posterior_scores(
 ) -> tuple[dict[str, Tensor], str]:
     """The same of a model that is many, at draws of latents that all rows share: log of the mean p(x|w), else means."""
     folders = [None if keep is None else keep / str(number) for number in range(draws)]
-    models = zip(programs.at_draws(draws, seed), folders, strict=True)
+    at_draws = traits(programs).at_draws
+    assert at_draws is not None, "scores calls this for models that have it"
+    models = zip(at_draws(draws, seed), folders, strict=True)
     tables, ways = zip(*(scores(model, data, particles, seed, keep=folder) for model, folder in models), strict=True)
     each = {name: torch.stack([table[name] for table in tables]) for name in tables[0]}
     row = {name: values.mean(0) for name, values in each.items()}

@@ -131,7 +131,7 @@ class BayesianVAE(VAE):
         twin = copy.deepcopy(self)
         vector_to_parameters((self.q_w().mean if w is None else w).detach(), twin.decoder.parameters())
         parts = (twin.prior, twin.likelihood, twin.family, twin.encoder, twin.decoder)
-        return VAE(self.event_shape, *self.latent_shape, *parts)
+        return VAE(self.event_shape, self.latent_shape[0], *parts)
 
     def at_draws(self, draws: int, seed: int = 0) -> list[VAE]:
         """The VAEs `at` so many draws w ~ q(w): what `evaluate` averages over."""

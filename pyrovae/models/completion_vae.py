@@ -39,7 +39,58 @@ def quadrants(event_shape: Sequence[int] | int, seen: int = 1) -> Tensor:
     return mask
 
 
-class Completion(nn.Module):
+class Completing(nn.Module):
+    """Models of what is unseen of a datum x = (s, u), given what is seen: s, its completions, and the checks of x.
+
+    Attributes:
+        event_shape: shape of one datum x.
+        likelihood: an `Unseen`.
+    """
+
+    event_shape: tuple[int, ...]
+    likelihood: Any
+
+    def model(self, x: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+        """x_i ~ p(x|s_i) for the rows of x, whose unseen part is observed, or for those of s, whose is not."""
+        raise NotImplementedError
+
+    def guide(self, x: Tensor) -> Tensor | None:
+        """The latents, if there are any, for the rows of x."""
+        raise NotImplementedError
+
+    def seen(self, x: Tensor | None) -> Tensor:
+        """s: x with 0 where it is unseen."""
+        if x is None:
+            raise ValueError("x: expected data, or as s what is seen of them, found neither")
+        return torch.where(self.likelihood.mask, x, 0)
+
+    def complete(self, x: Tensor, n: int = 1) -> Tensor:
+        """n draws of x ~ p(x|s) for each row of x, of shape (n, N, *event_shape).
+
+        What is seen of x stays, and has to be in the likelihood's support; what is unseen is ignored, and may be NaN.
+        """
+        checks.integer("n", n)
+        checks.event(x, self.event_shape)
+        s = self.seen(x.to(*placement(self)))
+        if not bool(torch.isfinite(s).all()):
+            where = tuple((~torch.isfinite(s)).nonzero()[0].tolist())
+            raise ValueError(f"x: expected finite values where it is seen, found {s[where].item()} at {where}")
+        self._in_support(s, self.likelihood.mask)
+        with answering(self), pyro.plate("completions", n, dim=-2):
+            return self.model(s=s)
+
+    def check(self, x: Tensor) -> None:
+        """Raise a ValueError unless x are whole data: their shape, finite, in the likelihood's support."""
+        checks.event(x, self.event_shape)
+        checks.finite("x", x)
+        self._in_support(x)
+
+    def _in_support(self, x: Tensor, only: Tensor | None = None) -> None:
+        whole = self.likelihood.of(x.new_zeros(1, *self.likelihood.param_shape))
+        checks.support(x, whole.support, self.likelihood.advice, only=only)
+
+
+class Completion(Completing):
     """p(u|s) = prod_i p(u_i|s): what is unseen of a datum x = (s, u), each entry by itself, given what is seen.
 
     The network without latents that a `CompletionVAE` is held against; its guide is empty. Data are whole, and scores
@@ -83,39 +134,8 @@ class Completion(nn.Module):
         """There are no latents."""
         return None
 
-    def seen(self, x: Tensor | None) -> Tensor:
-        """s: x with 0 where it is unseen."""
-        if x is None:
-            raise ValueError("x: expected data, or as s what is seen of them, found neither")
-        return torch.where(self.likelihood.mask, x, 0)
 
-    def complete(self, x: Tensor, n: int = 1) -> Tensor:
-        """n draws of x ~ p(x|s) for each row of x, of shape (n, N, *event_shape).
-
-        What is seen of x stays, and has to be in the likelihood's support; what is unseen is ignored, and may be NaN.
-        """
-        checks.integer("n", n)
-        checks.event(x, self.event_shape)
-        s = self.seen(x.to(*placement(self)))
-        if not bool(torch.isfinite(s).all()):
-            where = tuple((~torch.isfinite(s)).nonzero()[0].tolist())
-            raise ValueError(f"x: expected finite values where it is seen, found {s[where].item()} at {where}")
-        self._in_support(s, self.likelihood.mask)
-        with answering(self), pyro.plate("completions", n, dim=-2):
-            return self.model(s=s)
-
-    def check(self, x: Tensor) -> None:
-        """Raise a ValueError unless x are whole data: their shape, finite, in the likelihood's support."""
-        checks.event(x, self.event_shape)
-        checks.finite("x", x)
-        self._in_support(x)
-
-    def _in_support(self, x: Tensor, only: Tensor | None = None) -> None:
-        whole = self.likelihood.of(x.new_zeros(1, *self.likelihood.param_shape))
-        checks.support(x, whole.support, self.likelihood.advice, only=only)
-
-
-class CompletionVAE(Completion):
+class CompletionVAE(Completing):
     """p(u, z|s) = p(z|s) p(u|z, s), with guide q(z|x), for what is unseen of x = (s, u).  (Sohn, Lee & Yan 2015)
 
     Args:
@@ -143,7 +163,7 @@ class CompletionVAE(Completion):
         conditional_prior: Part = DiagonalNormal,
         prior_network: Part = MLP,
     ) -> None:
-        nn.Module.__init__(self)
+        super().__init__()
         self.likelihood = Unseen(event_shape, mask, likelihood)
         self.event_shape = self.likelihood.event_shape
         self.latent_shape = (checks.integer("latent_dim", latent_dim),)
@@ -160,7 +180,7 @@ class CompletionVAE(Completion):
         """The prior p(z|s), for s (..., *event_shape)."""
         return self.conditional_prior(self.prior_network(s))
 
-    def p_x(self, z: Tensor, s: Tensor) -> dist.TorchDistribution:  # type: ignore[override]
+    def p_x(self, z: Tensor, s: Tensor) -> dist.TorchDistribution:
         """p(x|z, s): p(u|z, s), and s itself where it is seen, for z (..., *latent_shape)."""
         return self.likelihood(self.decoder(z, s), s)
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from pyrovae import checks
 from pyrovae.guides import DiagonalNormal, GuideFamily
 from pyrovae.likelihoods import Bernoulli, Likelihood, OneHotCategorical
-from pyrovae.models.vae import VAE
+from pyrovae.models.decoded import Decoded
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, build, connect, same_space
 from pyrovae.priors import StandardNormal
@@ -24,7 +24,7 @@ from pyrovae.programs.pair import placement
 AFFINE = partial(MLP, hidden=())
 
 
-class ConditionalVAE(VAE):
+class ConditionalVAE(Decoded):
     """p(x, y, z) = p(y) p(z|y) p(x|z, y), with guide q(z|x, y).  (Kingma et al. 2014; Sohn, Lee & Yan 2015)
 
     The label y is a site of its own, observed in training. It is a class, or anything that a likelihood describes:
@@ -59,13 +59,13 @@ class ConditionalVAE(VAE):
         label_shape: Sequence[int] | int | None = None,
         label: Part | None = None,
     ) -> None:
-        nn.Module.__init__(self)
+        super().__init__()
         if (num_classes is None) == (label_shape is None):
             raise ValueError(f"expected num_classes or label_shape, found {num_classes} and {label_shape}")
         if num_classes is not None:
             label_shape, label = checks.integer("num_classes", num_classes), label or OneHotCategorical
         self.label_shape = checks.shape("label_shape", label_shape)
-        self._wire(event_shape, latent_dim, prior, likelihood, guide, encoder, decoder, given=(self.label_shape,))
+        self.build_parts(event_shape, latent_dim, prior, likelihood, guide, encoder, decoder, given=(self.label_shape,))
         self.label: Any = None if label is None else build("label", label, self.label_shape, kind=Likelihood)
         if self.label is not None:
             self.h_y = nn.Parameter(torch.zeros(self.label.param_shape))  # of a class: uniform at first
@@ -84,24 +84,21 @@ class ConditionalVAE(VAE):
             raise ValueError("y: expected labels, found none, and the model has no p(y) to draw them from")
         return self.label(self.h_y)
 
-    # With y each factor has an argument more than the VAE's.
-    def p_z(self, y: Tensor) -> dist.TorchDistribution:  # type: ignore[override]
+    def p_z(self, y: Tensor) -> dist.TorchDistribution:
         """p(z), or p(z|y) for y (..., *label_shape)."""
         if self.conditional_prior is not None:
             return self.conditional_prior(self.prior_network(y))
         return self.prior()
 
-    def p_x(self, z: Tensor, y: Tensor) -> dist.TorchDistribution:  # type: ignore[override]
+    def p_x(self, z: Tensor, y: Tensor) -> dist.TorchDistribution:
         """The likelihood p(x|z, y)."""
         return self.likelihood(self.decoder(z, y))
 
-    def q_z(self, x: Tensor, y: Tensor) -> dist.TorchDistribution:  # type: ignore[override]
+    def q_z(self, x: Tensor, y: Tensor) -> dist.TorchDistribution:
         """The guide q(z|x, y)."""
         return self.family(self.encoder(x, y))
 
-    def model(  # type: ignore[override]
-        self, x: Tensor | None = None, y: Tensor | None = None, n: int = 1
-    ) -> Tensor:
+    def model(self, x: Tensor | None = None, y: Tensor | None = None, n: int = 1) -> Tensor:
         """y_i ~ p(y), z_i ~ p(z|y_i), x_i ~ p(x|z_i, y_i) for the rows of x or y, or for n new ones."""
         register(self)
         with pyro.plate("data", self._rows(x, y, n)):
@@ -109,7 +106,7 @@ class ConditionalVAE(VAE):
             z = pyro.sample("z", self.p_z(y))
             return pyro.sample("x", self.p_x(z, y), obs=x)
 
-    def guide(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+    def guide(self, x: Tensor, y: Tensor) -> Tensor:
         """z_i ~ q(z|x_i, y_i) for the rows of x and y."""
         register(self)
         with pyro.plate("data", len(x)):

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from pyrovae import checks
 from pyrovae.guides import DiagonalNormal, GuideFamily
 from pyrovae.likelihoods import Bernoulli, Likelihood
-from pyrovae.models.vae import VAE
+from pyrovae.models.decoded import Decoded
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, build, buildable, connect, same_space, takes_missing
 from pyrovae.priors import Prior, StandardNormal
+from pyrovae.programs import importance
 from pyrovae.programs.handlers import register, rows
 
 
-class HierarchicalVAE(VAE):
+class HierarchicalVAE(Decoded):
     """p(x, z1, ..., zL) = p(zL) prod_l p(zl|zl+1) p(x|z1), with a guide that climbs from x, or descends from zL.
 
     bottom-up: q(z1|x) prod_l q(zl+1|zl) (Burda, Grosse & Salakhutdinov 2016). It draws the latents against the model's
@@ -55,7 +56,7 @@ class HierarchicalVAE(VAE):
         between: Part = MLP,
         direction: str = "bottom-up",
     ) -> None:
-        nn.Module.__init__(self)
+        super().__init__()
         _each_its_own(guide=guide, conditional_prior=conditional_prior, between=between)
         self.event_shape = checks.shape("event_shape", event_shape)
         sizes = checks.integer("latent_dim", latent_dim), *checks.shape("above", above)
@@ -79,10 +80,13 @@ class HierarchicalVAE(VAE):
         """The prior p(zL)."""
         return self.prior(self.recognition.q_top)
 
-    # A factor of the VAE's is one for each layer here.
-    def p_z(self, layer: int, above: Tensor) -> dist.TorchDistribution:  # type: ignore[override]
+    def p_z(self, layer: int, above: Tensor) -> dist.TorchDistribution:
         """p(zl|zl+1), for l = 1, ..., L - 1 and zl+1 (..., *latent_shapes[l])."""
         return self.conditionals[layer - 1](above)
+
+    def p_x(self, z: Tensor) -> dist.TorchDistribution:
+        """The likelihood p(x|z1), for z1 (..., *latent_shapes[0])."""
+        return self.likelihood(self.decoder(z))
 
     def q_z(self, x: Tensor) -> dist.TorchDistribution:
         """The factor of the guide that sees x alone: q(z1|x), or q(zL|x) top-down."""
@@ -104,6 +108,10 @@ class HierarchicalVAE(VAE):
         register(self)
         with pyro.plate("data", len(x)):
             return self.recognition(x, self.p_z)
+
+    def sample(self, n: int) -> Tensor:
+        """n new data x ~ p(x), of shape (n, *event_shape)."""
+        return importance.sample(self, n)
 
 
 def _each_its_own(**parts: Part) -> None:

@@ -67,11 +67,10 @@ class InvariantVAE(VAE):
         waves: int = 64,
         detail: float = 1.5,
     ) -> None:
-        nn.Module.__init__(self)
         if len(shape := checks.shape("event_shape", event_shape)) != 3:
             raise ValueError(f"event_shape: expected that of an image (C, H, W), found {shape}")
         drawn = partial(Waves, decoder, waves=waves, detail=detail)
-        self._wire(event_shape, latent_dim, prior, likelihood, guide, encoder, drawn)
+        super().__init__(event_shape, latent_dim, prior, likelihood, guide, encoder, drawn)
         self.pose: Any = nn.ModuleDict()
         if angle is not None:
             self.pose["angle"] = AnyAngle() if angle == math.inf else Deviation(1, checks.positive("angle", angle))

@@ -65,4 +65,6 @@ def traits(programs: Programs) -> Traits:
     """The traits of a pair of programs: those of the object that has both, or that the two are methods of."""
     owners = [programs, *modules(programs)]
     having = {name: getattr(owner, name) for owner in reversed(owners) for name in NAMES if hasattr(owner, name)}
+    if isinstance(programs, tuple):  # two programs are asked as they stand, with the latents that all rows share
+        having = {name: value for name, value in having.items() if name not in ("at", "at_draws")}
     return Traits(**having)
