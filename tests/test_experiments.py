@@ -1,5 +1,6 @@
 """Experiments: found in a folder, checked before any work, written down whole."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,16 @@ from pyrovae.__main__ import main
 RUNS = Path(__file__).parents[1] / "runs" / "experiments"
 TOY = '''"""Whether two and two are four."""
 from matplotlib.figure import Figure
-from pyrovae.experiments import Findings, spread, table
+from pyrovae.experiments import Findings, Line, Table, spread
 BUDGETS = {"digits": 2, "mnist": 3}
+CAPTION = "It is {less} < 3."
+NOTES = ("A sum of {less} numbers.",)
 def experiment(name, seeds):
     if seeds == 3:
         raise RuntimeError("three")
-    return Findings(table(["", "sum"], [["two and two", spread([2.0 + BUDGETS[name]] * seeds)]]), {"empty": Figure()})
+    total = spread([2.0 + BUDGETS[name]] * seeds)
+    table = Table(["", "sum"], [["two and two", total]])
+    return Findings([Line("sum", {"of two": total})], [table], {"empty": Figure()}, {"less": 2})
 '''
 
 
@@ -33,7 +38,9 @@ def test_what_was_found_is_written_down(toy):
     target = experiments.run(toy, "toy", "digits", 2)
     text = (target / "findings.md").read_text()
     assert text.startswith("# Whether two and two are four.")
-    assert "4.00 ± 0.00" in text
+    assert "| two and two | 4.00 ± 0.00 |\n\nA sum of 2 numbers.\n\n" in text
+    assert "\n\nIt is 2 < 3.\n\nsum: 4.00 ± 0.00 (of two)\n\n" in text
+    assert experiments.numbers(toy, "toy", "digits")["tables"][0].rows == [["two and two", (4.0, 0.0, 2)]]
     assert "\n\n±: the standard deviation over seeds. A picture of one training is of the first seed's.\n\n" in text
     assert "nox -s experiment -- toy --data digits --seeds 2" in text
     assert (target / "figures" / "empty.png").stat().st_size > 100
@@ -41,18 +48,57 @@ def test_what_was_found_is_written_down(toy):
     assert ("5.00" in once, "±" in once) == (True, False)
 
 
-def test_a_gallery_tells_the_first_sentence_of_each(toy):
-    text = TOY.replace("Findings(table", "Findings('It is 2 < 3. More of it.\\n\\n' + table").replace("four", "five")
+def test_a_gallery_has_the_caption_and_the_first_line_of_each(toy):
     (toy / "other").mkdir()
-    (toy / "other" / "experiment.py").write_text(text)
+    (toy / "other" / "experiment.py").write_text(TOY.replace("four", "five"))
     for name in ("toy", "other"):
         experiments.run(toy, name, "mnist", 2)
-    told = experiments.told(toy, "other", "mnist")
-    assert (told["sentence"], told["picture"], told["seeds"]) == ("It is 2 < 3.", "other/mnist/figures/empty.png", "2")
     html = experiments.gallery(toy)
     assert html.count("<td") == html.count("<img") == html.count("</td>") == 2
     assert 'src="other/mnist/figures/empty.png"' in html
-    assert "It is 2 &lt; 3.<br><code>nox -s experiment -- other --data mnist --seeds 2</code>, 0 minutes" in html
+    assert (
+        "It is 2 &lt; 3. sum: 5.00 ± 0.00 (of two).<br>"
+        "<code>nox -s experiment -- other --data mnist --seeds 2</code>, 0 minutes"
+    ) in html
+
+
+def test_a_page_is_written_again_from_its_numbers(toy):
+    """Sentences are those of experiment.py today, numbers and settings those of the run."""
+    target = experiments.run(toy, "toy", "digits", 2)
+    before = (target / "findings.md").read_text()
+    source = (toy / "toy" / "experiment.py").read_text()
+    (toy / "toy" / "experiment.py").write_text(
+        source.replace("A sum of", "The sum of").replace('"less": 2', '"less": 7')
+    )
+    experiments.write_page(toy, "toy", "digits")
+    assert (target / "findings.md").read_text() == before.replace("A sum of", "The sum of")
+    assert before.count("A sum of 2 numbers") == 1
+
+
+@pytest.mark.parametrize("name", experiments.answered(RUNS, "mnist"))
+def test_committed_pages_are_those_of_their_numbers(name, tmp_path):
+    there = RUNS / name
+    (tmp_path / name / "mnist").mkdir(parents=True)
+    for path in ("experiment.py", "mnist/findings.json"):
+        (tmp_path / name / path).write_text((there / path).read_text())
+    experiments.write_page(tmp_path, name, "mnist")
+    assert (tmp_path / name / "mnist" / "findings.md").read_text() == (there / "mnist" / "findings.md").read_text()
+    stored = experiments.numbers(RUNS, name, "mnist")
+    drawn = {path.name for path in (there / "mnist" / "figures").iterdir()}
+    assert drawn == {f"{figure}.png" for figure in stored["figures"]} | {f"{name}.gif" for name in stored["moving"]}
+
+
+def test_numbers_survive_their_file():
+    values = [
+        experiments.Number(1234.5, 0.25, 1),
+        experiments.Number(float("nan")),
+        experiments.Number(2.0, float("inf"), 0),
+    ]
+    table = experiments.Table(["a|b", "n"], [["x|y", value] for value in values] + [[[1, 2], 70000]])
+    back = experiments._cells(json.loads(json.dumps(experiments._data(table.rows))))
+    assert [str(row[1]) for row in back] == ["1,234.5 ± 0.2", "nan", "2 ± inf", "70000"]
+    shown = str(experiments.Table(table.heads, back))
+    assert ("a\\|b" in shown, "x\\|y" in shown, "1, 2" in shown, "70,000" in shown) == (True,) * 4
 
 
 def galleried(root, *words):
@@ -83,11 +129,20 @@ def test_a_gallery_of_what_is_unknown_begins_nothing(toy):
     assert not (toy / "toy" / "mnist").exists()
 
 
-def test_findings_that_are_something_else_are_refused(toy):
-    path = experiments.run(toy, "toy") / "findings.md"
-    path.write_text(path.read_text().replace("--seeds", "--seed"))
-    with pytest.raises(ValueError, match="findings with a picture and the command"):
-        experiments.told(toy, "toy", "digits")
+@pytest.mark.parametrize("damage", [lambda text: text[:-3], lambda text: text.replace('"rows"', '"lines"')])
+def test_findings_that_are_something_else_are_refused(toy, damage):
+    path = experiments.run(toy, "toy") / "findings.json"
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(ValueError, match=r"findings\.json: expected the numbers of an experiment, found others"):
+        experiments.write_page(toy, "toy", "digits")
+
+
+def test_numbers_of_another_version_of_an_experiment_are_refused(toy):
+    experiments.run(toy, "toy")
+    source = (toy / "toy" / "experiment.py").read_text()
+    (toy / "toy" / "experiment.py").write_text(source.replace("NOTES = (", "NOTES = ('',"))
+    with pytest.raises(ValueError, match="toy: expected 2 tables, found 1: run it again"):
+        experiments.write_page(toy, "toy", "digits")
 
 
 def test_one_that_fails_leaves_the_last_findings(toy):
@@ -95,7 +150,7 @@ def test_one_that_fails_leaves_the_last_findings(toy):
     with pytest.raises(RuntimeError, match="three"):
         experiments.run(toy, "toy", seeds=3)
     assert (toy / "toy" / "digits" / "findings.md").read_bytes() == before
-    assert len(list((toy / "toy" / "digits").iterdir())) == 2
+    assert len(list((toy / "toy" / "digits").iterdir())) == 3
 
 
 def test_a_full_disk_leaves_the_last_findings_whole(toy, monkeypatch):
@@ -125,12 +180,12 @@ def test_pictures_that_are_no_more_go(toy):
 
 def test_the_error_of_an_accuracy_is_at_least_that_of_its_test_set():
     """p = .9 of 100 images: sqrt(.09 / 100) = .03 of one seed; seeds that differ by .04 add to it in squares."""
-    assert experiments.rate([0.9], 100) == "0.900 ± 0.030"
-    assert experiments.rate([0.9, 0.9], 100) == "0.900 ± 0.030"
+    assert str(experiments.rate([0.9], 100)) == "0.900 ± 0.030"
+    assert str(experiments.rate([0.9, 0.9], 100)) == "0.900 ± 0.030"
     both = [0.86, 0.94]
     within = (0.86 * 0.14 + 0.94 * 0.06) / 200
     assert experiments.rate_error(both, 100) == pytest.approx((2 * 0.04**2 + within) ** 0.5)
-    assert experiments.with_test_error([0.5, 0.5], [0.03, 0.04], 4) == "0.5000 ± 0.0354"
+    assert str(experiments.with_test_error([0.5, 0.5], [0.03, 0.04], 4)) == "0.5000 ± 0.0354"
 
 
 def test_the_error_of_an_accuracy_covers_the_truth():
@@ -172,8 +227,8 @@ def test_those_of_the_project_say_in_a_line_what_they_ask():
 
 def test_of_repetitions_the_mean_is_told_with_the_error_over_data_and_repetitions():
     first = torch.tensor([1.0, 3.0, 5.0, 7.0])  # variance 20 / 3; of the means 4 and 6 it is 2
-    assert experiments.with_error([first], 3) == f"4.000 ± {(20 / 3 / 4) ** 0.5:.3f}"
-    assert experiments.with_error([first, first + 2], 3) == f"5.000 ± {(20 / 3 / 4 + 2 / 2) ** 0.5:.3f}"
+    assert str(experiments.with_error([first], 3)) == f"4.000 ± {(20 / 3 / 4) ** 0.5:.3f}"
+    assert str(experiments.with_error([first, first + 2], 3)) == f"5.000 ± {(20 / 3 / 4 + 2 / 2) ** 0.5:.3f}"
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """Make the committed pictures again: python runs/experiments/gallery.py NAME ...; without a name all (an hour or more).
 
 First it trains the recipes in runs/recipes. Then it repeats the experiments on MNIST, side by side, one thread each,
-with at least as many seeds as before. Then it writes the gallery in README.md beside this file from their findings. An
-experiment that fails keeps its earlier findings and stops no other.
+with at least as many seeds as before. Then it writes every findings.md, and the gallery in README.md beside this file,
+from the numbers in findings.json. An experiment that fails keeps its earlier findings and stops no other.
 """
 
 import argparse
@@ -28,7 +28,9 @@ def make() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")
     parser.add_argument("--jobs", default=os.cpu_count() or 1, type=int, help="experiments at a time")
     parser.add_argument("--seeds", default=1, type=int, help="at least; an experiment has no fewer than it had")
-    parser.add_argument("--text", action="store_true", help="nothing is made again; the gallery is written alone")
+    parser.add_argument(
+        "--text", action="store_true", help="train nothing; write the pages and the gallery from findings.json"
+    )
     asked = parser.parse_args()
     try:
         checks.integer("jobs", asked.jobs)
@@ -43,6 +45,8 @@ def make() -> None:
     left = [name for name in names if name in questions]
     with ThreadPoolExecutor(asked.jobs) as pool:
         failed |= zip(left, pool.map(lambda name: repeat(name, asked.seeds, logs), left), strict=True)
+    for name in experiments.answered(HERE, "mnist"):
+        experiments.write_page(HERE, name, "mnist")
     files.write_bytes(PAGE, placed(PAGE.read_text(), "gallery", experiments.gallery(HERE)).encode())
     if told := "\n".join(f"{name} failed: {why}" for name, why in failed.items() if why):
         raise SystemExit(f"{told}\nWhat they printed is in {logs}.")
@@ -70,8 +74,8 @@ def retrain(name: str, logs: Path) -> str:
 
 def repeat(name: str, seeds: int, logs: Path) -> str:
     """Why it failed, if it did."""
-    if (HERE / name / "mnist" / "findings.md").exists():
-        seeds = max(seeds, int(experiments.told(HERE, name, "mnist")["seeds"]))
+    if name in experiments.answered(HERE, "mnist"):
+        seeds = max(seeds, experiments.numbers(HERE, name, "mnist")["seeds"])
     words = ["experiment", name, "--data", "mnist", "--seeds", str(seeds), "--root", str(HERE)]
     return carry_out(words, logs / f"{name}.log", 1)
 

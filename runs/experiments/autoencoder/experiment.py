@@ -1,4 +1,4 @@
-"""What does the KL make of an autoencoder: is its latent space continuous, and is it complete?"""
+"""What does the KL add to an autoencoder: is its latent space continuous, and can you sample from it?"""
 
 import math
 from functools import partial
@@ -11,13 +11,13 @@ from torch.nn import functional as F  # noqa: N812
 
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.data import subset
-from pyrovae.evaluation.quality import manifolds
-from pyrovae.experiments import Findings, spread, table
+from pyrovae.experiments import Findings, Line, Number, Table, spread
 from pyrovae.guides import Delta, DiagonalNormal
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, Reconstruction
-from pyrovae.training.rates import cosine
+from pyrovae.quality import manifolds
+from pyrovae.train import cosine
 
 LEARNED, GREYS = partial(Normal, scale=0.3, learn="one"), partial(Bernoulli, soft_targets=True)
 BUDGETS = {
@@ -35,6 +35,22 @@ SMOOTH = {
     "sure between": "sure between",
 }
 DRAWN = ["completeness", "z", "sure", "precision", "coverage"]
+CAPTION = (
+    "Images decoded from z that moves through the latent space: an autoencoder with z ~ N(0, I), the same "
+    "autoencoder with z from a normal fitted to its codes, and a VAE with z from its prior."
+)
+NOTES = (
+    "The autoencoder is a VAE whose guide is a point (`guides.Delta`), trained by E[log p(x|z)] alone "
+    "(`objectives.Reconstruction`). Everything else is equal, except that its encoder returns no variance. The nats "
+    "per datum measure: {measure}. Path and steps are Euclidean lengths over {points} decoded points on the line "
+    "between the codes of two test images. Trustworthiness compares the {neighbours} nearest codes with their ranks "
+    'in pixels. "sure between" is the share of these points that a classifier recognises.',
+    '"sure" is the share of images that a classifier recognises: its highest probability is above the 5 % quantile '
+    "of that of test images. It may be sure of nonsense. Precision is the share of decoded images that lie among "
+    "test images, and coverage the share of test images with a decoded image nearby, in the features of that "
+    "classifier (`quality.manifolds`). In the pictures u is z for the VAE; for the autoencoder m + L u = z, with the"
+    " mean m and the covariance L L' of its codes.",
+)
 
 
 def experiment(name, seeds):
@@ -50,7 +66,9 @@ def experiment(name, seeds):
                 print(f"{kind}, {latents} latents, seed {seed}: {found[kind, latents][-1]}", flush=True)
     two, more = ({kind: first[kind, latents] for kind in KINDS} for latents in budget["latents"])
     figures = {"walk": walk(more, splits), "plane": plane(two, splits), "interpolation": interpolation(more, splits)}
-    return Findings(told(found, judge.measured(judge.others)), figures)
+    *_, (vae, *_) = found.values()
+    settings = {"measure": vae["measure"], "points": STEPS + 1, "neighbours": NEIGHBOURS}
+    return Findings(*answer(found, judge.measured(judge.others)), figures, settings)
 
 
 class Judge:
@@ -179,63 +197,30 @@ def walk(vaes, splits, rows=4):
     ]
 
 
-def told(found, real):
-    smooth, drawn = [], [["other test images", "", *(f"{each:.3f}" for each in real.values())]]
-    for (kind, latents), each in found.items():
+def answer(found, real):
+    smooth, drawn = [], [["other test images", "", *(Number(value, None, 3) for value in real.values())]]
+    for (kind, latents), trainings in found.items():
         name = f"{kind}, {latents} latents"
-        smooth.append([name, *(spread([one[key] for one in each], 1 + (key != "cost")) for key in ("cost", *SMOOTH))])
-        for source in each[0]["drawn"]:
-            numbers = [one["drawn"][source] for one in each]
+        cells = (spread([one[key] for one in trainings], 1 + (key != "cost")) for key in ("cost", *SMOOTH))
+        smooth.append([name, *cells])
+        for source in trainings[0]["drawn"]:
+            numbers = [one["drawn"][source] for one in trainings]
             drawn.append([name, source, *(spread([one[key] for one in numbers], 3) for key in real)])
-    return "\n\n".join(
-        [
-            answer(found),
-            table(["continuity", cost(found).replace("|", "\\|"), *SMOOTH.values()], smooth),
-            table(DRAWN, drawn),
-            notes(found),
-        ]
-    )
+    heads = ["continuity", cost(found), *SMOOTH.values()]
+    return [recognised(found)], [Table(heads, smooth), Table(DRAWN, drawn)]
+
+
+def recognised(found):
+    more = max(latents for _, latents in found)
+    shown = [("autoencoder", PRIOR), ("autoencoder", FITTED), ("VAE", PRIOR)]
+    shares = {
+        f"{kind}, {source}": spread([one["drawn"][source]["sure"] for one in found[kind, more]], 3)
+        for kind, source in shown
+    }
+    return Line(f"Share of draws that a classifier recognises, {more} latents", shares)
 
 
 def cost(found):
     """What a reconstruction costs: -E_q[log p(x|z)], or, of grey targets of a Bernoulli, which is no likelihood."""
     *_, (vae, *_) = found.values()
     return "cross-entropy of greys" if vae["measure"].startswith("cross-entropy") else "-log p(x|z)"
-
-
-def answer(found):
-    """In words, of the models with more latents; and where the ways of those with fewer jump."""
-    (few, more), kinds = sorted({latents for _, latents in found}), ("autoencoder", "VAE")
-    plain, vae = (found[kind, more] for kind in kinds)
-
-    def share(each, source, key="sure"):
-        return spread([one["drawn"][source][key] for one in each])
-
-    def both(key, digits=2, latents=more):
-        return " and ".join(spread([one[key] for one in found[kind, latents]], digits) for kind in kinds)
-
-    return (
-        f"Completeness: of draws z ~ N(0, I) the autoencoder with {more} latents decodes a share of "
-        f"{share(plain, PRIOR)} to images of which a classifier is sure, of draws from a normal with its codes' mean "
-        f"and covariance {share(plain, FITTED)}; the VAE {share(vae, PRIOR)} of its prior (.95 of test images are). "
-        f"These draws cover {share(plain, PRIOR, 'coverage')}, {share(plain, FITTED, 'coverage')} and "
-        f"{share(vae, PRIOR, 'coverage')} of the test images. Continuity, for autoencoder and VAE: on the line "
-        f"between the codes of two test images the classifier is sure of {both('sure between')} of what is decoded, "
-        f"and the way is {both('detour')} times as long as its ends are apart; with {few} latents its largest step is "
-        f"{both('jump', latents=few)} times the mean one. Reconstruction: {cost(found)} is {both('cost', 1)} nats."
-    )
-
-
-def notes(found):
-    *_, (vae, *_) = found.values()
-    return (
-        "The autoencoder is the VAE whose guide is a point (`guides.Delta`), trained by E[log p(x|z)] alone "
-        "(`objectives.Reconstruction`); all else is equal, but for the encoder's outputs for a variance. The nats "
-        f"per datum are of a {vae['measure']}. Path and steps are Euclidean, of {STEPS + 1} decoded points on the "
-        f"line between the codes of two test images; trustworthiness is of the {NEIGHBOURS} nearest codes, by their "
-        "ranks in pixels. Sure: the highest probability of a classifier of the training images is above the 5 % "
-        "quantile of that of test images; it may be sure of nonsense. Precision is the share of what is decoded that "
-        "lies among test images, coverage the share of these that have some of it near, in the features of that "
-        "classifier (`quality.manifolds`). Pictures: u is z for the VAE, and m + L u = z for the "
-        "autoencoder, with the mean m and the covariance L L' of its codes."
-    )

@@ -1,4 +1,4 @@
-"""How does beta, the weight of the KL, change what a VAE encodes and draws, and what is each beta's price in nats?"""
+"""How does beta, the weight of the KL, change what a VAE encodes and draws, and what does each beta cost in nats?"""
 
 import math
 from functools import partial
@@ -10,12 +10,12 @@ from scipy.linalg import orthogonal_procrustes
 
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.data import subset
-from pyrovae.evaluation.information import decompose
-from pyrovae.experiments import Findings, spread, table
+from pyrovae.experiments import Findings, Line, Number, Table, spread
+from pyrovae.information import decompose
 from pyrovae.models import ConditionalVAE
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, Geometric
-from pyrovae.training.train import Training
+from pyrovae.train import Training
 
 BUDGETS = {
     "digits": {"hidden": (100, 50), "betas": 25, "first": 60, "each": 4, "batch_size": 32},
@@ -23,6 +23,21 @@ BUDGETS = {
 }
 ROWS, PARTICLES = 2000, 50  # of the test images, and of z for each
 PLANE, SQUARE = 8, 4  # images in a row of the plane of latents, and of a class's
+CAPTION = (
+    "The decoded plane of two latents, and the codes of test images in it, while beta, the weight of the KL, rises."
+)
+NOTES = (
+    "Nats per image on test images. The distortion is -E_q[log p(x|z)]; distortion + KL = -ELBO. -log p(x) uses "
+    '{samples} importance samples. "active units" has one number for each seed. This is a continuation: one '
+    "training, in which each model starts from the one before, so later models have had more epochs.\n\n"
+    "At beta > 1, distortion + beta KL is a bound on -log p(x), but a worse one than -ELBO. At beta < 1 it bounds "
+    "nothing of this model: compare the columns at the smallest beta. Divided by beta it is, up to log Z(z), -ELBO "
+    "for the likelihood p(x|z)^(1/beta) / Z(z). For a normal likelihood this is a normal with variance beta s², and "
+    "Z is constant. For a Bernoulli, Z(z) depends on z; at beta > 1 it is above 1, and the objective is no bound on "
+    "log p(x) of that model.\n\n"
+    "I(x; z) and KL of q(z), the KL from the aggregate posterior to the prior, use {images} images. No estimate of I"
+    " exceeds log {images} = {ceiling:.2f}; near it I is too low, and the other too high by as much.",
+)
 
 
 def experiment(name, seeds):
@@ -32,7 +47,7 @@ def experiment(name, seeds):
     classes = by_class(splits, budget)
     rows = min(ROWS, len(splits.test))
     return Findings(
-        told(found, alone, rows) + "\n\n" + told_of_classes(classes, data.load(name, binarize="none", valid=0).train),
+        *answer(found, alone, classes, data.load(name, binarize="none", valid=0).train),
         {
             "LatentSpace": planes(found[0], splits.test.y[:rows].numpy()),
             "rate-distortion": curve(found[0], alone[0]),
@@ -40,6 +55,7 @@ def experiment(name, seeds):
             "classes": strip(classes),
         }
         | {f"digit{y}": squares(classes, y) for y in range(10)},
+        {"samples": PARTICLES, "images": rows, "ceiling": math.log(rows)},
     )
 
 
@@ -112,7 +128,7 @@ def from_scratch(splits, budget, seed):
 def by_class(splits, budget):
     """Of a conditional VAE with two latents, at each beta: E[x|z, y] of each class at the same z, (10, z, C, H, W)."""
     cvae, found, codes = model(ConditionalVAE, splits, budget, 0, num_classes=10), {}, None
-    x, y = subset(splits.test, ROWS)[:], cvae.encode_labels(subset(splits.test, ROWS).y)
+    x, y = subset(splits.test, ROWS)[:], cvae.encode(subset(splits.test, ROWS).y)
     every = torch.eye(10)[:, None].expand(-1, SQUARE**2, -1)
     for beta in rising(cvae, splits, budget):
         with torch.no_grad():
@@ -166,23 +182,69 @@ def squares(classes, y):
     return [plots.image_sheet(means[y], SQUARE, rf"$\beta$ = {beta:.2g}") for beta, means in classes.items()]
 
 
-def told(found, alone, rows):
+def answer(found, alone, classes, greys):
     """found: for each seed, by beta, the numbers of a continuation; alone: for each seed those from scratch."""
     first, last = min(found[0]), max(found[0])
-    least = min(found[0], key=lambda beta: sum(bound(each[beta]) for each in found))
-    return (
-        f"As beta rises from {first:.2g} to {last:.2g} the KL goes from {over(found, first, 'rate')} to "
-        f"{over(found, last, 'rate')} nats and the distortion from {over(found, first, 'distortion')} to "
-        f"{over(found, last, 'distortion')}; both latents are active {span(found)}. The distortion is -E_q[log "
-        f"p(x|z)]; its sum with the KL, -ELBO, is least, in the mean, at beta = {least:.2g}: "
-        f"{spread([bound(each[least]) for each in found])} nats per image. Later models have had more epochs, and all "
-        "are scored on test images.\n\nThis is a continuation: one training, in which each model starts from the one "
-        f"before (warm start). At beta = 1 it has a KL of {over(found, 1, 'rate')} and a -ELBO of "
-        f"{spread([bound(each[1]) for each in found])}; trained there from scratch for as many epochs, "
-        f"{spread([each['rate'] for each in alone])} and "
-        f"{spread([bound(each) for each in alone])}.\n\n{betas_table(found, least)}\n\n{of_bounds(found, first)}\n\n"
-        f"I(x; z) and the KL of the aggregate posterior q(z) to the prior are of {rows} images: no estimate of I "
-        f"exceeds log {rows} = {math.log(rows):.2f}, and near it I is too low and the other as much too high."
+    least = min(found[0], key=lambda beta: sum(bound(one[beta]) for one in found))
+    lines = [
+        Line("KL, nats", {at(beta): over(found, beta, "rate") for beta in (first, last)}),
+        Line("Distortion, nats", {at(beta): over(found, beta, "distortion") for beta in (first, last)}),
+        Line("Lowest -ELBO, nats", {at(least): spread([bound(one[least]) for one in found])}),
+        *activity(found),
+        *starts(found, alone),
+        Line("-log p(x) by importance sampling, nats", {at(first): over(found, first, "-log p(x)", 1)}),
+        *differences(classes, greys),
+    ]
+    return lines, [betas_table(found, least)]
+
+
+def at(beta):
+    return f"beta = {beta:.2g}"
+
+
+def activity(found):
+    """Up to which beta both latents are active in all seeds, and from which on none is in any."""
+    both = list(takewhile(lambda beta: active(found, beta) == {2}, sorted(found[0])))
+    none = list(takewhile(lambda beta: active(found, beta) == {0}, sorted(found[0], reverse=True)))
+    yield Line("Both latents are active up to beta", {"": f"{both[-1]:.2g}" if both else "none"})
+    yield Line("None is active from beta", {"": f"{none[-1]:.2g}" if none else "none"})
+
+
+def starts(found, alone):
+    """At beta = 1, beside trainings from scratch."""
+    continued = [one[1] for one in found]
+    rates = ([one["rate"] for one in of] for of in (continued, alone))
+    bounds = ([bound(one) for one in of] for of in (continued, alone))
+    for name, values in (("KL at beta = 1, nats", rates), ("-ELBO at beta = 1, nats", bounds)):
+        yield Line(name, dict(zip(("continued", "from scratch"), map(spread, values), strict=True)))
+
+
+def over(found, beta, key, digits=2):
+    return spread([one[beta][key] for one in found], digits)
+
+
+def betas_table(found, least):
+    """Every second beta, and that of the least -ELBO."""
+    heads = ["beta", "KL", "distortion", "-ELBO", "distortion + beta KL", "-log p(x)", "I(x; z)", "KL of q(z)"]
+    rows = []
+    for beta in sorted({*list(found[0])[::2], least}):
+        weighted = spread([beta * one[beta]["rate"] + one[beta]["distortion"] for one in found])
+        rows.append([f"{beta:.3g}", over(found, beta, "rate"), over(found, beta, "distortion")])
+        rows[-1] += [spread([bound(one[beta]) for one in found]), weighted]
+        rows[-1] += [over(found, beta, key) for key in ("-log p(x)", "I(x; z)", "aggregate")]
+        rows[-1].append([one[beta]["active"] for one in found])
+    return Table([*heads, "active units"], rows)
+
+
+def differences(classes, greys):
+    """How far images of one class at different z are apart, and, at the largest beta, from the mean of their class."""
+    within = {at(beta): Number(float(apart(classes[beta])), None, 3) for beta in (min(classes), max(classes))}
+    yield Line("Standard deviation of a pixel over images of one class (conditional VAE)", within)
+    means = np.stack([greys[greys.y == y].mean(0).numpy() for y in range(10)])
+    off = np.sqrt(np.square(classes[max(classes)] - means[:, None]).mean())
+    yield Line(
+        "Distance of these images from the mean of their class (root mean square)",
+        {at(max(classes)): Number(float(off), None, 3)},
     )
 
 
@@ -191,58 +253,9 @@ def active(found, beta):
     return {each[beta]["active"] for each in found}
 
 
-def span(found):
-    """In all seeds, from the least beta on; and from where on none is in any."""
-    both = list(takewhile(lambda beta: active(found, beta) == {2}, sorted(found[0])))
-    none = list(takewhile(lambda beta: active(found, beta) == {0}, sorted(found[0], reverse=True)))
-    first = f"up to beta = {both[-1]:.2g}" if both else "at no beta"
-    return f"{first}, {f'none from {none[-1]:.2g} on' if none else 'one or both at every beta'}"
-
-
-def over(found, beta, key, digits=2):
-    return spread([each[beta][key] for each in found], digits)
-
-
 def bound(each):
     """-ELBO at beta = 1."""
     return each["rate"] + each["distortion"]
-
-
-def betas_table(found, least):
-    """Every second beta, and that of the least -ELBO."""
-    heads = ["beta", "KL", "distortion", "-ELBO", "distortion + beta KL", "-log p(x)", "I(x; z)", "KL of q(z)"]
-    rows = []
-    for beta in sorted({*list(found[0])[::2], least}):
-        weighted = spread([beta * each[beta]["rate"] + each[beta]["distortion"] for each in found])
-        rows.append([f"{beta:.3g}", over(found, beta, "rate"), over(found, beta, "distortion")])
-        rows[-1] += [spread([bound(each[beta]) for each in found]), weighted]
-        rows[-1] += [over(found, beta, key) for key in ("-log p(x)", "I(x; z)", "aggregate")]
-        rows[-1] += [", ".join(str(each[beta]["active"]) for each in found)]
-    return table([*heads, "active units"], rows)
-
-
-def of_bounds(found, beta):
-    """Of which log p(x) the ELBO at another beta is no bound."""
-    weighted = spread([each[beta]["distortion"] + beta * each[beta]["rate"] for each in found], 1)
-    return (
-        f"Nats per image; -log p(x) by {PARTICLES} importance samples. At beta > 1, distortion + beta KL is a bound on "
-        f"-log p(x), but a worse one than -ELBO; at beta < 1 it bounds nothing of this model: at {beta:.2g} it is "
-        f"{weighted}, where importance sampling finds {over(found, beta, '-log p(x)', 1)}. Divided by beta it is "
-        "-ELBO of the likelihood p(x|z)^(1/beta) / Z(z), but for log Z(z). Of a normal that is the one of variance "
-        "beta s², and Z a constant; of a Bernoulli Z(z) depends on z. At beta > 1 it is above 1, and what was "
-        "maximised is no bound on the log p(x) of that model."
-    )
-
-
-def told_of_classes(classes, greys):
-    first, last = classes[min(classes)], classes[max(classes)]
-    means = np.stack([greys[greys.y == y].mean(0).numpy() for y in range(10)])
-    return (
-        f"Conditional VAE, one training: the {SQUARE**2} images of a class at the same z differ by {apart(first):.3f} "
-        f"of the grey scale at beta = {min(classes):.2g}, by {apart(last):.3f} at {max(classes):.2g} (standard "
-        "deviation of a pixel, root mean square); there they are "
-        f"{np.sqrt(np.square(last - means[:, None]).mean()):.3f} from the mean of their class (root mean square)."
-    )
 
 
 def apart(images):

@@ -1,4 +1,4 @@
-"""How noisy is the encoder's gradient by the path and by the score, and what does a scale by softplus change?"""
+"""How noisy are pathwise and score-function gradients of the encoder, and what does a softplus scale change?"""
 
 import math
 from functools import partial
@@ -12,10 +12,9 @@ from pyro.distributions.testing.fakes import NonreparameterizedNormal
 from pyro.infer import TraceGraph_ELBO
 from torch.nn import functional as F  # noqa: N812
 
-from pyrovae import SVI, VAE, Training, TrainingError, data, plots
+from pyrovae import SVI, VAE, Training, TrainingError, data, gradients, plots
 from pyrovae.data import subset
-from pyrovae.evaluation import gradients
-from pyrovae.experiments import OVER_SEEDS, Findings, spread, table
+from pyrovae.experiments import OVER_SEEDS, Findings, Line, Number, Table, spread
 from pyrovae.guides import DiagonalNormal
 from pyrovae.likelihoods import Normal
 from pyrovae.networks import MLP
@@ -44,6 +43,22 @@ class Softplus(DiagonalNormal):
 
 FAMILIES = {"log-variance": DiagonalNormal, "softplus": Softplus}
 CASES = [(1.0, 1e-3), (1.0, 1e-2), (1.0, 1e-1), (0.0, 1e-2)]  # beta and learning rate; without its KL a scale shrinks
+CAPTION = (
+    "The variance of several estimators of the encoder's gradient, while a VAE is trained; and, for comparison, the "
+    "squared length of the gradient itself."
+)
+NOTES = (
+    "The variance is summed over the encoder's parameters, relative to that of the pathwise estimator. It comes from"
+    " the draws of z alone, for {batch} images, in a training with the KL in closed form at rate {rate:g}. -ELBO, in"
+    ' nats per datum, is that of a training with the estimator itself, after {steps} steps of Adam. "-ELBO rose" '
+    "names the rates at which it was higher at the end than at the beginning. The better rate is the one whose "
+    "training ends lower on training images. The baseline is a decaying average.",
+    "z compares the component along the gradient with that of the estimator with the KL in closed form. All "
+    "estimators should have the same mean: then one |z| in 22 is above 2, and the rms of z over all parameters is 1.",
+    "The scale of q(z|x) is exp(v/2) (log-variance) or softplus(v) of the encoder's output v, for greys under a "
+    "normal likelihood with a learned scale. A training failed if a loss or a gradient was not finite. -ELBO, at the"
+    " end, is that of a density.",
+)
 
 
 def experiment(name, seeds):
@@ -55,7 +70,8 @@ def experiment(name, seeds):
             tried[-1][kind][rate] = looked_at(splits, kind, rate, budget, seed)
         noise.append(tried[-1][REFERENCE][RATES[0]]["noise"])
         scales.append({(*case, way): scaled(greys, way, *case, budget, seed) for case in CASES for way in FAMILIES})
-    return Findings("\n\n".join([told(noise, tried), of_scales(scales)]), pictures(noise, tried, scales), ERRORS)
+    settings = {"batch": BATCH, "rate": RATES[0], "steps": budget["stages"][-1]}
+    return Findings(*answer(noise, tried, scales), pictures(noise, tried, scales), settings, ERRORS)
 
 
 def looked_at(splits, kind, rate, budget, seed):
@@ -177,76 +193,81 @@ def variance(noise, kind, step):
 def ratio(noise, kind, step):
     """Variance of an estimator beside that of the pathwise one, with its error."""
     (above, error), (below, other) = variance(noise, kind, step), variance(noise, PATHWISE, step)
-    each = above / below * (math.hypot(error / above, other / below) if kind != PATHWISE else 0)
-    digits = max(0, 1 - math.floor(math.log10(each))) if each else 0
-    return f"{above / below:,.{digits}f}" + (f" ± {each:.{digits}f}" if each else "")
+    if kind == PATHWISE:
+        return Number(1.0, None, 0)
+    both = above / below * math.hypot(error / above, other / below)
+    return Number(above / below, both, max(0, 1 - math.floor(math.log10(both))) if both else 2)
+
+
+def ending(tried, kind, rate):
+    """The last test -ELBO of trainings."""
+    losses = [one[kind][rate]["losses"] for one in tried]
+    return spread([one[max(losses[0])] for one in losses])
+
+
+def risen(tried, kind, rate):
+    """Whether the mean test -ELBO is higher at the end of the trainings than at their beginning."""
+    losses = [one[kind][rate]["losses"] for one in tried]
+    return mean(one[max(one)] for one in losses) > mean(one[min(one)] for one in losses)
+
+
+def answer(noise, tried, scales):
+    stages, kinds = list(noise[0]), list(tried[0])
+    compared = {kind: ratio(noise, kind, stages[-1]) for kind in kinds if kind != PATHWISE}
+    ends = {f"{kind}, rate {rate:g}": ending(tried, kind, rate) for kind, rate in chosen(tried).items()}
+    lines = [
+        Line(f"Variance after {stages[-1]} steps, relative to the pathwise gradient", compared),
+        Line("Test -ELBO at the better rate, nats", ends),
+        *agreement(noise, stages, kinds),
+    ]
+    return lines, [variances(noise, tried, stages), z_table(noise, stages, kinds), scales_table(scales)]
+
+
+def by_steps(stages):
+    return [f"after {step} steps" if step > 1 else "after one step" for step in stages]
+
+
+def variances(noise, tried, stages):
+    heads = ["variance", *by_steps(stages), *(f"-ELBO, rate {rate:g}" for rate in RATES), "-ELBO rose"]
+    rows = []
+    for kind in tried[0]:
+        worse = ", ".join(f"rate {rate:g}" for rate in RATES if risen(tried, kind, rate))
+        rows.append([kind, *(ratio(noise, kind, step) for step in stages)])
+        rows[-1] += [*(ending(tried, kind, rate) for rate in RATES), worse]
+    return Table(heads, rows)
+
+
+def z_table(noise, stages, kinds):
+    others = [kind for kind in kinds if kind != REFERENCE]
+    rows = [[kind, *(spread([one[step][kind]["along"] for one in noise], 1) for step in stages)] for kind in others]
+    return Table(["z", *by_steps(stages)], rows)
+
+
+def agreement(noise, stages, kinds):
+    """Whether all estimate one gradient."""
+    cells = [one[step][kind] for one in noise for step in stages for kind in kinds if kind != REFERENCE]
+    z, rms = [abs(cell["along"]) for cell in cells], [cell["rms"] for cell in cells]
+    counts = {"all": len(z), "above 2": sum(value > 2 for value in z)}
+    yield Line("Differences from the gradient with the KL in closed form", counts)
+    yield Line("Largest |z|", {"": Number(max(z), None, 1)})
+    yield Line("rms of z over all parameters", {"lowest": Number(min(rms)), "highest": Number(max(rms))})
+
+
+def scales_table(scales):
+    rows = []
+    for beta, rate, way in scales[0]:
+        trainings = [one[beta, rate, way] for one in scales]
+        whole = [one["losses"][-1] for one in trainings if not one["failed"]]
+        smallest = min(one["smallest"] for one in trainings)
+        rows.append([f"{beta:g}", f"{rate:g}", way, sum(one["failed"] for one in trainings), len(trainings)])
+        rows[-1].append(f"{smallest:.2g}" if smallest < math.inf else "")  # it failed in its first epoch
+        rows[-1].append(spread(whole) if whole and beta else "")
+    return Table(["beta", "rate", "scale by", "failed", "trainings", "smallest scale", "test -ELBO"], rows)
 
 
 def chosen(tried):
     """For each estimator the rate whose training ends lowest on training images, in the mean of the seeds."""
     return {kind: min(RATES, key=lambda rate: mean(one[kind][rate]["train"] for one in tried)) for kind in tried[0]}
-
-
-def ending(tried, kind, rate):
-    """The last test -ELBO of trainings, and whether it has risen."""
-    losses = [one[kind][rate]["losses"] for one in tried]
-    first, last = min(losses[0]), max(losses[0])
-    risen = mean(one[last] for one in losses) > mean(one[first] for one in losses)
-    return spread([one[last] for one in losses]) + (", worse than at its beginning" if risen else "")
-
-
-def told(noise, tried):
-    stages, kinds, rates = list(noise[0]), list(tried[0]), chosen(tried)
-    last, others = stages[-1], [kind for kind in kinds if kind != REFERENCE]
-    z = [abs(one[step][kind]["along"]) for one in noise for step in stages for kind in others]
-    rms = [one[step][kind]["rms"] for one in noise for step in stages for kind in others]
-    ends = {kind: [ending(tried, kind, rate) for rate in RATES] for kind in kinds}
-    end = {kind: f"{ends[kind][RATES.index(rate)]} (rate {rate:g})" for kind, rate in rates.items()}
-    rows = [[kind, *(ratio(noise, kind, step) for step in stages), *ends[kind]] for kind in kinds]
-    of = [[kind, *(spread([one[step][kind]["along"] for one in noise], 1) for step in stages)] for kind in others]
-    by_steps = [f"after {step} steps" if step > 1 else "after one step" for step in stages]
-    return "\n\n".join(
-        [
-            f"After {last} steps the encoder's gradient by the score function has {ratio(noise, SCORE, last)} times "
-            "the variance of that by the path, with a decaying average as its baseline "
-            f"{ratio(noise, BASELINE, last)} times; with the KL in closed form it is {ratio(noise, REFERENCE, last)} "
-            f"times, by the path derivative {ratio(noise, PATH, last)} times. As many steps of training by Adam, at "
-            f"that of {len(RATES)} rates which ends lower on training images, lead to a test -ELBO in nats by the "
-            f"path of {end[PATHWISE]}, by the score function of {end[SCORE]}, with its baseline of {end[BASELINE]}. "
-            f"All should estimate one gradient: of {len(z)} differences from that with the KL in closed form, along "
-            f"the gradient, {sum(each > 2 for each in z)} are above 2 standard errors (of equal means one in 22 is), "
-            f"and the largest is {max(z):.1f}; the rms of z over all parameters is between {min(rms):.2f} and "
-            f"{max(rms):.2f}, where equal means give 1.",
-            f"Variance summed over the encoder's parameters, as a multiple of the pathwise one's: by the draws "
-            f"of z alone, for {BATCH} images, in a training with the KL in closed form at rate "
-            f"{RATES[0]:g}. -ELBO, in nats per datum: after {last} steps of a training of its own.",
-            table(["variance", *by_steps, *(f"-ELBO, rate {rate:g}" for rate in RATES)], rows),
-            "z of the mean's part along the gradient, beside that with the KL in closed form (one for all):",
-            table(["z", *by_steps], of),
-        ]
-    )
-
-
-def of_scales(scales):
-    rows = []
-    for beta, rate, way in scales[0]:
-        each = [one[beta, rate, way] for one in scales]
-        whole = [one["losses"][-1] for one in each if not one["failed"]]
-        smallest = min(one["smallest"] for one in each)
-        failed = f"{sum(one['failed'] for one in each)} of {len(each)}"
-        reached = f"{smallest:.2g}" if smallest < math.inf else ""  # it failed in its first epoch
-        rows.append([f"{beta:g}", f"{rate:g}", way, failed, reached, spread(whole) if whole and beta else ""])
-    by_way = {way: [one[key] for one in scales for key in one if key[-1] == way] for way in FAMILIES}
-    found = [
-        f"{sum(one['failed'] for one in each)} of {len(each)} trainings by {way} failed, the smallest scale of any is "
-        f"{min(one['smallest'] for one in each):.2g}"
-        for way, each in by_way.items()
-    ]
-    return (
-        "The scale of q(z|x) as exp(v/2) (log-variance) or as softplus(v) of the encoder's output v, for greys under a "
-        f"normal of learned scale: {'; '.join(found)}. Failed: a loss or a gradient was not finite. -ELBO is that of a "
-        "density, at the end.\n\n" + table(["beta", "rate", "scale by", "failed", "smallest scale", "test -ELBO"], rows)
-    )
 
 
 def pictures(noise, tried, scales):

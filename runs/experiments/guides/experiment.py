@@ -1,4 +1,4 @@
-"""What is lost between the ELBO and log p(x): by the encoder or by the guide's family, on one and the same model?"""
+"""What separates the ELBO from log p(x) on one model: the amortised encoder, or the guide's family?"""
 
 import time
 from functools import partial
@@ -9,14 +9,14 @@ from pyro import poutine
 
 from pyrovae import VAE, anneal, data, fit, gaps, plots, refine
 from pyrovae.data import subset
-from pyrovae.evaluation.diagnostics import by_datum
-from pyrovae.evaluation.pareto_k import usable
-from pyrovae.experiments import OVER_BOTH, OVER_SEEDS, Findings, spread, table, with_error
+from pyrovae.diagnostics import by_datum
+from pyrovae.experiments import OVER_BOTH, OVER_SEEDS, Findings, Line, Number, Table, spread, with_error
 from pyrovae.guides import IAF, DiagonalNormal, FullRankNormal, Planar
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
-from pyrovae.programs.pair import pair
-from pyrovae.training.rates import cosine
+from pyrovae.programs import pair
+from pyrovae.psis import usable
+from pyrovae.train import cosine
 
 BUDGETS = {
     "digits": {
@@ -51,21 +51,27 @@ CHAINS = 8  # of annealed importance sampling
 SHOWN = (0.5, 0.9, 0.98)  # quantiles of the diagonal guide's KL, at which the pictures have their data
 
 ERRORS = f"in the columns gap and gain {OVER_BOTH}; else {OVER_SEEDS}"
-ON_ONE_MODEL = (
-    "The model was trained with a diagonal guide. Then its decoder stands still, and each family learns a guide of it "
-    "from the beginning, in {epochs} epochs. Nats per datum of {rows} test images: log p(x) of the model is "
-    f"the largest of the guides' estimates, with {PARTICLES} importance samples each, and of annealed importance "
-    f"sampling with {CHAINS} chains of {{temperatures}} temperatures, which says {{annealed}}: all are lower bounds in "
-    f"the mean, and those of guides are low where k-hat is above {usable(PARTICLES):.2f}; gap, what lies "
-    "between it and the ELBO; gain, "
-    "beside the diagonal guide; encoder, what refining each "
-    f"datum's proposal by {STEPS} steps of Adam wins back of the gap (a lower bound), and family, the rest. "
-    f"`{REFINED}` is a guide which does that. Seconds are those of its training, milliseconds those of a proposal.\n\n"
+HEADS = ["guide", "ELBO", "gap", "gain", "amortisation gap", "approximation gap", "log p(x), own"]
+HEADS += [f"% with k-hat > {usable(PARTICLES):.2f}", "seconds", "ms per datum"]
+CAPTION = (
+    "The exact posterior of three images (blue), and the densities of four guides (orange contours), for a model "
+    "with two latents. Above each panel is KL(guide || posterior)."
 )
-TOGETHER = (
-    "\n\nGuide and model trained together: log p(x), by the guide's own samples, is another number for each model. A "
-    "family that holds the diagonal one, as the full-rank does, can be behind it on training images only as "
-    "long as it has not converged.\n\n"
+NOTES = (
+    "The model was trained with a diagonal guide. Then its decoder was frozen, and each family learned a new guide "
+    "in {epochs} epochs. Nats per datum on {rows} test images. log p(x) of the model is the largest of these lower "
+    "bounds: the guides' estimates with {samples} importance samples each, which are low where k-hat is above "
+    "{limit:.2f}, and annealed importance sampling with {chains} chains of {temperatures} temperatures. The gap is "
+    "the distance from it to the ELBO, and the gain is in ELBO over the diagonal guide. The amortisation gap is what"
+    " {steps} steps of Adam on each datum's own proposal win back (a lower bound); the approximation gap is the "
+    "rest. `diagonal, refined` is a guide that makes these steps. Seconds are those of the guide's training, "
+    "milliseconds those of one proposal.",
+    "Guide and model trained together. log p(x), by the guide's own samples, belongs to a different model in each "
+    "row. A family that contains the diagonal one, as the full-rank family does, can be behind it on training images"
+    " only until it has converged.\n\n"
+    "In the picture the model is frozen, and the guides are trained anew. The posterior is computed on a grid. The "
+    "contours are at 1/2, 1/10 and 1/100 of a guide's highest density. The three images are at the quantiles {shown}"
+    " of the KL of the first guide.",
 )
 
 
@@ -82,7 +88,10 @@ def experiment(name, seeds):
         x, temperatures = subset(splits.test, budget["rows"])[:], budget["temperatures"]
         annealed.append(anneal(base[0], x, CHAINS, temperatures, seed=seed).value)
         print(*(f"{kind}: {each['elbo'].mean():.2f}" for kind, each in frozen[-1].items()), sep=", ", flush=True)
-    return Findings(told(frozen, annealed, joint, budget), {"posteriors": pictures(splits, budget)}, ERRORS)
+    settings = {key: budget[key] for key in ("epochs", "rows", "temperatures")}
+    settings |= {"samples": PARTICLES, "limit": usable(PARTICLES), "chains": CHAINS, "steps": STEPS}
+    settings["shown"] = ", ".join(f"{share:g}" for share in SHOWN)
+    return Findings(*answer(frozen, annealed, joint), {"posteriors": pictures(splits, budget)}, settings, ERRORS)
 
 
 def trained(splits, budget, seed, latents, family, decoder=None):
@@ -164,58 +173,40 @@ def on_grid(line, log_prob):
     return torch.cat([log_prob(part) for part in z.split(5000)]).T.unflatten(1, (len(line), -1))
 
 
-def told(frozen, annealed, joint, budget):
-    log_p = [log_likelihood(*each) for each in zip(frozen, annealed, strict=True)]
+def answer(frozen, annealed, joint):
+    log_p = [log_likelihood(*pair) for pair in zip(frozen, annealed, strict=True)]
     gap = {kind: [of - one[kind]["elbo"] for of, one in zip(log_p, frozen, strict=True)] for kind in frozen[0]}
-    lost = {kind: mean(each.mean().item() for each in of) for kind, of in gap.items()}
+    whole = {kind: Number(mean(of.mean().item() for of in gap[kind])) for kind in gap}
     encoder = mean(one["diagonal"]["encoder"]["value"] for one in frozen)
-    best = min(lost, key=lost.get)
-    heads = [
-        "guide",
-        "ELBO",
-        "gap",
-        "gain",
-        "encoder",
-        "family",
-        "log p(x), own",
-        f"k-hat > {usable(PARTICLES):.2f}",
-        "seconds",
-        "ms a datum",
+    parts = {"whole": whole["diagonal"], "amortisation": Number(encoder)}
+    parts["approximation"] = Number(whole["diagonal"].value - encoder)
+    lines = [
+        Line("Gap of the diagonal guide, nats (at least)", parts),
+        Line("Gap of each guide, nats (at least)", whole),
+        Line("log p(x) of the frozen model, nats (at least)", {"": spread([of.mean().item() for of in log_p])}),
+        Line("By annealing", {"": spread([of.mean().item() for of in annealed])}),
     ]
     rows = [row_of(kind, [one[kind] for one in frozen], gap[kind], frozen) for kind in frozen[0]]
-    return (
-        f"On one model, whose log p(x) is at least {spread([each.mean().item() for each in log_p])} nats, the diagonal "
-        f"guide loses at least {lost['diagonal']:.2f} nats: at least {encoder:.2f} by the encoder that all data share, "
-        f"the rest, {lost['diagonal'] - encoder:.2f}, by its family or what more refinement would win back. Least, in "
-        f"the mean, is lost by {best}, {lost[best]:.2f}.\n\n"
-        + ON_ONE_MODEL.format(**budget, annealed=spread([each.mean().item() for each in annealed]))
-        + table(heads, rows)
-        + TOGETHER
-        + table(
-            ["guide", "ELBO", "gain", "log p(x)", "gain", "seconds"], [row_of_joint(kind, joint) for kind in joint[0]]
-        )
-        + "\n\nThe picture is of a model with two latents, frozen too, and of guides that are trained anew. Blue is "
-        "p(z|x) on a grid, whose sum is log p(x); the lines are where each guide's density is 1/2, 1/10 and 1/100 of "
-        "its highest, for the test images at which the KL of the guide that trained the model is at its quantiles "
-        f"{', '.join(f'{share:g}' for share in SHOWN)}."
-    )
+    heads = ["guide", "ELBO", "gain", "log p(x)", "gain of log p(x)", "seconds"]
+    return lines, [Table(HEADS, rows), Table(heads, [row_of_joint(kind, joint) for kind in joint[0]])]
 
 
 def row_of(kind, found, gap, frozen):
     """Means over the seeds, with errors over data and seeds."""
     gain = [one["elbo"] - other["diagonal"]["elbo"] for one, other in zip(found, frozen, strict=True)]
     encoder = [one["encoder"]["value"] for one in found] if kind != REFINED else []
+    above = [(one["k"] > usable(PARTICLES)).double().mean().item() for one in found]
     return [
         kind,
         spread([one["elbo"].mean().item() for one in found]),
         with_error(gap),
         "" if kind == "diagonal" else with_error(gain),
         spread(encoder) if encoder else "",
-        spread([each.mean().item() - one for each, one in zip(gap, encoder, strict=True)]) if encoder else "",
+        spread([of.mean().item() - one for of, one in zip(gap, encoder, strict=True)]) if encoder else "",
         spread([one["log_likelihood"].mean().item() for one in found]),
-        f"{mean((one['k'] > usable(PARTICLES)).double().mean().item() for one in found):.0%}",
-        f"{mean(one['seconds'] for one in found):.0f}",
-        f"{mean(one['ms'] for one in found):.2f}",
+        Number(100 * mean(above), None, 0),
+        Number(mean(one["seconds"] for one in found), None, 0),
+        Number(mean(one["ms"] for one in found)),
     ]
 
 
@@ -227,4 +218,4 @@ def row_of_joint(kind, joint):
     ]
     elbo, log_p = ("" if kind == "diagonal" else with_error(gain) for gain in gains)
     bound, own = (spread([one[name].mean().item() for one in found]) for name in ("elbo", "log_likelihood"))
-    return [kind, bound, elbo, own, log_p, f"{mean(one['seconds'] for one in found):.0f}"]
+    return [kind, bound, elbo, own, log_p, Number(mean(one["seconds"] for one in found), None, 0)]

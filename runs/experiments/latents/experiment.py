@@ -1,4 +1,4 @@
-"""What the latents of a dense VAE hold: samples, maps, interpolations, variations, and one latent at a time."""
+"""What do the latents of a VAE contain? Samples, maps, interpolations, variations, and single latents."""
 
 import math
 from functools import partial
@@ -12,12 +12,12 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.data import subset
-from pyrovae.evaluation.evaluate import ACTIVE, active
-from pyrovae.experiments import OF_TESTS, OVER_SEEDS, Findings, rate, spread, table
+from pyrovae.evaluate import ACTIVE, active
+from pyrovae.experiments import OF_TESTS, OVER_SEEDS, Findings, Line, Table, rate, spread
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
-from pyrovae.training.rates import cosine
+from pyrovae.train import cosine
 
 LEARNED = partial(Normal, scale=0.3, learn="one")
 BUDGETS = {
@@ -26,6 +26,15 @@ BUDGETS = {
 }
 ROWS, NEIGHBOURS, FRAMES = 2000, 10, 36
 FULL, GREYS, PIXELS = "all latents", "grey pixels", "black-and-white pixels"
+CAPTION = (
+    "The codes of test images in a plane, by PCA and by t-SNE. Colours are the digit classes, which no model has seen."
+)
+NOTES = (
+    "Accuracy is that of a {neighbours}-nearest-neighbour classifier of at most {images} test images, in tenfold "
+    "cross-validation: with the codes in all {latents} latents, in a map of them, or with the images themselves. "
+    "Trustworthiness compares the {neighbours} nearest images in a map with their ranks in all latents; it is 1 if "
+    "none is far away there. A latent is active if its mean varies over the images with a variance above {active}.",
+)
 
 
 def experiment(name, seeds):
@@ -48,7 +57,8 @@ def experiment(name, seeds):
     vae, codes, maps = first
     nats = torch.tensor(found[0]["kl_per_latent"]).where(active(codes), 0)
     figures = {"maps": plots.maps(maps, classes.numpy())} | pictures(vae, shown, nats)
-    return Findings(told(found, len(test)), figures, f"of accuracies {OF_TESTS}; else {OVER_SEEDS}")
+    settings = {"neighbours": NEIGHBOURS, "images": ROWS, "latents": budget["latents"], "active": ACTIVE}
+    return Findings(*answer(found, len(test)), figures, settings, f"of accuracies {OF_TESTS}; else {OVER_SEEDS}")
 
 
 def trained(splits, budget, seed):
@@ -116,22 +126,15 @@ def morphing(vae, ends):
     return [plots.image_rows({"": vae.p_x(z).mean.numpy()}) for z in codes]
 
 
-def told(found, n):
+def answer(found, n):
     accuracy, kept = (
-        {name: [each[key][name] for each in found] for name in found[0][key]} for key in ("accuracy", "kept")
+        {name: [one[key][name] for one in found] for name in found[0][key]} for key in ("accuracy", "kept")
     )
-    pixels = " and ".join(f"{rate(accuracy[kind], n)} ({kind})" for kind in (GREYS, PIXELS) if kind in accuracy)
-    active_units = spread([each["active"] for each in found], int(len(found) > 1))
-    rows = [
-        [space, rate(values, n), spread(kept[space], 3) if space in kept else ""] for space, values in accuracy.items()
+    rates = {space: rate(values, n) for space, values in accuracy.items()}
+    rows = [[space, rates[space], spread(kept[space], 3) if space in kept else ""] for space in rates]
+    lines = [
+        Line("Accuracy", rates),
+        Line("Active latents", {"": spread([one["active"] for one in found], int(len(found) > 1))}),
+        Line("log p(x), nats per datum", {"": spread([one["log p(x)"] for one in found])}),
     ]
-    return (
-        f"By their {NEIGHBOURS} nearest codes in all {len(found[0]['kl_per_latent'])} latents, "
-        f"{rate(accuracy[FULL], n)} of the test images are told right, by their nearest images {pixels}; in a plane "
-        f"by PCA {rate(accuracy['PCA'], n)}, in one by t-SNE {rate(accuracy['t-SNE'], n)}. Active (their mean "
-        f"varies over the images by more than {ACTIVE}) are {active_units} latents; log p(x) is "
-        f"{spread([each['log p(x)'] for each in found])} nats per datum. Accuracy is that of a "
-        f"{NEIGHBOURS}-nearest-neighbour classifier of at most {ROWS} test images in tenfold cross-validation; "
-        f"trustworthiness is of the {NEIGHBOURS} nearest in a map, by their ranks in all latents: 1 where none is a "
-        "stranger.\n\n" + table(["neighbours in", "accuracy", "trustworthiness"], rows)
-    )
+    return lines, [Table(["neighbours in", "accuracy", "trustworthiness"], rows)]

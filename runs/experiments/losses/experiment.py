@@ -1,4 +1,4 @@
-"""Squared errors and KL, summed or averaged: which likelihood and beta is each loss, and what does it learn?"""
+"""Squared errors and KL, summed or averaged: which likelihood and beta does each loss imply, and what is learned?"""
 
 import math
 from functools import partial
@@ -8,12 +8,12 @@ import torch
 
 from pyrovae import SVI, VAE, data, evaluate, plots, squared_error
 from pyrovae.data import subset
-from pyrovae.experiments import Findings, spread, table
+from pyrovae.experiments import Findings, Line, Table, spread
+from pyrovae.inference import reconstruct
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, KL, Reconstruction
-from pyrovae.programs.importance import reconstruct
-from pyrovae.training.train import Training
+from pyrovae.train import Training
 
 BUDGETS = {
     "digits": {"latents": 8, "hidden": (100,), "epochs": 20, "batch_size": 32, "learning_rate": 3e-3},
@@ -29,6 +29,24 @@ KLS = {
 }
 OTHERS = ("Bernoulli", "learned scale", "squares alone", "KL alone")
 ROWS, STEPS = 2000, 40  # of the test images; with the KL alone
+CAPTION = (
+    "How many latents are active for losses of squared errors and KL. Each loss is the ELBO of a normal likelihood "
+    "with a variance s² of its own, the horizontal axis. Green rings: how many eigenvalues of the pixels' covariance"
+    " are above s², which is what a linear VAE would use."
+)
+NOTES = (
+    "Rows with the same s² are the same loss up to a factor, and one training. beta is relative to the sum of "
+    "squares, whose s² is 0.5. Eigenvalues are counted up to the number of latents; the largest is {largest:.3g}. "
+    '"active units" has one number for each seed. MSE is that of E[x|z] at draws of q(z|x), with pixels from 0 to 1.'
+    " -ELBO is in nats per image, a density of grey values in every row. The learned s² is optimal where it equals "
+    "the MSE of training images. The KL is that to the prior p(z); KL(q(z|x) || p(z|x)) is the distance from the "
+    "ELBO to log p(x), and is in no loss.\n\n"
+    "By the linear rule, the mean of squares with the mean of the latents' KLs, s² = {pixels} / (2 latents), has "
+    "active latents with more than {most} latents; here there are {latents}. With the KL divided by the pixels too, "
+    "it is the sum again.",
+    'MSE is to the same grey images. "KL alone" minimises the KL for {steps} steps of 128 images: every q(z|x) '
+    "becomes the prior, and the decoder is never trained.",
+)
 
 
 def experiment(name, seeds):
@@ -42,9 +60,10 @@ def experiment(name, seeds):
     eigenvalues = torch.linalg.eigvalsh(greys.train[:].flatten(1).T.cov()).flip(0)[: budget["latents"]]
     steps = [kl_alone(binary.train, budget, seed) for seed in range(seeds)]
     beyond = [int((eigenvalues > scale**2).sum()) for scale in scales]
-    text = [told(cells, found, dict(zip(scales, beyond, strict=True)), eigenvalues), told_of_others(found, steps)]
+    counts = dict(zip(scales, beyond, strict=True))
     figures = {"active-units": thresholds(found[0], scales, beyond), "epochs": animation(cells, found[0])}
-    return Findings("\n\n".join(text), figures)
+    settings = rule(cells, eigenvalues) | {"steps": STEPS}
+    return Findings(*answer(cells, found, counts, eigenvalues, steps), figures, settings)
 
 
 def cell(shape, budget, row, column):
@@ -149,69 +168,62 @@ def ends(found, scales):
     return alive, min((scale for scale in scales if scale > alive), default=math.inf)
 
 
-def told(cells, found, beyond, eigenvalues):
+def answer(cells, found, beyond, eigenvalues, steps):
     """found: for each seed, by scale, numbers of a training; beyond: by scale, how many eigenvalues are above s^2."""
-
-    def over(name, key, digits):
-        return spread([each[name][key] for each in found], digits)
-
     alive, dead = ends(found, list(beyond))
-    best = min(beyond, key=lambda scale: sum(each[scale]["-ELBO"] for each in found))
-    mean = cells["/ batch / pixels", "/ batch"].scale_at_beta_one
-    latents = (mean / cells["/ batch / pixels", "/ batch / latents"].scale_at_beta_one) ** 2
-    pixels, units = round(2 * mean**2), ", ".join(str(each[mean]["active"]) for each in found)
-    return (
-        f"Of these {len(cells)} losses of squared errors and KL, each the ELBO of a normal density with a variance s² "
-        f"of its own, some have active units up to s² = {alive**2:.3g}, those from {dead**2:.3g} on have none; "
-        f"learned, s² becomes {over('learned scale', 'variance', 4)}. The mean of squares with the whole KL has s² = "
-        f"{short(mean**2)}: active units {units}, KL {over(mean, 'KL', 4)} nats. A linear VAE has an active unit for "
-        f"each eigenvalue of the pixels' covariance above s², and the largest is {eigenvalues[0]:.3g}. The learned s² "
-        f"stands beside a mean squared error of test images of {over('learned scale', 'MSE', 4)}, which of training "
-        f"images is its optimum, and has -ELBO {over('learned scale', '-ELBO', 1)} nats; of the fixed ones s² = "
-        f"{best**2:.3g} is best, {over(best, '-ELBO', 1)}.\n\n{cells_table(cells, found, beyond, eigenvalues)}\n\nOf "
-        "eigenvalues as many are counted as there are latents. Rows of one s² are one loss but for a factor, and one "
-        "training; beta is that beside the sum of squares, whose s² is .5. MSE is of E[x|z] at draws of q(z|x), a "
-        "pixel being from 0 to 1; -ELBO is in nats per image, a density of grey values in every row. The KL is that "
-        "to the prior p(z): KL(q(z|x) || p(z|x)) is what the ELBO lacks of log p(x), and stands in no loss.\n\nBy the "
-        f"linear rule the mean of squares with the mean of the latents' KLs, s² = {pixels} / (2 latents), comes to "
-        f"life with more than {int(pixels / 2 / eigenvalues[0])} latents; here it has {latents:.0f}. With the KL "
-        "divided by the pixels, too, it is the sum again."
-    )
+    best = min(beyond, key=lambda scale: sum(one[scale]["-ELBO"] for one in found))
+    learned, kl = "learned scale", [[one[step] for one in steps] for step in (0, STEPS)]
+    lines = [
+        Line(
+            "Variance s² of a loss", {"largest with active units": short(alive**2), "smallest above it": short(dead**2)}
+        ),
+        Line("Learned s²", {"": over(found, learned, "variance", 4)}),
+        Line(
+            "-ELBO, nats",
+            {learned: over(found, learned, "-ELBO", 1), f"s² = {best**2:.3g}": over(found, best, "-ELBO", 1)},
+        ),
+        Line("KL alone, nats", dict(zip(("first step", "last step"), (spread(of, 4) for of in kl), strict=True))),
+    ]
+    others = [[name, *numbers([one[name] for one in found])[:3]] for name in OTHERS if name != learned]
+    second = Table(["", "active units", "KL, nats", "MSE"], others)
+    return lines, [cells_table(cells, found, beyond, eigenvalues), second]
+
+
+def over(found, name, key, digits):
+    return spread([one[name][key] for one in found], digits)
+
+
+def rule(cells, eigenvalues):
+    """By the linear rule: with how many latents the mean of squares with the mean of KLs has an active one."""
+    scale = cells["/ batch / pixels", "/ batch"].scale_at_beta_one
+    latents = (scale / cells["/ batch / pixels", "/ batch / latents"].scale_at_beta_one) ** 2
+    pixels = round(2 * scale**2)
+    most = int(pixels / 2 / eigenvalues[0])
+    return {"pixels": pixels, "latents": round(float(latents)), "most": most, "largest": float(eigenvalues[0])}
 
 
 def cells_table(cells, found, beyond, eigenvalues):
     heads = ["squares", "KL", "s²", "beta", "eigenvalues > s²", "active units", "KL, nats", "MSE", "-ELBO, nats"]
     rows = []
-    for (row, column), each in cells.items():
-        s = each.scale_at_beta_one
+    for (row, column), loss in cells.items():
+        s = loss.scale_at_beta_one
         rows.append([row, column, short(s**2), short(2 * s**2), beyond[s], *numbers([one[s] for one in found])])
-    learned = [each["learned scale"] for each in found]
-    variances = [each["variance"] for each in learned]
-    more = ", ".join(sorted({str(int((eigenvalues > variance).sum())) for variance in variances}))
-    twice = spread([2 * each for each in variances], 4)
+    learned = [one["learned scale"] for one in found]
+    variances = [one["variance"] for one in learned]
+    more = sorted({int((eigenvalues > variance).sum()) for variance in variances})
+    twice = spread([2 * variance for variance in variances], 4)
     rows.append(["learned scale", "summed", spread(variances, 4), twice, more, *numbers(learned)])
-    return table(heads, rows)
-
-
-def short(number):
-    return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
+    return Table(heads, rows)
 
 
 def numbers(ours):
     return [
-        ", ".join(str(each["active"]) for each in ours),
-        spread([each["KL"] for each in ours]),
-        spread([each["MSE"] for each in ours], 4),
-        spread([each["-ELBO"] for each in ours], 1),
+        [one["active"] for one in ours],
+        spread([one["KL"] for one in ours]),
+        spread([one["MSE"] for one in ours], 4),
+        spread([one["-ELBO"] for one in ours], 1),
     ]
 
 
-def told_of_others(found, steps):
-    """What has another measure, or none: the numbers that need none."""
-    rows = [[name, *numbers([each[name] for each in found])[:3]] for name in OTHERS if name != "learned scale"]
-    before, after = (spread([each[step] for each in steps], 4) for step in (0, STEPS))
-    return (
-        f"The KL alone falls from {before} to {after} nats in {STEPS} steps of 128 images: every q(z|x) becomes the "
-        "prior, and the decoder is never trained. MSE is to the same grey images.\n\n"
-        + table(["", "active units", "KL, nats", "MSE"], rows)
-    )
+def short(number):
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"

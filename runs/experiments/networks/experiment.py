@@ -1,4 +1,4 @@
-"""Perceptron, convolutions, or a label beside the image: which VAE of one size is worth most, with which activation?"""
+"""Which VAE of one size has the highest log p(x): MLP, convolutional or conditional? And which activation?"""
 
 from functools import partial
 from statistics import mean
@@ -9,13 +9,13 @@ from torch import nn
 
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.data import Split, subset
-from pyrovae.evaluation.evaluate import scores
-from pyrovae.experiments import OVER_BOTH, OVER_SEEDS, Findings, spread, table, with_error
+from pyrovae.evaluate import scores
+from pyrovae.experiments import OVER_BOTH, OVER_SEEDS, Findings, Line, Number, Table, spread, with_error
+from pyrovae.inference import reconstruct
 from pyrovae.models import ConditionalVAE
 from pyrovae.networks import MLP, Conv
 from pyrovae.objectives import ELBO, WarmUp
-from pyrovae.programs.importance import reconstruct
-from pyrovae.training.rates import cosine
+from pyrovae.train import cosine
 
 BUDGETS = {
     "digits": {
@@ -41,6 +41,14 @@ ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Tanh, nn.Soft
 ROWS, PARTICLES, LEAST = 1000, 100, 3  # test images, and z for each; seeds for each activation
 CONDITIONAL = "conditional"
 ERRORS = f"of a gain {OVER_BOTH}; else {OVER_SEEDS}"
+CAPTION = "Images drawn by three VAEs of about the same size; in the last panel each row is drawn for one digit class."
+NOTES = (
+    "Nats per datum on at most {images} test images, {samples} importance samples, {epochs} epochs. The conditional "
+    "model knows the label: its ELBO and log p are those of log p(x|y), which cannot be compared with log p(x). Its "
+    "log p(x) = log sum_y p(y) p(x|y) can. The gain is over the perceptron on the same images.",
+    "-ELBO of perceptrons with {deep} units after {early} epochs at one learning rate, over {repetitions} seeds. So "
+    "early, an activation may be ahead only because it learns faster.",
+)
 
 
 def experiment(name, seeds):
@@ -59,7 +67,9 @@ def experiment(name, seeds):
         "reconstructions": reconstructions(made, splits.test),
         "activations": plots.dots(by_activation, "-ELBO, test (nats)"),
     }
-    return Findings(told(found, budget) + "\n\n" + told_of_activations(by_activation, budget), figures, ERRORS)
+    settings = {"images": ROWS, "samples": PARTICLES, "epochs": budget["epochs"], "early": budget["epochs_each"]}
+    settings |= {"deep": " and ".join(map(str, budget["deep"])), "repetitions": max(seeds, LEAST)}
+    return Findings(*answer(found, by_activation), figures, settings, ERRORS)
 
 
 def models(shape, classes, budget):
@@ -119,7 +129,7 @@ def samples(made):
     torch.manual_seed(0)
     panels = {}
     for kind, vae in made.items():
-        labels = {"y": vae.encode_labels(torch.arange(10).repeat_interleave(6))} if kind == CONDITIONAL else {"n": 60}
+        labels = {"y": vae.encode(torch.arange(10).repeat_interleave(6))} if kind == CONDITIONAL else {"n": 60}
         p_x = poutine.trace(vae.model).get_trace(**labels).nodes["x"]["fn"]
         panels[kind + (", a class a row" if kind == CONDITIONAL else "")] = p_x.mean.unflatten(0, (10, 6)).numpy()
     return plots.image_table(panels)
@@ -133,41 +143,22 @@ def reconstructions(made, test):
     return plots.image_rows({"test image": x.numpy()} | drawn)
 
 
-def told(found, budget):
-    nats = {kind: mean(-one["log p(x)"].mean().item() for one in of) for kind, of in found.items()}
-    best, given = min(nats, key=nats.get), mean(-one["log p"].mean().item() for one in found[CONDITIONAL])
+def answer(found, by_activation):
+    nats = {kind: spread([-one["log p(x)"].mean().item() for one in of]) for kind, of in found.items()}
+    ranked = {kind: nats[kind] for kind in sorted(nats, key=nats.get)}
     heads = ["network", "bound and log p of", "weights", "seconds", "-ELBO", "KL", "-log p", "-log p(x)", "gain in it"]
-    return (
-        f"Of networks of about {round(found['perceptron'][0]['weights'], -3):,} weights and {budget['epochs']} epochs "
-        f"each, {best} has most log p(x): -log p(x) is "
-        f"{', '.join(f'{nats[kind]:.2f} ({kind})' for kind in sorted(nats, key=nats.get))}. The conditional model "
-        f"codes an image whose label is known in {given:.2f} nats.\n\n"
-        f"Nats per datum of at most {ROWS} test images, {PARTICLES} importance samples. The conditional model's bound "
-        "is one on log p(x|y), the image given its label, which is no rival of log p(x); its log p(x) = log sum_y "
-        "p(y) p(x|y) is, and stands beside the others'. The gain is over the perceptron on the same images.\n\n"
-        + table(heads, [row_of(kind, of, found["perceptron"]) for kind, of in found.items()])
-    )
+    rows = [row_of(kind, of, found["perceptron"]) for kind, of in found.items()]
+    activations = [[kind, spread(values)] for kind, values in by_activation.items()]
+    return [Line("-log p(x), nats", ranked)], [Table(heads, rows), Table(["activation", "-ELBO"], activations)]
 
 
 def row_of(kind, of, base):
     gains = [one["log p(x)"] - other["log p(x)"] for one, other in zip(of, base, strict=True)]
-    numbers = {"-ELBO": "elbo", "KL": "kl", "-log p": "log p", "-log p(x)": "log p(x)"}
     return [
         kind,
         "x given y" if kind == CONDITIONAL else "x",
-        f"{of[0]['weights']:,}",
-        f"{mean(one['seconds'] for one in of):.0f}",
-        *(spread([abs(one[name].mean().item()) for one in of]) for name in numbers.values()),
+        of[0]["weights"],
+        Number(mean(one["seconds"] for one in of), None, 0),
+        *(spread([abs(one[name].mean().item()) for one in of]) for name in ("elbo", "kl", "log p", "log p(x)")),
         "" if of is base else with_error(gains),
     ]
-
-
-def told_of_activations(found, budget):
-    best, *_, last = found
-    apart = mean(found[last]) - mean(found[best])
-    return (
-        f"Of the activations {best} is best and {last} last, {apart:.2f} nats apart, of perceptrons of "
-        f"{' and '.join(map(str, budget['deep']))} units after {budget['epochs_each']} epochs at one learning rate "
-        f"({len(found[best])} seeds); which is ahead so early may be which learns "
-        "fastest.\n\n" + table(["activation", "-ELBO"], [[kind, spread(each)] for kind, each in found.items()])
-    )

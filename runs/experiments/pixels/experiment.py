@@ -1,4 +1,4 @@
-"""Black and white, or grey: what does each model of a pixel draw, and of what is its score a measure?"""
+"""What does each model of a pixel draw, black-and-white or grey, and what does its score measure?"""
 
 import math
 from functools import partial
@@ -10,13 +10,13 @@ from torch.nn.functional import softplus
 
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.data import Split, subset
-from pyrovae.evaluation.bits import bits_per_dimension
-from pyrovae.experiments import Findings, spread, table
+from pyrovae.experiments import Findings, Line, Number, Table, spread
+from pyrovae.inference import reconstruct
 from pyrovae.likelihoods import Bernoulli, ContinuousBernoulli, DiscretizedLogistic, DiscretizedLogisticMixture, Normal
+from pyrovae.likelihoods.bits import bits_per_dimension
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
-from pyrovae.programs.importance import reconstruct
-from pyrovae.training.rates import cosine
+from pyrovae.train import cosine
 
 BUDGETS = {
     "digits": {"latents": 8, "hidden": 200, "epochs": 40, "batch_size": 64},
@@ -34,6 +34,22 @@ PIXELS = {  # what is made of the grey images, and the model of what is made
 }
 SOFT = "cross-entropy of greys"
 ROWS, PARTICLES = 1000, 50  # test images, and z for each
+CAPTION = (
+    "Three test images, and what eight models of a pixel draw: "
+    "images x ~ p(x|z) on the left, means E[x|z] on the right."
+)
+NOTES = (
+    "Nats per datum on at most {images} test images, {samples} importance samples. Scores with different measures "
+    "cannot be compared: a mass over binary values and one over 256 levels belong to different data. Bits per "
+    "dimension are for the bytes, by a mass over them or, as an upper bound, by a density of bytes with uniform "
+    "noise. The squared error is that of E[x|z], z ~ q(z|x), to the same grey images, whatever the encoder sees of "
+    "them: a black-and-white draw, greys, or greys with noise.\n\n"
+    "The cross-entropy of greys is no likelihood: over the 256 levels of a pixel its terms sum to more than one. The"
+    " line above compares the bits that it seems to need (first seed) with those after division by this sum, in the "
+    "mean over the images and z ~ q(z|x), an upper bound. It is never below the entropy of the pixels as "
+    "probabilities, sum_i h(x_i): so much is left at a perfect reconstruction, since it is the least that any model "
+    "of their black-and-white draws can have.",
+)
 
 
 def experiment(name, seeds):
@@ -55,7 +71,8 @@ def experiment(name, seeds):
         "more-pixels": drawn(models, data.load(name).test, greys.test, 8, 6.4),
         "losses": plots.curves_apart(losses, "epoch", "-ELBO, validation (nats)"),
     }
-    return Findings(told(found) + "\n\n" + told_of_greys(models[SOFT], found, subset(greys.test, ROWS)[:]), figures)
+    lines, tables = answer(found, models[SOFT], subset(greys.test, ROWS)[:])
+    return Findings(lines, tables, figures, {"images": ROWS, "samples": PARTICLES})
 
 
 def trained(splits, likelihood, budget, seed):
@@ -78,7 +95,7 @@ def measured(vae, test, greys):
         "measure": measure,
         "-ELBO": -numbers["elbo"]["value"],
         "-log p": -log_p,
-        "bits": bits(log_p, greys[0].numel(), vae.likelihood.measure, test.binarize == "dequantize"),
+        "bits": bits(log_p, greys[0].numel(), measure, test.binarize == "dequantize"),
         "squares": (reconstruct(vae, x) - greys).square().mean().item(),
         "scale": None if scale is None else scale.item(),
     }
@@ -112,45 +129,28 @@ def halved(name):
     return "\n".join(filter(None, (name[:at], name[at + 1 :])))
 
 
-def told(found):
-    squares = {kind: mean(one["squares"] for one in of) for kind, of in found.items()}
-    coded = {kind: mean(one["bits"] for one in of) for kind, of in found.items() if of[0]["bits"] is not None}
-    nearest, shortest = min(squares, key=squares.get), min(coded, key=coded.get)
-    rows = [
-        [
-            kind,
-            of[0]["measure"],
-            spread([one["-ELBO"] for one in of]),
-            spread([one["-log p"] for one in of]),
-            spread([one["bits"] for one in of], 3) if kind in coded else "none",
-            f"{squares[kind]:.4f}",
-            "" if of[0]["scale"] is None else spread([one["scale"] for one in of], 3),
-        ]
-        for kind, of in found.items()
-    ]
+def answer(found, vae, greys):
+    bits = {kind: spread([one["bits"] for one in of], 3) for kind, of in found.items() if of[0]["bits"] is not None}
+    squares = {kind: Number(mean(one["squares"] for one in of), None, 4) for kind, of in found.items()}
+    rows = []
+    for kind, of in found.items():
+        rows.append(
+            [kind, of[0]["measure"], spread([one["-ELBO"] for one in of]), spread([one["-log p"] for one in of])]
+        )
+        scale = "" if of[0]["scale"] is None else spread([one["scale"] for one in of], 3)
+        rows[-1] += [bits.get(kind, "none"), squares[kind], scale]
     heads = ["pixels", "the score is a", "-ELBO", "-log p", "bits per dimension", "squared error", "s"]
-    return (
-        f"Shortest, in the mean, is the code of {shortest}, {coded[shortest]:.3f} bits per dimension; the means of "
-        f"{nearest} are nearest to the greys, with a mean squared error of {squares[nearest]:.4f}.\n\n"
-        f"Nats per datum of at most {ROWS} test images, {PARTICLES} importance samples. Numbers of two measures have "
-        "no order: a mass over binary values is of other data than one over 256 levels. Bits per dimension are of the "
-        "bytes, by a mass over them or (an upper bound) a density of bytes with uniform noise. The squared error is "
-        "that of E[x|z], z ~ q(z|x), to the same grey images, whatever the encoder sees of them: a draw of black and "
-        "white, greys, or greys with noise.\n\n" + table(heads, rows)
-    )
+    ranked = {kind: bits[kind] for kind in sorted(bits, key=bits.get)}
+    return [Line("Bits per dimension", ranked), *of_greys(vae, found, greys)], [Table(heads, rows)]
 
 
-def told_of_greys(vae, found, greys):
-    score, floor = found[SOFT][0]["-ELBO"], entropy(greys)  # of the same training as the sums
-    read = score / (greys[0].numel() * math.log(2))
-    return (
-        f"Cross-entropy of greys is no likelihood. Its {score:.2f} nats (first seed) look like {read:.3f} bits per "
-        "dimension; but over the 256 levels of a pixel its terms sum to more than one. Divided by their sum, in the "
-        f"mean over those images and z ~ q(z|x), they code the greys in at most {normalised(vae, score, greys):.2f} "
-        f"bits per dimension. And it is never below {floor:.2f} nats, the entropy of the pixels as probabilities, "
-        "sum_i h(x_i): so much is left where a reconstruction is perfect, as it is the least that any model of their "
-        "black-and-white draws can have."
-    )
+def of_greys(vae, found, greys):
+    """What the cross-entropy of greys looks like, and what it is."""
+    score = found[SOFT][0]["-ELBO"]  # of the same training as the sums
+    read = Number(score / (greys[0].numel() * math.log(2)), None, 3)
+    coded = Number(normalised(vae, score, greys), None, 2)
+    yield Line("Cross-entropy of greys, bits per dimension", {"as it looks": read, "normalised": coded})
+    yield Line("Entropy of the pixels as probabilities, nats", {"": Number(entropy(greys))})
 
 
 def entropy(greys):

@@ -1,8 +1,7 @@
-"""What a VAE is good for, in a number each: densities, anomalies, classes from few labels, completion."""
+"""What can you use a VAE for? Densities, anomalies, classes from few labels and completion, in one number each."""
 
 import math
 from functools import partial
-from statistics import mean
 
 import numpy as np
 import torch
@@ -10,15 +9,15 @@ from sklearn.neural_network import MLPClassifier
 
 from pyrovae import VAE, anomaly, baselines, data, fit, plots
 from pyrovae.data import Split, subset
-from pyrovae.evaluation.evaluate import accuracy
-from pyrovae.experiments import OF_TESTS, OVER_BOTH, Findings, rate, table, with_error, with_test_error
+from pyrovae.evaluate import accuracy
+from pyrovae.experiments import OF_TESTS, OVER_BOTH, Findings, Line, Number, Table, rate, with_error, with_test_error
+from pyrovae.inference import classify
 from pyrovae.likelihoods import Normal
 from pyrovae.models import CompletionVAE, SemiSupervisedVAE
 from pyrovae.models.completion_vae import quadrants
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
-from pyrovae.programs.importance import classify
-from pyrovae.training.rates import cosine
+from pyrovae.train import cosine
 
 BUDGETS = {
     "digits": {"latents": 8, "hidden": 200, "epochs": 80, "batch_size": 64, "components": 30, "labels": 50},
@@ -27,19 +26,21 @@ BUDGETS = {
 ROWS, PARTICLES, FEW = 1000, 200, 300  # test images, z for each; images at which the windows' width is chosen
 HALF = partial(quadrants, seen=2)
 ERRORS = f"of AUROC and accuracy {OF_TESTS}; else {OVER_BOTH}"
+CAPTION = "Test images, images drawn by a VAE, and images drawn by three simple densities."
 NOTES = (
-    "\n\nBlack-and-white images, of which all densities see one draw in training. Of the three simple densities log p "
-    "is exact: a mixture of {components} products of Bernoullis by expectation maximisation, one around each training "
-    f"image (`pyrovae.baselines`), and each pixel by itself; of the VAE it is estimated with {PARTICLES} importance "
-    "samples, a lower bound in the mean.\n\n"
-    "- Density: [`VAE`](../../../../pyrovae/models/vae.py); priors and guides are compared in "
-    "[`runs/compare`](../../../compare/README.md).\n"
-    "- Anomalies: the same VAE, by -log p(x); anomalies are test images upside down. Where raw likelihood "
-    "fails, [`anomaly`](../../anomaly/experiment.py).\n"
-    "- Labels: a [`SemiSupervisedVAE`](../../../../pyrovae/models/semi_supervised_vae.py) of the same VAE's codes, the "
-    "means of q(z|x) in training and test, {labels} labels; [`labels`](../../labels/experiment.py).\n"
+    "Black-and-white images. All densities see one draw of each in training. log p of the three simple densities "
+    "(`pyrovae.baselines`) is exact: a mixture of {components} products of Bernoullis by expectation maximisation, "
+    "one product around each training image, and independent pixels. That of the VAE is estimated with {samples} "
+    "importance samples, a lower bound in the mean.\n\n"
+    "- Density: [`VAE`](../../../../pyrovae/models/vae.py). [`runs/compare`](../../../compare/README.md) compares "
+    "priors and guides.\n\n"
+    "- Anomalies: the same VAE, by -log p(x); the anomalies are test images upside down. "
+    "[`anomaly`](../../anomaly/experiment.py) shows where the raw likelihood fails.\n\n"
+    "- Labels: a [`SemiSupervisedVAE`](../../../../pyrovae/models/semi_supervised_vae.py) of the VAE's codes, the "
+    "means of q(z|x), with {labels} labels, beside a network of the labelled images alone; see "
+    "[`labels`](../../labels/experiment.py).\n\n"
     "- Completion: a [`CompletionVAE`](../../../../pyrovae/models/completion_vae.py) of the right half u given the "
-    "left half s; of the simple densities p(u|s) = p(x) / p(s). [`completion`](../../completion/experiment.py)."
+    "left half s. For the simple densities p(u|s) = p(x) / p(s). See [`completion`](../../completion/experiment.py).",
 )
 
 
@@ -67,7 +68,8 @@ def experiment(name, seeds):
             "labels": plots.image_table(by_class(semi, codes(vae, test.x), test)),
             "completion": plots.image_table(halves(half, test)),
         }
-    return Findings(told(found, budget, splits.event_shape), figures, ERRORS)
+    settings = {"components": budget["components"], "labels": budget["labels"], "samples": PARTICLES}
+    return Findings(*answer(found, splits.event_shape), figures, settings, ERRORS)
 
 
 def trained(build, train, budget, seed):
@@ -157,28 +159,22 @@ def halves(vae, test, draws=9):
     return {"seen": grey[:, None].numpy(), "completed": means.numpy(), "truth": x[:, None].numpy()}
 
 
-def told(found, budget, shape):
+def answer(found, shape):
     kinds, size = list(found[0]["surprise"]), math.prod(shape)
     n = len(found[0]["surprise"][kinds[0]][0])  # test images: digits has fewer than ROWS
     costs = {kind: [one["surprise"][kind][0] for one in found] for kind in kinds}
     areas = {kind: [anomaly.auroc(*one["surprise"][kind]) for one in found] for kind in kinds}
-    apart = {kind: [each["value"] for each in of] for kind, of in areas.items()}
-    auroc = {kind: with_test_error(apart[kind], [each["standard_error"] for each in of]) for kind, of in areas.items()}
-    rest = {kind: [one["completed"][kind] for one in found] for kind in kinds}
+    auroc = {
+        kind: with_test_error([one["value"] for one in of], [one["standard_error"] for one in of])
+        for kind, of in areas.items()
+    }
+    nats = {kind: with_error(costs[kind]) for kind in kinds}
     rates = {kind: rate([one["classes"][kind] for one in found], n) for kind in ("VAE", "network")}
-    nats = {kind: mean(each.mean().item() for each in costs[kind]) for kind in kinds}
-    best, keenest = min(kinds[1:], key=nats.get), max(kinds, key=lambda kind: mean(apart[kind]))
     rows = [
-        ["density: -log p(x), nats", *(with_error(costs[kind]) for kind in kinds)],
-        ["the same, bits for each pixel", *(f"{nats[kind] / size / math.log(2):.3f}" for kind in kinds)],
-        ["anomalies: AUROC of images upside down", *(auroc[kind] for kind in kinds)],
-        ["completion: -log p(u|s), nats", *(with_error(rest[kind]) for kind in kinds)],
+        ["density: -log p(x), nats", *nats.values()],
+        ["the same, bits for each pixel", *(Number(nats[kind].value / size / math.log(2), None, 3) for kind in kinds)],
+        ["anomalies: AUROC of images upside down", *auroc.values()],
+        ["completion: -log p(u|s), nats", *(with_error([one["completed"][kind] for one in found]) for kind in kinds)],
     ]
-    return (
-        f"A test image costs the VAE {nats['VAE']:.2f} nats, and {nats[best]:.2f} the best of the simple densities, "
-        f"{best}. Upside down they are told apart with an AUROC of {auroc['VAE']}, best, in the mean, by "
-        f"{keenest}, {auroc[keenest]}; the right half costs "
-        f"{mean(each.mean().item() for each in rest['VAE']):.2f} nats where the left one is seen; and with "
-        f"{budget['labels']} labels {rates['VAE']} of them are told right, by a network of the labelled images alone "
-        f"{rates['network']}.\n\n" + table(["", *kinds], rows) + NOTES.format(**budget)
-    )
+    labels = {"VAE's codes": rates["VAE"], "images with labels alone": rates["network"]}
+    return [Line("-log p(x), nats", nats), Line("Accuracy with few labels", labels)], [Table(["", *kinds], rows)]

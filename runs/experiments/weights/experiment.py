@@ -1,4 +1,4 @@
-"""On few images, does a prior on the decoder's weights do what early stopping does, without validation images?"""
+"""With few images, can a prior on the decoder's weights replace early stopping on validation images?"""
 
 from functools import partial
 
@@ -6,10 +6,10 @@ import torch
 
 from pyrovae import VAE, Training, data, plots
 from pyrovae.data import Split, Splits
-from pyrovae.experiments import OVER_BOTH, Findings, repeated, table, with_error
+from pyrovae.experiments import OVER_BOTH, Findings, Line, Table, repeated, with_error
+from pyrovae.inference import log_likelihood
 from pyrovae.models import BayesianVAE
 from pyrovae.networks import MLP
-from pyrovae.programs.importance import log_likelihood
 
 BUDGETS = {
     "digits": {"sizes": (100, 300, 1000), "steps": 1000},
@@ -17,6 +17,16 @@ BUDGETS = {
 }
 TEST, PARTICLES, DRAWS, BATCH = 300, 200, 10, 100  # images to validate and as many to test; of z; of w; rows
 LATENTS, NETWORK = 10, partial(MLP, hidden=(100,))
+CAPTION = (
+    "log p(x) of test images for models trained on few images and on more: a VAE after its last epoch and at the "
+    "epoch that validation images chose, and a BayesianVAE, which needs no validation images."
+)
+NOTES = (
+    "log p(x) of {images} test images, in nats per datum, a lower bound in the mean with {samples} samples: {each} "
+    "of z at each of {draws} draws of the weights w, or all at one w. An average over more draws of w is higher in "
+    "the mean. Each seed has training images of its own. In the picture, whose bars are the same ±, points for the "
+    "same number of images stand side by side.",
+)
 
 
 def experiment(name, seeds):
@@ -37,7 +47,8 @@ def experiment(name, seeds):
         for place, (kind, by_size) in enumerate(found.items())
     }
     axes = {"x": "training images", "y": "log p(x) of test images (nats)", "log": "x", "below": True}
-    return Findings(told(found), {"log-p-by-images": plots.curves(lines, **axes)}, OVER_BOTH)
+    settings = {"images": TEST, "samples": DRAWS * PARTICLES, "each": PARTICLES, "draws": DRAWS}
+    return Findings(*answer(found), {"log-p-by-images": plots.curves(lines, **axes)}, settings, OVER_BOTH)
 
 
 def curve(by_size, factor):
@@ -80,22 +91,16 @@ def score(vae, test):
     return log_likelihood(vae, test, DRAWS * PARTICLES)[0]
 
 
-def told(found):
+def answer(found):
     last, best, predictive, at_mean = found
     sizes = list(found[last])
     rows = [[size, *(with_error(found[kind][size]) for kind in found)] for size in sizes]
+    lines = []
+    for size in (sizes[0], sizes[-1]):
+        gains = {f"over {kind}": gain(found, size, predictive, kind) for kind in (last, best, at_mean)}
+        lines.append(Line(f"Gain of the posterior predictive with {size:,} images, nats", gains))
+    return lines, [Table(["training images", *found], rows)]
 
-    def gains(size, *others):
-        pairs = [zip(found[predictive][size], found[each][size], strict=True) for each in others]
-        return " and ".join(with_error([one - other for one, other in pair]) for pair in pairs)
 
-    return (
-        f"With {sizes[0]} images the posterior predictive of a BayesianVAE is {gains(sizes[0], last, best)} nats over "
-        f"a VAE's last epoch and its best, which validation images chose; with {sizes[-1]} it is "
-        f"{gains(sizes[-1], last, best)}. To average over {DRAWS} draws of w is worth {gains(sizes[0], at_mean)} and "
-        f"{gains(sizes[-1], at_mean)} over the mean of q(w); over more it is worth more, in the mean.\n\nlog p(x) of "
-        f"{TEST} test images, in nats per datum, a lower bound in the mean by {DRAWS * PARTICLES} samples: "
-        f"{PARTICLES} of z at each draw of w, or all at one w. Each seed has training images of its own. In the "
-        "picture, whose bars are the same ±, the points of one size stand side by side.\n\n"
-        + table(["training images", *found], rows)
-    )
+def gain(found, size, one, other):
+    return with_error([mine - its for mine, its in zip(found[one][size], found[other][size], strict=True)])
