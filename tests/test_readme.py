@@ -129,6 +129,13 @@ def test_the_times_quoted_are_those_that_were_measured(way):
         assert float(quoted) == pytest.approx(float(measured), abs=0.051)
 
 
+@pytest.mark.parametrize("package", ["priors", "likelihoods", "guides", "networks", "models", "objectives"])
+def test_the_menu_is_complete(package):
+    (row,) = re.findall(rf"^\| \*\*{package.replace('guides', 'guide families')}\*\*.*$", TEXT, re.MULTILINE)
+    missing = [name for name in getattr(pyrovae, package).__all__ if f"`{name}`" not in row]
+    assert missing == (["Objective"] if package == "objectives" else [])  # the base class
+
+
 def test_numbers_quoted_are_those_of_the_runs():
     """Each 'ELBO -x, log p(x) -y' of a recipe stands in the evaluation.json of the run it names."""
     page = (RUNS / "recipes" / "README.md").read_text()
