@@ -111,7 +111,7 @@ def answer(found, n):
         [kind, accuracy[kind], *(spread([one[kind][name] for one in found], 3) for name in ("nmi", "ari"))]
         for kind in rates
     ]
-    gains = {kind: less(rates["MixtureVAE"], rates[kind]) for kind in rates if kind != "MixtureVAE"}
+    gains = {f"over {kind}": less(rates["MixtureVAE"], rates[kind]) for kind in rates if kind != "MixtureVAE"}
     lines = [Line("Accuracy", accuracy), Line("Gain of MixtureVAE in accuracy", gains)]
     return lines, [Table(["clusters", "accuracy", "NMI", "ARI"], rows)]
 
