@@ -2,11 +2,12 @@
 
 import math
 
-import lazy_loader
 import torch
 from torch import Tensor
 
-scipy = lazy_loader.load("scipy")
+from pyrovae.lazy import Lazy
+
+scipy = Lazy("scipy")
 
 
 def mean(values: Tensor) -> dict[str, float]:

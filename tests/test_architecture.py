@@ -12,7 +12,7 @@ import pyrovae
 
 PACKAGE = Path(pyrovae.__file__).parent
 FLOORS = """
-checks files modes randomness scores              what every room uses
+checks files lazy modes randomness scores         what every room uses
 data distributions engine networks plots          data, densities, graphs, tensors to tensors, figures
 guides likelihoods priors                         factors: one member, one file
 programs                                          questions to any (model, guide)
@@ -101,3 +101,10 @@ def test_what_is_heavy_is_imported_where_it_is_used(use):
     loaded = ast.literal_eval(found.stdout)
     assert len(loaded & set(HEAVY)) == 0, loaded & set(HEAVY)
     assert ("torch" in loaded) == bool(use)
+
+
+def test_what_is_heavy_stays_away_while_torch_looks_through_all_modules():
+    """As torch does where it compiles; lazy_loader's stand-ins in sys.modules would be imported by it."""
+    code = f"import inspect, pyrovae; pyrovae.VAE; pyrovae.load; inspect.getmodule(inspect.currentframe())\n{LOADED}"
+    found = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert len(ast.literal_eval(found.stdout) & set(HEAVY)) == 0

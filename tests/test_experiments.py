@@ -10,6 +10,7 @@ import torch
 
 from pyrovae import experiments
 from pyrovae.__main__ import main
+from pyrovae.experiments import stored
 
 RUNS = Path(__file__).parents[1] / "runs" / "experiments"
 TOY = '''"""Whether two and two are four."""
@@ -95,7 +96,7 @@ def test_numbers_survive_their_file():
         experiments.Number(2.0, float("inf"), 0),
     ]
     table = experiments.Table(["a|b", "n"], [["x|y", value] for value in values] + [[[1, 2], 70000]])
-    back = experiments._cells(json.loads(json.dumps(experiments._data(table.rows))))
+    back = stored._cells(json.loads(json.dumps(stored._data(table.rows))))
     assert [str(row[1]) for row in back] == ["1,234.5 ± 0.2", "nan", "2 ± inf", "70000"]
     shown = str(experiments.Table(table.heads, back))
     assert ("a\\|b" in shown, "x\\|y" in shown, "1, 2" in shown, "70,000" in shown) == (True,) * 4

@@ -7,15 +7,15 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader
 from PIL import Image
 
-matplotlib = lazy_loader.load("matplotlib")
+from pyrovae.lazy import Lazy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-jinja2 = lazy_loader.load("jinja2")
+matplotlib = Lazy("matplotlib")
+jinja2 = Lazy("jinja2")
 
 
 def render(template: Path, **content: Any) -> str:

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-import lazy_loader
 import numpy as np
 import torch
 from PIL import Image
@@ -19,10 +18,11 @@ from torch import Tensor
 
 from pyrovae import checks, files
 from pyrovae.data.split import Lazy
+from pyrovae.lazy import Lazy
 
-torchvision = lazy_loader.load("torchvision")
+torchvision = Lazy("torchvision")
+sklearn = Lazy("sklearn")
 
-sklearn = lazy_loader.load("sklearn")
 
 Part = tuple[Tensor | Lazy, Tensor | None]
 Parts = tuple[Part, Part | None]

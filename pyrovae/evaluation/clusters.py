@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import lazy_loader
 import torch
 from pyro import poutine
 from pyro.distributions import Categorical, OneHotCategorical
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.data.split import Data, blocks, known
+from pyrovae.lazy import Lazy
 from pyrovae.programs.arguments import arguments
 from pyrovae.programs.assumptions import laid_out
 from pyrovae.programs.importance import ROWS
@@ -18,9 +18,8 @@ from pyrovae.programs.particles import entries
 from pyrovae.programs.traces import draw
 from pyrovae.randomness import seeded
 
-sklearn = lazy_loader.load("sklearn")
-
-scipy = lazy_loader.load("scipy")
+sklearn = Lazy("sklearn")
+scipy = Lazy("scipy")
 
 
 def responsibilities(programs: Programs, data: Data, particles: int = 16, seed: int = 0) -> Tensor:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-import lazy_loader
 import torch
 from pyro.distributions import Delta, ImproperUniform, MaskedDistribution, Unit
 from pyro.distributions.torch_distribution import ExpandedDistribution
@@ -18,6 +17,7 @@ from pyrovae.data.split import Data, Split, choosable, subset
 from pyrovae.distributions import Concatenated, PartlyObserved, PartlySeen
 from pyrovae.evaluation.calibration import Arguments, free, seen, uniformity
 from pyrovae.evaluation.quadrature import Law, law, pair_law
+from pyrovae.lazy import Lazy
 from pyrovae.programs.importance import read, refuse_conditional
 from pyrovae.programs.pair import Programs, answering, pair
 from pyrovae.programs.particles import COPIES, Folded, samples, using
@@ -25,7 +25,8 @@ from pyrovae.programs.traces import draw, replayed, sites
 from pyrovae.programs.traits import traits
 from pyrovae.randomness import seeded
 
-scipy = lazy_loader.load("scipy")
+scipy = Lazy("scipy")
+
 
 # Where the integral is off by more than this, or the p-value of the draws below that, the law is at fault.
 OFF, REJECTED = 1e-3, 1e-4

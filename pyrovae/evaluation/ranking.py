@@ -5,13 +5,14 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache, partial
 from typing import Any, TypeVar
 
-import lazy_loader
 import torch
 from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.lazy import Lazy
 
-scipy = lazy_loader.load("scipy")
+scipy = Lazy("scipy")
+
 
 Row = Mapping[str, Any]
 AnyRow = TypeVar("AnyRow", bound=Row)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Self
 
-import lazy_loader
 import pyro
 import pyro.distributions as dist
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from pyrovae import checks
 from pyrovae.guides import DiagonalNormal, FullRankNormal, GuideFamily
+from pyrovae.lazy import Lazy
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models.vae import VAE
 from pyrovae.networks import MLP
@@ -23,7 +23,7 @@ from pyrovae.priors import Prior
 from pyrovae.programs.handlers import register, rows
 from pyrovae.programs.pair import answering
 
-sklearn = lazy_loader.load("sklearn")
+sklearn = Lazy("sklearn")
 
 
 class MixtureVAE(VAE):

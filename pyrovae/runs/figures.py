@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader
 import pyro
 import torch
 from pyro import poutine
@@ -15,6 +14,7 @@ from pyrovae import plots
 from pyrovae.data import Split
 from pyrovae.data.split import ROWS, at_random, blocks, known
 from pyrovae.evaluation.clusters import agreement, has_clusters, responsibilities
+from pyrovae.lazy import Lazy
 from pyrovae.likelihoods import OneHotCategorical
 from pyrovae.priors import Prior
 from pyrovae.programs.columns import arguments_of, by_kind, wanted
@@ -24,10 +24,10 @@ from pyrovae.programs.traces import sites, traces
 from pyrovae.programs.traits import traits
 from pyrovae.randomness import seeded
 
-networkx = lazy_loader.load("networkx")
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+networkx = Lazy("networkx")
 
 
 def draw(programs: Programs, split: Split, seed: int = 0) -> dict[str, Figure]:

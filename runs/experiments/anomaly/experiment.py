@@ -9,10 +9,10 @@ import torch
 
 from pyrovae import VAE, anomaly, data, fit, plots
 from pyrovae.data import subset
-from pyrovae.evaluate import scores
+from pyrovae.evaluation.evaluate import scores
 from pyrovae.experiments import OF_TESTS, Findings, Line, Number, Table, with_test_error
 from pyrovae.likelihoods import Bernoulli, Normal
-from pyrovae.train import cosine
+from pyrovae.training.rates import cosine
 
 BUDGETS = {
     "digits": {"latents": 8, "epochs": 30, "epochs_of_all": 20, "batch_size": 32},

@@ -11,13 +11,13 @@ from torch.nn import functional as F  # noqa: N812
 
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.data import subset
+from pyrovae.evaluation.quality import manifolds
 from pyrovae.experiments import Findings, Line, Number, Table, spread
 from pyrovae.guides import Delta, DiagonalNormal
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, Reconstruction
-from pyrovae.quality import manifolds
-from pyrovae.train import cosine
+from pyrovae.training.rates import cosine
 
 LEARNED, GREYS = partial(Normal, scale=0.3, learn="one"), partial(Bernoulli, soft_targets=True)
 BUDGETS = {

@@ -10,12 +10,12 @@ from scipy.linalg import orthogonal_procrustes
 
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.data import subset
+from pyrovae.evaluation.information import decompose
 from pyrovae.experiments import Findings, Line, Number, Table, spread
-from pyrovae.information import decompose
 from pyrovae.models import ConditionalVAE
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, Geometric
-from pyrovae.train import Training
+from pyrovae.training.train import Training
 
 BUDGETS = {
     "digits": {"hidden": (100, 50), "betas": 25, "first": 60, "each": 4, "batch_size": 32},
@@ -128,7 +128,7 @@ def from_scratch(splits, budget, seed):
 def by_class(splits, budget):
     """Of a conditional VAE with two latents, at each beta: E[x|z, y] of each class at the same z, (10, z, C, H, W)."""
     cvae, found, codes = model(ConditionalVAE, splits, budget, 0, num_classes=10), {}, None
-    x, y = subset(splits.test, ROWS)[:], cvae.encode(subset(splits.test, ROWS).y)
+    x, y = subset(splits.test, ROWS)[:], cvae.encode_labels(subset(splits.test, ROWS).y)
     every = torch.eye(10)[:, None].expand(-1, SQUARE**2, -1)
     for beta in rising(cvae, splits, budget):
         with torch.no_grad():

@@ -11,7 +11,7 @@ from sklearn.mixture import GaussianMixture
 from torch import nn
 
 from pyrovae import data, fit, plots
-from pyrovae.clusters import agreement, responsibilities
+from pyrovae.evaluation.clusters import agreement, responsibilities
 from pyrovae.experiments import OF_TESTS, OVER_SEEDS, Findings, Line, Table, rate, spread
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.models import MixtureVAE

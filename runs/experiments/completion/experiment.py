@@ -5,13 +5,13 @@ from functools import partial
 import torch
 
 from pyrovae import data, fit, plots
-from pyrovae.evaluate import scores
+from pyrovae.evaluation.evaluate import scores
 from pyrovae.experiments import OVER_BOTH, Findings, Line, Number, Table, with_error
 from pyrovae.models import Completion, CompletionVAE
 from pyrovae.models.completion_vae import quadrants
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO
-from pyrovae.train import cosine
+from pyrovae.training.rates import cosine
 
 BUDGETS = {
     "digits": {"hidden": (128, 128), "latents": 16, "epochs": 40, "batch_size": 64},

@@ -12,8 +12,9 @@ from pyro.distributions.testing.fakes import NonreparameterizedNormal
 from pyro.infer import TraceGraph_ELBO
 from torch.nn import functional as F  # noqa: N812
 
-from pyrovae import SVI, VAE, Training, TrainingError, data, gradients, plots
+from pyrovae import SVI, VAE, Training, TrainingError, data, plots
 from pyrovae.data import subset
+from pyrovae.evaluation import gradients
 from pyrovae.experiments import OVER_SEEDS, Findings, Line, Number, Table, spread
 from pyrovae.guides import DiagonalNormal
 from pyrovae.likelihoods import Normal

@@ -9,14 +9,14 @@ from pyro import poutine
 
 from pyrovae import VAE, anneal, data, fit, gaps, plots, refine
 from pyrovae.data import subset
-from pyrovae.diagnostics import by_datum
+from pyrovae.evaluation.diagnostics import by_datum
+from pyrovae.evaluation.pareto_k import usable
 from pyrovae.experiments import OVER_BOTH, OVER_SEEDS, Findings, Line, Number, Table, spread, with_error
 from pyrovae.guides import IAF, DiagonalNormal, FullRankNormal, Planar
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
-from pyrovae.programs import pair
-from pyrovae.psis import usable
-from pyrovae.train import cosine
+from pyrovae.programs.pair import pair
+from pyrovae.training.rates import cosine
 
 BUDGETS = {
     "digits": {

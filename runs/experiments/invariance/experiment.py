@@ -9,12 +9,12 @@ from torch.nn import functional as F  # noqa: N812
 
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.data import at_random
+from pyrovae.distributions.circular import wrapped
 from pyrovae.experiments import OF_TESTS, OVER_SEEDS, Findings, Line, Table, rate, spread
 from pyrovae.models import InvariantVAE
-from pyrovae.models.invariant_vae import wrapped
 from pyrovae.networks import MLP
 from pyrovae.networks.waves import upright
-from pyrovae.train import cosine
+from pyrovae.training.rates import cosine
 
 BUDGETS = {
     "digits": {"side": 12, "margin": 2, "copies": 5, "hidden": (128,), "wider": (160,), "epochs": 25},

@@ -9,13 +9,13 @@ from sklearn.neural_network import MLPClassifier
 from torch import nn
 
 from pyrovae import VAE, data, fit, plots
-from pyrovae.evaluate import accuracy, active
+from pyrovae.evaluation.evaluate import accuracy, active
 from pyrovae.experiments import Findings, Line, Table, rate, rate_error
 from pyrovae.likelihoods import Normal
 from pyrovae.models import SemiSupervisedVAE
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, SemiSupervised
-from pyrovae.train import cosine
+from pyrovae.training.rates import cosine
 
 BUDGETS = {
     "digits": {"labels": (20, 200), "hidden": 64, "latents": 8, "M1": 40, "M2": 10, "M1 + M2": 20, "batch": 50},

@@ -12,12 +12,12 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.data import subset
-from pyrovae.evaluate import ACTIVE, active
+from pyrovae.evaluation.evaluate import ACTIVE, active
 from pyrovae.experiments import OF_TESTS, OVER_SEEDS, Findings, Line, Table, rate, spread
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
-from pyrovae.train import cosine
+from pyrovae.training.rates import cosine
 
 LEARNED = partial(Normal, scale=0.3, learn="one")
 BUDGETS = {

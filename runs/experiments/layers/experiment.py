@@ -8,12 +8,12 @@ from torch import nn
 
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.data import subset
-from pyrovae.evaluate import scores
+from pyrovae.evaluation.evaluate import scores
 from pyrovae.experiments import OVER_BOTH, Findings, Line, Number, Table, repeated, with_error
 from pyrovae.models import HierarchicalVAE
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
-from pyrovae.train import cosine
+from pyrovae.training.rates import cosine
 
 BUDGETS = {
     "digits": {"hidden": (64, 32), "latents": (16, 8), "activation": nn.LeakyReLU, "epochs": 100, "batch_size": 32},

@@ -9,11 +9,11 @@ import torch
 from pyrovae import SVI, VAE, data, evaluate, plots, squared_error
 from pyrovae.data import subset
 from pyrovae.experiments import Findings, Line, Table, spread
-from pyrovae.inference import reconstruct
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, KL, Reconstruction
-from pyrovae.train import Training
+from pyrovae.programs.importance import reconstruct
+from pyrovae.training.train import Training
 
 BUDGETS = {
     "digits": {"latents": 8, "hidden": (100,), "epochs": 20, "batch_size": 32, "learning_rate": 3e-3},

@@ -9,13 +9,13 @@ from torch import nn
 
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.data import Split, subset
-from pyrovae.evaluate import scores
+from pyrovae.evaluation.evaluate import scores
 from pyrovae.experiments import OVER_BOTH, OVER_SEEDS, Findings, Line, Number, Table, spread, with_error
-from pyrovae.inference import reconstruct
 from pyrovae.models import ConditionalVAE
 from pyrovae.networks import MLP, Conv
 from pyrovae.objectives import ELBO, WarmUp
-from pyrovae.train import cosine
+from pyrovae.programs.importance import reconstruct
+from pyrovae.training.rates import cosine
 
 BUDGETS = {
     "digits": {
@@ -129,7 +129,7 @@ def samples(made):
     torch.manual_seed(0)
     panels = {}
     for kind, vae in made.items():
-        labels = {"y": vae.encode(torch.arange(10).repeat_interleave(6))} if kind == CONDITIONAL else {"n": 60}
+        labels = {"y": vae.encode_labels(torch.arange(10).repeat_interleave(6))} if kind == CONDITIONAL else {"n": 60}
         p_x = poutine.trace(vae.model).get_trace(**labels).nodes["x"]["fn"]
         panels[kind + (", a class a row" if kind == CONDITIONAL else "")] = p_x.mean.unflatten(0, (10, 6)).numpy()
     return plots.image_table(panels)

@@ -10,13 +10,13 @@ from torch.nn.functional import softplus
 
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.data import Split, subset
+from pyrovae.evaluation.bits import bits_per_dimension
 from pyrovae.experiments import Findings, Line, Number, Table, spread
-from pyrovae.inference import reconstruct
 from pyrovae.likelihoods import Bernoulli, ContinuousBernoulli, DiscretizedLogistic, DiscretizedLogisticMixture, Normal
-from pyrovae.likelihoods.bits import bits_per_dimension
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
-from pyrovae.train import cosine
+from pyrovae.programs.importance import reconstruct
+from pyrovae.training.rates import cosine
 
 BUDGETS = {
     "digits": {"latents": 8, "hidden": 200, "epochs": 40, "batch_size": 64},

@@ -9,15 +9,15 @@ from sklearn.neural_network import MLPClassifier
 
 from pyrovae import VAE, anomaly, baselines, data, fit, plots
 from pyrovae.data import Split, subset
-from pyrovae.evaluate import accuracy
+from pyrovae.evaluation.evaluate import accuracy
 from pyrovae.experiments import OF_TESTS, OVER_BOTH, Findings, Line, Number, Table, rate, with_error, with_test_error
-from pyrovae.inference import classify
 from pyrovae.likelihoods import Normal
 from pyrovae.models import CompletionVAE, SemiSupervisedVAE
 from pyrovae.models.completion_vae import quadrants
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, WarmUp
-from pyrovae.train import cosine
+from pyrovae.programs.importance import classify
+from pyrovae.training.rates import cosine
 
 BUDGETS = {
     "digits": {"latents": 8, "hidden": 200, "epochs": 80, "batch_size": 64, "components": 30, "labels": 50},

@@ -7,9 +7,9 @@ import torch
 from pyrovae import VAE, Training, data, plots
 from pyrovae.data import Split, Splits
 from pyrovae.experiments import OVER_BOTH, Findings, Line, Table, repeated, with_error
-from pyrovae.inference import log_likelihood
 from pyrovae.models import BayesianVAE
 from pyrovae.networks import MLP
+from pyrovae.programs.importance import log_likelihood
 
 BUDGETS = {
     "digits": {"sizes": (100, 300, 1000), "steps": 1000},
