@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 
-class Lazy:
+class LazyModule:
     """A module that is not imported yet; its attributes are those of the module.
 
     Args:

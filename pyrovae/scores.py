@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from pyrovae.lazy import Lazy
+from pyrovae.lazy import LazyModule
 
-scipy = Lazy("scipy")
+scipy = LazyModule("scipy")
 
 
 def mean(values: Tensor) -> dict[str, float]:

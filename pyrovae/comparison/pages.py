@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from pyrovae.lazy import Lazy
+from pyrovae.lazy import LazyModule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-matplotlib = Lazy("matplotlib")
-jinja2 = Lazy("jinja2")
+matplotlib = LazyModule("matplotlib")
+jinja2 = LazyModule("jinja2")
 
 
 def render(template: Path, **content: Any) -> str:

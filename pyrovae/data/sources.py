@@ -18,10 +18,10 @@ from torch import Tensor
 
 from pyrovae import checks, files
 from pyrovae.data.split import Lazy
-from pyrovae.lazy import Lazy
+from pyrovae.lazy import LazyModule
 
-torchvision = Lazy("torchvision")
-sklearn = Lazy("sklearn")
+torchvision = LazyModule("torchvision")
+sklearn = LazyModule("sklearn")
 
 
 Part = tuple[Tensor | Lazy, Tensor | None]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.data.split import Data
-from pyrovae.lazy import Lazy
+from pyrovae.lazy import LazyModule
 from pyrovae.programs.assumptions import laid_out
 from pyrovae.programs.importance import FLOATS, ROWS, read, refuse_conditional
 from pyrovae.programs.pair import Program, Programs, answering, needs_labels, pair
@@ -19,7 +19,7 @@ from pyrovae.programs.particles import COPIES, using
 from pyrovae.programs.traces import check_latents, draw, model_at, sites
 from pyrovae.randomness import seeded
 
-scipy = Lazy("scipy")
+scipy = LazyModule("scipy")
 
 
 # Simulated data that a bin of a rank histogram expects at least, for the chi-square test to hold.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.data.split import Data, blocks, known
-from pyrovae.lazy import Lazy
+from pyrovae.lazy import LazyModule
 from pyrovae.programs.arguments import arguments
 from pyrovae.programs.assumptions import laid_out
 from pyrovae.programs.importance import ROWS
@@ -18,8 +18,8 @@ from pyrovae.programs.particles import entries
 from pyrovae.programs.traces import draw
 from pyrovae.randomness import seeded
 
-sklearn = Lazy("sklearn")
-scipy = Lazy("scipy")
+sklearn = LazyModule("sklearn")
+scipy = LazyModule("scipy")
 
 
 def responsibilities(programs: Programs, data: Data, particles: int = 16, seed: int = 0) -> Tensor:

@@ -17,7 +17,7 @@ from pyrovae.data.split import Data, Split, choosable, subset
 from pyrovae.distributions import Concatenated, PartlyObserved, PartlySeen
 from pyrovae.evaluation.calibration import Arguments, free, seen, uniformity
 from pyrovae.evaluation.quadrature import Law, law, pair_law
-from pyrovae.lazy import Lazy
+from pyrovae.lazy import LazyModule
 from pyrovae.programs.importance import read, refuse_conditional
 from pyrovae.programs.pair import Programs, answering, pair
 from pyrovae.programs.particles import COPIES, Folded, samples, using
@@ -25,7 +25,7 @@ from pyrovae.programs.traces import draw, replayed, sites
 from pyrovae.programs.traits import traits
 from pyrovae.randomness import seeded
 
-scipy = Lazy("scipy")
+scipy = LazyModule("scipy")
 
 
 # Where the integral is off by more than this, or the p-value of the draws below that, the law is at fault.

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.lazy import Lazy
+from pyrovae.lazy import LazyModule
 
-scipy = Lazy("scipy")
+scipy = LazyModule("scipy")
 
 
 Row = Mapping[str, Any]

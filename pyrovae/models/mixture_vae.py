@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyrovae import checks
 from pyrovae.guides import DiagonalNormal, FullRankNormal, GuideFamily
-from pyrovae.lazy import Lazy
+from pyrovae.lazy import LazyModule
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models.vae import VAE
 from pyrovae.networks import MLP
@@ -23,7 +23,7 @@ from pyrovae.priors import Prior
 from pyrovae.programs.handlers import register, rows
 from pyrovae.programs.pair import answering
 
-sklearn = Lazy("sklearn")
+sklearn = LazyModule("sklearn")
 
 
 class MixtureVAE(VAE):

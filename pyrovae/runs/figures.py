@@ -14,7 +14,7 @@ from pyrovae import plots
 from pyrovae.data import Split
 from pyrovae.data.split import ROWS, at_random, blocks, known
 from pyrovae.evaluation.clusters import agreement, has_clusters, responsibilities
-from pyrovae.lazy import Lazy
+from pyrovae.lazy import LazyModule
 from pyrovae.likelihoods import OneHotCategorical
 from pyrovae.priors import Prior
 from pyrovae.programs.columns import arguments_of, by_kind, wanted
@@ -27,7 +27,7 @@ from pyrovae.randomness import seeded
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-networkx = Lazy("networkx")
+networkx = LazyModule("networkx")
 
 
 def draw(programs: Programs, split: Split, seed: int = 0) -> dict[str, Figure]:
