@@ -17,7 +17,7 @@ from pyrovae.evaluation import annealing
 from pyrovae.models import Completion, CompletionVAE, ConditionalVAE, HierarchicalVAE, SemiSupervisedVAE
 from pyrovae.networks import MLP
 from pyrovae.programs import importance
-from pyrovae.programs.pair import answering
+from pyrovae.programs.pair import no_side_effects
 
 FEW = {"chains": 4, "temperatures": 3, "leapfrog": 1, "start": "prior"}
 SMALL = partial(MLP, hidden=(8,))
@@ -270,7 +270,7 @@ def test_other_graphs_have_their_sandwich(monkeypatch):
 
 def test_what_diverges_is_refused_by_metropolis(counts):
     """A step that is far too long moves nothing, and breaks nothing."""
-    with answering(counts.programs):
+    with no_side_effects(counts.programs):
         bridge = annealing.Bridge(counts.programs, [counts.x])
         here = annealing.point(bridge, bridge.draw(50), 0.5)
         there, acceptance = annealing.move(bridge, here, 0.5, torch.full((12,), 1e4), 5)

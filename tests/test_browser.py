@@ -29,7 +29,7 @@ def page(report):
     if not CHROMIUM:
         pytest.skip("needs Chromium or Chrome: on the PATH, or named by PYROVAE_BROWSER")
     with sync_api.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM)
+        browser = driver.chromium.step_async(executable_path=CHROMIUM)
         page = browser.new_page()
         asked, told = [], []
         page.on("request", lambda request: asked.append(request.url))

@@ -17,7 +17,7 @@ import pyrovae
 from pyrovae import files
 from pyrovae.data import Split, Splits, at_random, from_arrays, load, sources, subset, with_labels
 from pyrovae.data.split import LABELS, as_split, batches, blocks, by_label, known, split_rows
-from pyrovae.training.sampler import Order
+from pyrovae.training.sampler import Sampler
 
 
 def test_digits_are_the_digits(digits):
@@ -703,7 +703,7 @@ def test_labels_that_cannot_be_kept_are_refused(digits, keep, message):
 def order_of(labelled, unlabelled, size, each=None):
     """An order of rows of which those with a label come last."""
     y = torch.cat([torch.full((unlabelled,), -1), torch.zeros(labelled, dtype=torch.long)])
-    return Order(Split(torch.zeros(len(y), 1), y), True, size, each)
+    return Sampler(Split(torch.zeros(len(y), 1), y), True, size, each)
 
 
 @pytest.mark.parametrize(
@@ -712,22 +712,22 @@ def order_of(labelled, unlabelled, size, each=None):
 )
 def test_an_epoch_meets_every_row_and_each_batch_begins_with_labels(labelled, unlabelled, size, each):
     order = order_of(labelled, unlabelled, size, each)
-    assert order.labelled == (min(labelled, size // 2) if each is None else each)
+    assert order.labelled_batch_size == (min(labelled, size // 2) if each is None else each)
     assert order.share == labelled / (labelled + unlabelled)
     rows = order(torch.randperm)
     batches = rows.split(size)
     assert len(batches) == len(order)
     for batch in batches:
-        assert (batch[: order.labelled] >= unlabelled).all()
-        assert (batch[order.labelled :] < unlabelled).all()
-        assert len(batch) > order.labelled
+        assert (batch[: order.labelled_batch_size] >= unlabelled).all()
+        assert (batch[order.labelled_batch_size :] < unlabelled).all()
+        assert len(batch) > order.labelled_batch_size
     assert all(len(batch) == size for batch in batches[:-1])
     counts = torch.bincount(rows, minlength=labelled + unlabelled)
     # Each round of a kind meets all of its rows: none is met twice more than another.
     assert counts[:unlabelled].max() - counts[:unlabelled].min() <= 1
     assert counts[unlabelled:].max() - counts[unlabelled:].min() <= 1
     assert counts.min() >= 1
-    if unlabelled * order.labelled >= labelled * (size - order.labelled):
+    if unlabelled * order.labelled_batch_size >= labelled * (size - order.labelled_batch_size):
         assert (counts[:unlabelled] == 1).all()
     assert not torch.equal(rows, order(torch.randperm))
 
@@ -737,28 +737,28 @@ def test_where_labels_are_no_matter_rows_come_once(each):
     x = torch.zeros(11, 1)
     every, none = torch.arange(11) % 2, torch.full((11,), -1)
     for data, labels in ((Split(x), True), (Split(x, every), True), (Split(x, none), False), (Split(x), False)):
-        order = Order(data, labels, 4, each)
-        assert order.labelled == (None if labels and data.y is not None else 0)
+        order = Sampler(data, labels, 4, each)
+        assert order.labelled_batch_size == (None if labels and data.y is not None else 0)
         assert order(torch.randperm).sort().values.tolist() == list(range(11))
         assert len(order) == 3
     loader = DataLoader(TensorDataset(x, every))
-    assert Order(loader, True, 4).labelled is None
-    assert Order(loader, False, 4).labelled == 0
+    assert Sampler(loader, True, 4).labelled_batch_size is None
+    assert Sampler(loader, False, 4).labelled_batch_size == 0
 
 
 def test_without_labelled_rows_in_a_batch_only_the_others_come():
     order = order_of(5, 11, 4, 0)
-    assert (order.labelled, len(order)) == (0, 3)
+    assert (order.labelled_batch_size, len(order)) == (0, 3)
     assert order(torch.randperm).sort().values.tolist() == list(range(11))
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: order_of(5, 9, 4, 4), "labelled: expected at most 3 of the 4 rows of a batch .5 labels"),
-        (lambda: order_of(2, 9, 8, 3), "labelled: expected at most 2 of the 8 rows of a batch .2 labels"),
-        (lambda: order_of(5, 9, 4, -1), "labelled: expected an integer >= 0, found -1"),
-        (lambda: order_of(5, 9, 4, 1.5), "labelled: expected an integer >= 0, found 1.5"),
+        (lambda: order_of(5, 9, 4, 4), "labelled_batch_size: expected at most 3 of the 4 rows of a batch .5 labels"),
+        (lambda: order_of(2, 9, 8, 3), "labelled_batch_size: expected at most 2 of the 8 rows of a batch .2 labels"),
+        (lambda: order_of(5, 9, 4, -1), "labelled_batch_size: expected an integer >= 0, found -1"),
+        (lambda: order_of(5, 9, 4, 1.5), "labelled_batch_size: expected an integer >= 0, found 1.5"),
         (lambda: order_of(0, 9, 4), "y: expected some labels, found all 9 missing"),
         (lambda: order_of(5, 9, 1), "batch_size: expected at least 2 where some labels are missing, found 1"),
     ],

@@ -19,9 +19,9 @@ from pyrovae import evaluate, guides, likelihoods, priors
 from pyrovae.data import Split
 from pyrovae.distributions import Circular, PowerSpherical, UniformAngle
 from pyrovae.models import InvariantVAE
-from pyrovae.models.invariant_vae import Looks
+from pyrovae.models.invariant_vae import RotationAverage
 from pyrovae.networks import MLP, Conv, FilledIn
-from pyrovae.networks.waves import Waves, turned, upright
+from pyrovae.networks.fourier import FourierDecoder, turned, upright
 from pyrovae.objectives import ELBO
 from pyrovae.runs import figures
 
@@ -53,7 +53,7 @@ def binary(rows=12, shape=SHAPE):
 
 def drawn(shape=SHAPE, **options):
     """The decoder of a model of images of this shape, as a function of z and the pose."""
-    return Waves(SMALL, (3,), shape, waves=5, **options)
+    return FourierDecoder(SMALL, (3,), shape, waves=5, **options)
 
 
 # Drawing in a pose.
@@ -194,7 +194,7 @@ def test_looks_find_the_turn_of_an_image_by_an_eighth():
     side = torch.linspace(-1, 1, 32)
     within = (1 - side[:, None] ** 2 - side**2).clamp(min=0)
     eighth = torch.tensor([math.pi / 4])
-    looks = Looks(MLP((1, 32, 32), 3, hidden=()), vectors=1, looks=8)
+    looks = RotationAverage(MLP((1, 32, 32), 3, hidden=()), vectors=1, looks=8)
     before, after = (looks(draw(z, **lies) * within) for lies in ({}, {"angle": eighth}))
     torch.testing.assert_close(after[:, :2], turned(before[:, None, :2], eighth)[:, 0], rtol=0, atol=0.02)
     torch.testing.assert_close(after[:, 2], before[:, 2], rtol=0, atol=0.02)
@@ -474,5 +474,5 @@ def test_data_are_checked():
         pyrovae.fit(made(), torch.zeros(20, 1, 8, 9), epochs=1)
     with pytest.raises(ValueError, match="x: expected values in the support"):
         pyrovae.fit(made(), torch.full((20, *SHAPE), 0.5), epochs=1)
-    with pytest.raises(ValueError, match=r"Waves: expected an output \(\*k, C, H, W\), found \(5,\)"):
-        Waves(SMALL, (3,), (5,))
+    with pytest.raises(ValueError, match=r"FourierDecoder: expected an output \(\*k, C, H, W\), found \(5,\)"):
+        FourierDecoder(SMALL, (3,), (5,))

@@ -365,7 +365,7 @@ def test_the_expected_step_is_that_of_all_data(rows, missing, batch_size, labell
         x[there], y[there] = x[-1].clone(), y[-1].clone()
     share, hot = there.double().mean().item(), vae.encode_labels(y[there])
     training = Training(
-        vae, Split(x, y), epochs=1, batch_size=batch_size, labelled=labelled, optimizer=Noting, compile=False
+        vae, Split(x, y), epochs=1, batch_size=batch_size, labelled_batch_size=labelled, optimizer=Noting, compile=False
     )
     record = next(iter(training))
     whole = PartlyLabelled(SemiSupervised(), share)
@@ -552,7 +552,7 @@ def test_any_number_of_labelled_rows_in_a_batch_trains(labelled):
     vae = made()
     before = copy.deepcopy(vae.classifier)
     data = Split(binary(), classes(missing=20))
-    training = Training(vae, data, epochs=1, batch_size=10, labelled=labelled, compile=False)
+    training = Training(vae, data, epochs=1, batch_size=10, labelled_batch_size=labelled, compile=False)
     steps = {0: 2, 1: 10, 9: 20}[labelled]
     assert next(iter(training))["step"] == steps
     assert isinstance(training.objective, PartlyLabelled) == (labelled > 0)
@@ -1053,9 +1053,9 @@ def test_questions_without_an_answer_are_refused(ask, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"labelled": 10}, "labelled: expected at most 9 of the 10 rows of a batch"),
-        ({"labelled": 11}, "labelled: expected at most 9 of the 10 rows of a batch"),
-        ({"labelled": -1}, "labelled: expected an integer >= 0, found -1"),
+        ({"labelled_batch_size": 10}, "labelled_batch_size: expected at most 9 of the 10 rows of a batch"),
+        ({"labelled_batch_size": 11}, "labelled_batch_size: expected at most 9 of the 10 rows of a batch"),
+        ({"labelled_batch_size": -1}, "labelled_batch_size: expected an integer >= 0, found -1"),
         ({"batch_size": 1}, "batch_size: expected at least 2 where some labels are missing, found 1"),
     ],
 )

@@ -17,7 +17,7 @@ from torch.distributions import constraints
 
 import pyrovae
 from pyrovae import VAE, likelihoods
-from pyrovae.distributions import Concatenated, Levels, OpenBeta, PartlyObserved
+from pyrovae.distributions import Concatenated, Levels, NaNMasked, OpenBeta
 from pyrovae.evaluation.bits import bits_per_dimension
 from pyrovae.likelihoods import Bernoulli, Beta, CategoricalLevels, Measure, Missing, Normal, Poisson
 from pyrovae.networks import MLP, FilledIn, Log1p
@@ -88,7 +88,7 @@ def parts(p):
     """The distributions of numbers that p is made of; a class stays whole."""
     if isinstance(p, dist.OneHotCategorical):
         return [p]
-    inner = p.base_dist.whole if isinstance(p.base_dist, PartlyObserved) else p.base_dist
+    inner = p.base_dist.whole if isinstance(p.base_dist, NaNMasked) else p.base_dist
     return inner.columns if isinstance(inner, Concatenated) else [inner]
 
 

@@ -30,7 +30,7 @@ BASE = {
     "threads": 1,
 }
 MIXTURE = {"model": "mixture-vae(clusters=2)", "valid": 0.3, "epochs": 2}
-SEMI = {"model": "semi-supervised-vae", "labels": 9.0}
+SEMI = {"model": "semi-supervised-vae", "num_labels": 9.0}
 # Each field: what it is changed to, and what else the base has where that alone would have no effect.
 CHANGES = {
     "data": ("y.npz", {}),
@@ -38,7 +38,7 @@ CHANGES = {
     "binarize": ("threshold", {}),
     "valid": (0.3, {}),
     "test": (0.3, {}),
-    "labels": (12.0, SEMI),
+    "num_labels": (12.0, SEMI),
     "model": ("invariant-vae", {}),
     "latent_dim": (3, {}),
     "prior": ("mixture(components=2)", {}),
@@ -56,7 +56,7 @@ CHANGES = {
     "epochs": (2, {}),
     "clusters_after": (0.0, MIXTURE),
     "batch_size": (20, {}),
-    "labelled": (3, SEMI),
+    "labelled_batch_size": (3, SEMI),
     "optimizer": ("sgd", {}),
     "learning_rate": (1e-2, {}),
     "lr_schedule": ("cosine", {}),
@@ -191,10 +191,19 @@ IDLE = [
         "binarize: it has no effect here: expected im",
     ),
     ({"data": "own.npz", "test": 0.3}, "test: it has no effect here: expected data without a test part"),
-    ({"labels": 9.0}, "labels: it has no effect here: expected a model that takes labels"),
-    ({"labels": 9.0, "model": "mixture-vae(clusters=2)"}, "labels: it has no effect here: expected a model that takes"),
-    ({"labelled": 3}, "labelled: it has no effect here: expected training data of which some labels are missing"),
-    ({"labelled": 3, "model": "semi-supervised-vae"}, "labelled: it has no effect here: expected training data of"),
+    ({"num_labels": 9.0}, "num_labels: it has no effect here: expected a model that takes labels"),
+    (
+        {"num_labels": 9.0, "model": "mixture-vae(clusters=2)"},
+        "num_labels: it has no effect here: expected a model",
+    ),
+    (
+        {"labelled_batch_size": 3},
+        "labelled_batch_size: it has no effect here: expected training",
+    ),
+    (
+        {"labelled_batch_size": 3, "model": "semi-supervised-vae"},
+        "labelled_batch_size: it has no effect here: expected training",
+    ),
     ({"encoder": "mlp(hidden=[5])", "decoder": "mlp(hidden=[6])"}, "network: it has no effect here: expected an encod"),
     (GATED | {"activation": "tanh"}, "activation: it has no effect here: expected a network with an activation"),
     ({"network": "mlp(hidden=[])", "activation": "tanh"}, "activation: it has no effect here"),

@@ -20,7 +20,7 @@ from pyrovae import likelihoods, models, objectives
 from pyrovae.networks import MLP, Conv
 from pyrovae.objectives import ELBO
 from pyrovae.programs import handlers, traces
-from pyrovae.programs.pair import answering
+from pyrovae.programs.pair import no_side_effects
 
 
 @pytest.fixture
@@ -381,7 +381,7 @@ def test_answering_leaves_no_parameter_behind():
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(pyro.param("new", torch.zeros(())), 1.0), obs=x)
 
-    with answering((model, model)):
+    with no_side_effects((model, model)):
         model(torch.zeros(3))
         assert "new" in pyro.get_param_store()
     assert len(pyro.get_param_store()) == 0
@@ -396,7 +396,7 @@ def test_networks_that_mix_leading_dimensions_are_folded(x):
 
 
 def test_answering_needs_programs():
-    with pytest.raises(ValueError, match="expected an object with a model and a guide"), answering(3):
+    with pytest.raises(ValueError, match="expected an object with a model and a guide"), no_side_effects(3):
         pass
 
 
@@ -433,7 +433,7 @@ ASK = {
     "evaluate": lambda pair, x: pyrovae.evaluate(pair, x, 3),
     "gaps": lambda pair, x: pyrovae.gaps(pair, x, 1, particles=3),
     "diagnose": lambda pair, x: pyrovae.diagnose(pair, x, 25),
-    "information": lambda pair, x: pyrovae.information.decompose(pair, x, 2),
+    "information": lambda pair, x: pyrovae.information.kl_decomposition(pair, x, 2),
     "predictive": lambda pair, x: pyrovae.calibration.predictive(pair, x, replicates=2),
     "anneal": lambda pair, x: pyrovae.anneal(pair, x, 2, 3),
     "sandwich": lambda pair, x: pyrovae.sandwich(pair, x, 2, 3),

@@ -220,7 +220,7 @@ def test_graphs_of_many_shapes_are_bounded(reals):
     assert (len(svi._graphs), len(svi._eager)) == (KINDS, KINDS)
     for n in (2 * KINDS, 4 * KINDS):
         svi.prepare(torch.ones(n))
-        svi.launch(torch.ones(n))
+        svi.step_async(torch.ones(n))
     assert len(svi._graphs) == KINDS
     assert sum(len(graphs) for graphs in svi._graphs.values()) <= KINDS
 

@@ -52,8 +52,8 @@ def test_the_epoch_loss_weighs_the_last_small_batch_right(vae, x):
     vae.double()
     probe = Training(vae, x.double(), epochs=1, batch_size=32, learning_rate=1e-12)
     seen = []
-    launch = probe.svi.launch
-    probe.svi.launch = lambda batch: seen.append((launch(batch), len(batch))) or seen[-1][0]
+    launch = probe.svi.step_async
+    probe.svi.step_async = lambda batch: seen.append((launch(batch), len(batch))) or seen[-1][0]
     record = next(iter(probe))
     assert [n for _, n in seen] == [32, 18]
     assert record["loss"] == pytest.approx(sum(loss.item() * n for (loss, _), n in seen) / 50, rel=1e-9)
@@ -276,8 +276,8 @@ def test_every_path_trains_to_the_same_numbers(digits, compile):
 def test_the_matmul_precision_is_the_trainings_alone(vae, x, matmul):
     training = Training(vae, x, epochs=1, matmul=matmul)
     seen = []
-    launch = training.svi.launch
-    training.svi.launch = lambda batch: seen.append(torch.get_float32_matmul_precision()) or launch(batch)
+    launch = training.svi.step_async
+    training.svi.step_async = lambda batch: seen.append(torch.get_float32_matmul_precision()) or launch(batch)
     list(training)
     assert seen == [training.matmul]
     assert training.matmul in ("highest", "medium")

@@ -116,7 +116,7 @@ def test_pyros_own_loss_is_the_sum_over_the_batch(one):
 def test_trained_the_loss_is_a_bound_on_the_evidence_of_all_data_and_near_it(one):
     svi = pyrovae.SVI(one.vae.model, one.vae.guide, partial(torch.optim.Adam, lr=0.02), ANALYTIC())
     for _ in range(200):
-        svi.launch(one.x)
+        svi.step_async(one.x)
     one.kl = kl_divergence(one.vae.q_w(), one.vae.p_w())
     with torch.no_grad():
         truth, _ = quadrature(one.vae.p_w(), lambda w: evidence(w, one.x).sum(-1))

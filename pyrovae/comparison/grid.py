@@ -45,7 +45,7 @@ AXES = {
     "objectives": "objective",
     "betas": "beta",
     "latent_dims": "latent_dim",
-    "label_counts": "labels",
+    "label_counts": "num_labels",
     "learning_rates": "learning_rate",
 }
 
@@ -199,10 +199,10 @@ def asked(root: Path, options: Mapping[str, Any]) -> Grid:
 
 def check(cells: Sequence[Cell]) -> str:
     """Raise a ValueError if a combination makes no sense, before any is run; which part of the data judges them."""
-    whole = replace(cells[0].recipe, labels=0.0).splits()
+    whole = replace(cells[0].recipe, num_labels=0.0).splits()
     for cell in {cell.choice: cell for cell in cells}.values():
         try:
-            splits = cell.recipe.labelled_of(whole)
+            splits = cell.recipe.with_kept_labels(whole)
             model = cell.recipe.build(splits.event_shape, splits.num_classes, len(splits.train))
             replace(cell.recipe, compile="no", matmul="highest").training(model, splits)  # eagerly: nothing is recorded
             objective = cell.recipe.objective_for(-(-len(splits.train) // cell.recipe.batch_size), model)
@@ -223,9 +223,9 @@ def check_runs(root: Path, cells: Sequence[Cell]) -> None:
         recorded = recipe.read(root / cell.name / "run.toml")
         recipe.check_same(root / cell.name, vars(recorded), vars(cell.recipe), advice)
     if begun := [cell for cell in there if _begun(root / cell.name)]:
-        splits = replace(begun[0].recipe, labels=0.0).splits()
+        splits = replace(begun[0].recipe, num_labels=0.0).splits()
         for cell in begun:
-            same_data(root / cell.name, cell.recipe.labelled_of(splits), advice)
+            same_data(root / cell.name, cell.recipe.with_kept_labels(splits), advice)
 
 
 def carry_out(root: Path, cells: Sequence[Cell], split: str, jobs: int, gaps: int = 0) -> dict[str, str]:

@@ -105,7 +105,7 @@ def _splits(
         parts["test"] = own_test
     held_out = "fixed" if binarize == "dynamic" else binarize
     splits = {
-        part: Split(x, y, ("none" if not images else binarize if part == "train" else held_out)).settled()
+        part: Split(x, y, ("none" if not images else binarize if part == "train" else held_out)).binarize_once()
         for part, (x, y) in parts.items()
     }
     return Splits(name, **splits, num_classes=_classes(name, num_classes, [y for _, y in parts.values()]))

@@ -104,7 +104,7 @@ class Split:
         """Stored values of these rows, as a model takes them. Part of a step, where no value can be looked at."""
         return _BINARIZE[self.binarize](_values(x), rows)
 
-    def settled(self) -> "Split":
+    def binarize_once(self) -> "Split":
         """The same values, with a binarisation that never changes done once and for all."""
         if self.binarize in ("dynamic", "none", "dequantize") or not isinstance(self.x, Tensor):
             return self

@@ -182,7 +182,7 @@ def sandwich(
         with seeded(seed, place, 0, SIMULATION):
             args, exact = simulate(programs, given)
         bridge = Bridge(programs, args, start)
-        there = bridge.free(exact)
+        there = bridge.unconstrain(exact)
         bridge.check_start(there)
         steps = _pilot(bridge, path, place)
         lower.append(_forward(bridge, path, steps, place))

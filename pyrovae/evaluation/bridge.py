@@ -38,11 +38,11 @@ class Reals:
                 raise ValueError(f"expected latents that are functions of as many reals, found {found}") from None
             self.shapes[name] = torch.Size(self.onto[name].inverse_shape(site["value"].shape)[2:])
 
-    def free(self, z: dict[str, Tensor]) -> Tensor:
+    def unconstrain(self, z: dict[str, Tensor]) -> Tensor:
         """u = T^-1(z). (K, N, D)"""
         return torch.cat([onto.inv(z[name]).reshape(*z[name].shape[:2], -1) for name, onto in self.onto.items()], -1)
 
-    def bound(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def constrain(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """z = T(u), and log |dz/du|, (K, N)."""
         z, log_det = {}, u.new_zeros(u.shape[:-1])
         parts = u.split([shape.numel() for shape in self.shapes.values()], -1)
@@ -90,19 +90,19 @@ class Bridge:
     def draw(self, chains: int) -> Tensor:
         """u of z ~ f_0. (chains, N, D)"""
         with using(self.layout):
-            return self.free(draw(self.first, chains, *self.args))
+            return self.unconstrain(draw(self.first, chains, *self.args))
 
-    def free(self, trace: Trace) -> Tensor:
+    def unconstrain(self, trace: Trace) -> Tensor:
         """u of the latents in a trace. (K, N, D)"""
         z: dict[str, Any] = {name: trace.nodes[name]["value"] for name in self.reals.onto}
         for name, value in z.items():
             p_z: Any = self.drawn.nodes[name]["fn"]
             checks.support(value, p_z.support, name=name)
-        return self.reals.free(z)
+        return self.reals.unconstrain(z)
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """log f_0(z), log p(x, z) and log |dz/du|, each (K, N)."""
-        z, log_det = self.reals.bound(u)
+        z, log_det = self.reals.constrain(u)
         p = self._at(self.model, z)
         first = p if self.first is self.model else self._at(self.first, z)
         joint = log_prob(p, True) + log_prob(p, False)

@@ -14,7 +14,7 @@ from pyrovae.data.split import Data
 from pyrovae.lazy import LazyModule
 from pyrovae.programs.assumptions import laid_out
 from pyrovae.programs.importance import FLOATS, ROWS, read, refuse_conditional
-from pyrovae.programs.pair import Program, Programs, answering, needs_labels, pair
+from pyrovae.programs.pair import Program, Programs, needs_labels, no_side_effects, pair
 from pyrovae.programs.particles import COPIES, using
 from pyrovae.programs.traces import check_latents, draw, model_at, sites
 from pyrovae.randomness import seeded
@@ -53,7 +53,7 @@ def ranks(programs: Programs, data: Data | int, draws: int = 99, seed: int = 0) 
     """
     checks.integer("draws", draws)
     found: dict[str, list[Tensor]] = {}
-    with answering(programs):
+    with no_side_effects(programs):
         for number, (args, kwargs) in enumerate(_calls(programs, data, seed)):
             with seeded(seed, 8, number):
                 with using(COPIES):  # of one particle: the rows as they are
@@ -184,7 +184,7 @@ def predictive(
         ValueError: a statistic that is no number, as a mean is of data with missing entries.
     """
     checks.integer("replicates", replicates)
-    with answering(programs):
+    with no_side_effects(programs):
         parts = [(rows, args) for _, rows, args in read(programs, data, seed)]
         place = torch.cat([rows for rows, _ in parts]).argsort()
         x = torch.cat([args[0].cpu() for _, args in parts])[place]

@@ -13,7 +13,7 @@ from pyrovae.lazy import LazyModule
 from pyrovae.programs.arguments import arguments
 from pyrovae.programs.assumptions import laid_out
 from pyrovae.programs.importance import ROWS
-from pyrovae.programs.pair import Programs, answering, pair, takes_labels
+from pyrovae.programs.pair import Programs, no_side_effects, pair, takes_labels
 from pyrovae.programs.particles import entries
 from pyrovae.programs.traces import draw
 from pyrovae.randomness import seeded
@@ -38,7 +38,7 @@ def responsibilities(programs: Programs, data: Data, particles: int = 16, seed: 
     """
     checks.integer("particles", particles)
     found = []
-    with answering(programs), seeded(seed, 6):
+    with no_side_effects(programs), seeded(seed, 6):
         for (x,) in blocks(data, ROWS):
             args = arguments(programs, x)
             with laid_out(*pair(programs), *args):
@@ -54,7 +54,7 @@ def has_clusters(programs: Programs, data: Data) -> bool:
     """Whether the guide, which sees no labels, puts each datum into a class y."""
     if takes_labels(programs):
         return False
-    with answering(programs), seeded(0, 6):
+    with no_side_effects(programs), seeded(0, 6):
         x = next(blocks(data, 1))[0]
         nodes = poutine.trace(pair(programs)[1]).get_trace(*arguments(programs, x)).nodes
         return "y" in nodes and isinstance(nodes["y"]["fn"], Categorical | OneHotCategorical)

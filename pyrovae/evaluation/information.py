@@ -13,7 +13,7 @@ from pyrovae import checks
 from pyrovae.data.split import Data
 from pyrovae.programs.assumptions import laid_out
 from pyrovae.programs.importance import FLOATS, read
-from pyrovae.programs.pair import Program, Programs, answering, pair
+from pyrovae.programs.pair import Program, Programs, no_side_effects, pair
 from pyrovae.programs.traces import at, check_latents, draw, is_point, log_prob, model_at, replayed, sites
 from pyrovae.randomness import seeded
 
@@ -24,7 +24,7 @@ NEAR = 1.0
 Arguments = tuple[Tensor, ...]
 
 
-def decompose(programs: Programs, data: Data, draws: int = 4, seed: int = 0) -> dict[str, Any]:
+def kl_decomposition(programs: Programs, data: Data, draws: int = 4, seed: int = 0) -> dict[str, Any]:
     """E_n KL(q(z|x_n) || p(z)) = I_q(x; z) + KL(q(z) || p(z)), q(z) = 1/N sum_n q(z|x_n): a dictionary for JSON.
 
     mutual_information I_q(x; z) = E log q(z|x_n) / q(z) is that of a datum's number n and its code: at most
@@ -55,7 +55,7 @@ def decompose(programs: Programs, data: Data, draws: int = 4, seed: int = 0) -> 
     """
     checks.integer("draws", draws)
     model, guide = pair(programs)
-    with answering(programs):
+    with no_side_effects(programs):
         parts = [args for _, _, args in read(programs, data, seed)]
         rows = sum(len(x) for x, *_ in parts)
         if rows < 2:

@@ -14,12 +14,12 @@ from torch.distributions import Independent
 
 from pyrovae import checks
 from pyrovae.data.split import Data, Split, choosable, subset
-from pyrovae.distributions import Concatenated, PartlyObserved, PartlySeen
+from pyrovae.distributions import Clamped, Concatenated, NaNMasked
 from pyrovae.evaluation.calibration import Arguments, free, seen, uniformity
 from pyrovae.evaluation.quadrature import Law, law, pair_law
 from pyrovae.lazy import LazyModule
 from pyrovae.programs.importance import read, refuse_conditional
-from pyrovae.programs.pair import Programs, answering, pair
+from pyrovae.programs.pair import Programs, no_side_effects, pair
 from pyrovae.programs.particles import COPIES, Folded, samples, using
 from pyrovae.programs.traces import draw, replayed, sites
 from pyrovae.programs.traits import traits
@@ -67,7 +67,7 @@ def check(programs: Programs, data: Data, entries: int = 50, draws: int = 200, s
         programs = at_draws(1, seed)[0]
     rows = choosable(data)
     count = max(4, min(ROWS, VALUES // math.prod(rows.event_shape)))
-    with answering(programs), seeded(seed, 13):
+    with no_side_effects(programs), seeded(seed, 13):
         args = _arguments(programs, rows, count, seed)
         p, few = (_generated(programs, args, rows) for rows in (count, PAIRS))
         found = {name: _site(programs, site, few.nodes[name], entries, draws) for name, site in _random(p)}
@@ -177,9 +177,9 @@ def _parts(p: Any, drawn: Tensor, kept: Tensor | None = None) -> Iterator[tuple[
     """The distributions of single numbers that it is made of, their draws, and which are no given values."""
     shape = drawn.shape[1:]
     inner = p.base_dist if isinstance(p, Independent | ExpandedDistribution) else p
-    if isinstance(inner, PartlyObserved):
+    if isinstance(inner, NaNMasked):
         yield from _parts(inner.whole.expand(shape), drawn, kept)
-    elif isinstance(inner, PartlySeen):
+    elif isinstance(inner, Clamped):
         yield from _parts(inner.whole.expand(shape), drawn, ~inner.seen.expand(shape))
     elif isinstance(inner, Concatenated):
         for i, column in enumerate(inner.columns):

@@ -72,7 +72,7 @@ def _chain(bridge: Bridge, draws: int, warmup: int, seed: tuple[int, ...]) -> di
         start = {"u": bridge.draw(1)[0, 0]}
         mcmc = MCMC(NUTS(potential_fn=energy), draws, warmup, start, disable_progbar=True)
         mcmc.run()
-    z, _ = bridge.reals.bound(mcmc.get_samples()["u"].detach()[:, None])
+    z, _ = bridge.reals.constrain(mcmc.get_samples()["u"].detach()[:, None])
     return {name: values[:, 0] for name, values in z.items()}
 
 

@@ -7,7 +7,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.distributions import PartlyObserved
+from pyrovae.distributions import NaNMasked
 from pyrovae.likelihoods.likelihood import Likelihood
 from pyrovae.likelihoods.normal import Normal
 from pyrovae.likelihoods.scale import Optimal
@@ -38,7 +38,7 @@ class Missing(Likelihood):
         self.measure = self.of.measure.noted("of the entries present")
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
-        return PartlyObserved(self.of(h).base_dist).to_event(len(self.event_shape))
+        return NaNMasked(self.of(h).base_dist).to_event(len(self.event_shape))
 
     def extra_repr(self) -> str:
         return f"event_shape={self.event_shape}"

@@ -25,7 +25,7 @@ from pyrovae.objectives import ELBO
 from pyrovae.priors import StandardNormal
 from pyrovae.programs.handlers import register, rows
 from pyrovae.programs.importance import log_likelihood
-from pyrovae.programs.pair import answering
+from pyrovae.programs.pair import no_side_effects
 from pyrovae.programs.traces import log_mean_exp
 from pyrovae.randomness import seeded
 
@@ -159,7 +159,7 @@ class BayesianVAE(VAE):
         """
         vaes, log_p = self.at_draws(draws, seed), []
         seeds = torch.Generator().manual_seed(seed)  # its own: reading the data draws random numbers, too
-        with seeded(seed, 7), answering(self):
+        with seeded(seed, 7), no_side_effects(self):
             for (x,) in blocks(data, ROWS):
                 each = torch.randint(2**62, (draws,), generator=seeds).tolist()
                 given = [log_likelihood(vae, x, particles, own)[0] for vae, own in zip(vaes, each, strict=True)]

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import checks
-from pyrovae.distributions import PartlySeen
+from pyrovae.distributions import Clamped
 from pyrovae.guides import DiagonalNormal, GuideFamily
 from pyrovae.likelihoods import Bernoulli, Likelihood
 from pyrovae.likelihoods.scale import Optimal
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, build, connect, same_space
 from pyrovae.programs.handlers import register
-from pyrovae.programs.pair import answering, placement
+from pyrovae.programs.pair import no_side_effects, placement
 
 Mask = Tensor | Callable[[tuple[int, ...]], Tensor]
 
@@ -76,7 +76,7 @@ class Completing(nn.Module):
             where = tuple((~torch.isfinite(s)).nonzero()[0].tolist())
             raise ValueError(f"x: expected finite values where it is seen, found {s[where].item()} at {where}")
         self._in_support(s, self.likelihood.mask)
-        with answering(self), pyro.plate("completions", n, dim=-2):
+        with no_side_effects(self), pyro.plate("completions", n, dim=-2):
             return self.model(s=s)
 
     def check(self, x: Tensor) -> None:
@@ -228,7 +228,7 @@ class Unseen(Likelihood):
 
     # With s the likelihood has an argument more.
     def forward(self, h: Tensor, s: Tensor) -> dist.TorchDistribution:  # type: ignore[override]
-        return PartlySeen(self.of(h).base_dist, self.mask, s).to_event(len(self.event_shape))
+        return Clamped(self.of(h).base_dist, self.mask, s).to_event(len(self.event_shape))
 
 
 def _checked(mask: Any, event_shape: tuple[int, ...]) -> Tensor:

@@ -17,7 +17,7 @@ from pyrovae.likelihoods import Bernoulli
 from pyrovae.models.vae import VAE
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, connect, takes_missing
-from pyrovae.networks.waves import Waves, turned, upright
+from pyrovae.networks.fourier import FourierDecoder, turned, upright
 from pyrovae.priors import StandardNormal
 from pyrovae.programs.handlers import register, rows
 
@@ -38,13 +38,13 @@ class InvariantVAE(VAE):
         event_shape: (C, H, W).
         latent_dim, prior, likelihood, guide: of z and x, as in `VAE`.
         encoder: network from the image, seen from its own frame, to the parameters of q(z|x, pose).
-        decoder: network from z to the coefficients of f, a sum of `Waves`.
+        decoder: network from z to the coefficients of f, a sum of `FourierDecoder`.
         angle: scale of p(angle), a normal, in radians; inf: every angle is as likely as any other; None: no turns.
         shift: scale of p(shift), a normal, in longer sides of the image; None: no shifts.
         scale: scale of p(log scale), a normal; None: no scale.
         pose_encoder: network from the image to the parameters of q(angle|x), q(shift|x) and q(scale|x).
-        looks: from so many sides it looks at the image where every angle is as likely; see `Looks`.
-        waves, detail: as in `Waves`.
+        looks: from so many sides it looks at the image where every angle is as likely; see `RotationAverage`.
+        waves, detail: as in `FourierDecoder`.
 
     Raises:
         ValueError: the shapes of two parts do not fit; x is no image; no pose at all.
@@ -69,7 +69,7 @@ class InvariantVAE(VAE):
     ) -> None:
         if len(shape := checks.shape("event_shape", event_shape)) != 3:
             raise ValueError(f"event_shape: expected that of an image (C, H, W), found {shape}")
-        drawn = partial(Waves, decoder, waves=waves, detail=detail)
+        drawn = partial(FourierDecoder, decoder, waves=waves, detail=detail)
         super().__init__(event_shape, latent_dim, prior, likelihood, guide, encoder, drawn)
         self.pose: Any = nn.ModuleDict()
         if angle is not None:
@@ -86,7 +86,7 @@ class InvariantVAE(VAE):
         if self.likelihood.missing:
             takes_missing(self.pose_encoder, [self.event_shape])
         if angle == math.inf:
-            self.pose_encoder = Looks(self.pose_encoder, sum(part.vectors for part in parts), looks)
+            self.pose_encoder = RotationAverage(self.pose_encoder, sum(part.vectors for part in parts), looks)
 
     def p_pose(self) -> dict[str, dist.TorchDistribution]:
         """The priors p(angle), p(shift), p(scale), by their sites."""
@@ -124,7 +124,7 @@ class InvariantVAE(VAE):
             return pyro.sample("z", self.q_z(x, **pose))
 
 
-class Looks(nn.Module):
+class RotationAverage(nn.Module):
     """h(x) = 1/R sum_r T_r g(T_r^-1 x): what g finds, looking from R sides; T_r is a turn by 2 pi r / R.
 
     What it finds turns with the image, by multiples of 2 pi / R: a vector turns along, any other number stays.

@@ -21,7 +21,7 @@ from pyrovae.networks.connect import Part, build
 from pyrovae.objectives import ELBO
 from pyrovae.priors import Prior
 from pyrovae.programs.handlers import register, rows
-from pyrovae.programs.pair import answering
+from pyrovae.programs.pair import no_side_effects
 
 sklearn = LazyModule("sklearn")
 
@@ -115,7 +115,7 @@ class MixtureVAE(VAE):
             x: training data (N, *event_shape), all or some thousands of them.
         """
         self.check(x)
-        with answering(self):
+        with no_side_effects(self):
             self.prior.initialise(self.q_z(x).sample())
         return self
 

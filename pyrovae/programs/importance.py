@@ -19,7 +19,7 @@ from pyrovae.modes import mode
 from pyrovae.programs.arguments import arguments, encoded
 from pyrovae.programs.assumptions import check_evaluation
 from pyrovae.programs.columns import arguments_of, by_kind, wanted
-from pyrovae.programs.pair import Programs, answering, classifies, pair, placement, takes_labels
+from pyrovae.programs.pair import Programs, classifies, no_side_effects, pair, placement, takes_labels
 from pyrovae.programs.traces import closed_mean, log_mean_exp, log_weight, log_weight_of_each, over, traces
 from pyrovae.programs.traits import traits
 from pyrovae.randomness import Stream, seeded
@@ -41,7 +41,7 @@ def sample(programs: Programs, n: int, y: Any = None) -> Tensor:
     """n new data, x ~ p(x), or x ~ p(x|y): the model run with nothing observed but labels. (n, *event_shape)"""
     checks.integer("n", n)
     device, _ = placement(programs)
-    with answering(programs):
+    with no_side_effects(programs):
         if y is None:
             refuse_conditional(programs, "sample")
             return pair(programs)[0](n=n)
@@ -68,7 +68,7 @@ def reconstruct(programs: Programs, x: Tensor, y: Tensor | None = None) -> Tenso
     model, guide = pair(programs)
     if y is not None:
         _refuse_labels(programs)
-    with answering(programs):
+    with no_side_effects(programs):
         p_x: Any = traces(model, guide, 1, *arguments(programs, x, y))[1].nodes["x"]["fn"]
         return p_x.mean[0]
 
@@ -89,7 +89,7 @@ def classify(programs: Programs, data: Data) -> Tensor:
     if not classifies(programs):
         raise ValueError("expected a guide(x, y=None) that draws y where there is none, found none")
     found = []
-    with answering(programs):
+    with no_side_effects(programs):
         for (x,) in blocks(data, ROWS):
             trace = poutine.trace(pair(programs)[1]).get_trace(*arguments(programs, x))
             q_y: Any = trace.nodes["y"]["fn"]
@@ -218,7 +218,7 @@ def places(programs: Programs, data: Data, seed: int, size: int = ROWS) -> Itera
 
     What is read depends on the seed alone, not on the size: a dynamic binarisation gives all who ask the same rows.
     """
-    with answering(programs):
+    with no_side_effects(programs):
         for number, rows, args in read(programs, data, seed):
             for place, first in enumerate(range(0, len(rows), size), number * (ROWS // size)):
                 few = [a[first : first + size] for a in args]

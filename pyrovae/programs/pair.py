@@ -48,7 +48,7 @@ def modules(programs: Programs) -> list[nn.Module]:
 
 
 @contextmanager
-def answering(programs: Programs) -> Iterator[None]:
+def no_side_effects(programs: Programs) -> Iterator[None]:
     """Ask, and change nothing: no gradients, evaluation mode, no parameter left behind in Pyro's store."""
     store = pyro.get_param_store()
     before = set(store.keys())

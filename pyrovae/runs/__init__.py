@@ -115,7 +115,7 @@ def plot(path: Path, trust: Sequence[str] = ()) -> list[Path]:
     written = plots.write_figures(path / "figures", draw(model, held_out, made.seed))
     if epochs:
         # A known label's loss is of log p(x, y), and of q(y|x): far more than that of a row without.
-        some = made.labels and takes_labels(model) and not needs_labels(model)
+        some = made.num_labels and takes_labels(model) and not needs_labels(model)
         of = (", some labels missing", ", all labels known") if some else ("", "")
         written += plots.write_figures(path / "figures", {LAST_FIGURE: plots.loss_curves(epochs, of)})
     return sorted(written)

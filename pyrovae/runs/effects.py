@@ -47,10 +47,14 @@ def _has_own_test(recipe: Any, splits: Splits) -> bool:
 def _of_model(recipe: Any, splits: Splits, model: Any, activation: type[nn.Module]) -> Idle:
     labels = takes_labels(model)
     if not labels:
-        yield "labels", "a model that takes labels (conditional-vae, semi-supervised-vae)", recipe.model
+        yield "num_labels", "a model that takes labels (conditional-vae, semi-supervised-vae)", recipe.model
     y = splits.train.y
     if not labels or not isinstance(y, Tensor) or bool(known(y).all()):
-        yield "labelled", "training data of which some labels are missing", "none missing" if labels else recipe.model
+        yield (
+            "labelled_batch_size",
+            "training data of which some labels are missing",
+            "none missing" if labels else recipe.model,
+        )
     if recipe.encoder and recipe.decoder and traits(model).network is None:
         yield "network", "an encoder or a decoder that is not named", f"{recipe.encoder} and {recipe.decoder}"
     if not any(isinstance(part, activation) for part in model.modules()):

@@ -19,7 +19,7 @@ from pyrovae.likelihoods import OneHotCategorical
 from pyrovae.priors import Prior
 from pyrovae.programs.columns import arguments_of, by_kind, wanted
 from pyrovae.programs.importance import expectation, in_order, reconstruct
-from pyrovae.programs.pair import Program, Programs, answering, classifies, pair, takes_labels
+from pyrovae.programs.pair import Program, Programs, classifies, no_side_effects, pair, takes_labels
 from pyrovae.programs.traces import sites, traces
 from pyrovae.programs.traits import traits
 from pyrovae.randomness import seeded
@@ -37,7 +37,7 @@ def draw(programs: Programs, split: Split, seed: int = 0) -> dict[str, Figure]:
     """
     at = traits(programs).at
     programs = programs if at is None else at()
-    with seeded(seed, 3), answering(programs):
+    with seeded(seed, 3), no_side_effects(programs):
         figures = {"program": _program(programs, split)}
         images = len(split.event_shape) == 3
         if traits(programs).complete is not None:

@@ -54,7 +54,7 @@ class Recipe:
     binarize: str = option("dynamic", "of images: dynamic, threshold, none, or dequantize (greys with uniform noise)")
     valid: float = option(0.1, "validation rows held out of training, a share or a count")
     test: float = option(0.2, "the same for a test part, where the dataset has none")
-    labels: float = option(0.0, "training labels that are kept, a share or a count, drawn by the seed; 0: all")
+    num_labels: float = option(0.0, "training labels that are kept, a share or a count, drawn by the seed; 0: all")
     model: str = option("vae", "the generative program, e.g. conditional-vae, semi-supervised-vae or hierarchical-vae")
     latent_dim: int = option(2, "number of latents")
     prior: str = option("standard-normal", "p(z)")
@@ -78,7 +78,9 @@ class Recipe:
         0.6, "epochs, a share or a count, at a beta of 0.1 until mixture-vae finds its clusters; 0: it finds none"
     )
     batch_size: int = option(128, "rows a step")
-    labelled: int = option(0, "of them with a label, where some labels are missing; 0: half, or as many as there are")
+    labelled_batch_size: int = option(
+        0, "of them with a label, where some labels are missing; 0: half, or as many as there are"
+    )
     optimizer: str = option("adam", "of torch.optim, e.g. adamw or 'adam(betas=[0.9, 0.99])'")
     learning_rate: float = option(1e-3, "of the optimiser")
     lr_schedule: str = option("constant", "of the learning rate: constant, cosine, or stages (Burda et al. 2016)")
@@ -100,9 +102,9 @@ class Recipe:
                 object.__setattr__(self, given.name, float(value))
             elif type(value) is not kind:
                 raise ValueError(f"{given.name}: expected {kind.__name__}, found {value!r}")  # type: ignore[union-attr]
-        for name in ("beta", "beta_warmup", "clip", "valid", "test", "labels", "clusters_after"):
+        for name in ("beta", "beta_warmup", "clip", "valid", "test", "num_labels", "clusters_after"):
             checks.number(name, getattr(self, name), 0)
-        for name in ("patience", "seed", "threads", "beta_cycles", "labelled"):
+        for name in ("patience", "seed", "threads", "beta_cycles", "labelled_batch_size"):
             checks.integer(name, getattr(self, name), 0)
         checks.integer("threads", self.threads, 0, MOST_THREADS)
         for name in ("latent_dim", "batch_size"):
@@ -121,11 +123,11 @@ class Recipe:
 
     def splits(self) -> Splits:
         """The data."""
-        return self.labelled_of(load(self.data, self.data_root or None, self.binarize, self.valid, self.test))  # type: ignore
+        return self.with_kept_labels(load(self.data, self.data_root or None, self.binarize, self.valid, self.test))  # type: ignore
 
-    def labelled_of(self, splits: Splits) -> Splits:
+    def with_kept_labels(self, splits: Splits) -> Splits:
         """The data with those labels only that are kept."""
-        return with_labels(splits, self.labels, self.seed) if self.labels else splits
+        return with_labels(splits, self.num_labels, self.seed) if self.num_labels else splits
 
     def build(
         self, event_shape: tuple[int, ...], num_classes: int | None = None, training_rows: int | None = None
@@ -179,7 +181,7 @@ class Recipe:
             epochs=self.epochs,
             batch_size=self.batch_size,
             objective=self.objective_for(steps, model),
-            labelled=self.labelled or None,
+            labelled_batch_size=self.labelled_batch_size or None,
             optimizer=_optimizer(self.optimizer),
             learning_rate=self.learning_rate,
             lr_schedule=LR_SCHEDULES[checks.member("lr_schedule", self.lr_schedule, LR_SCHEDULES)],

@@ -84,7 +84,7 @@ ENVIRONMENT: Mapping[str, Check] = {
     "data_sha256": _text,
 }
 STATE: Mapping[str, Check] = {
-    **dict.fromkeys(("epoch", "step", "best_epoch", "stale", "objective_step"), _count),
+    **dict.fromkeys(("epoch", "step", "best_epoch", "epochs_without_improvement", "objective_step"), _count),
     **dict.fromkeys(("best_loss", "rate"), _real),
     **dict.fromkeys(("matmul", "device", "torch", "path"), _text),
     "threads": _count,

@@ -16,7 +16,7 @@ from pyrovae.programs.columns import by_kind, of_labels, wanted
 from pyrovae.programs.pair import Programs, placement
 from pyrovae.programs.traits import traits
 from pyrovae.training.faults import TrainingError, check_data
-from pyrovae.training.sampler import Order
+from pyrovae.training.sampler import Sampler
 
 # So many numbers at a time of other data, in at most ROWS rows.
 FLOATS = 2**20
@@ -31,7 +31,7 @@ class Batches:
     Args:
         programs: model and guide.
         data: a Split or a DataLoader, in which the programs' own checks find no fault.
-        size, labelled: `batch_size` and `labelled` of `Training`.
+        size, labelled_batch_size: `batch_size` and `labelled_batch_size` of `Training`.
 
     Attributes:
         size: rows of a batch; the last may have fewer.
@@ -44,12 +44,16 @@ class Batches:
     """
 
     def __init__(
-        self, programs: Programs, data: Split | DataLoader[Any], size: int | None = None, labelled: int | None = None
+        self,
+        programs: Programs,
+        data: Split | DataLoader[Any],
+        size: int | None = None,
+        labelled_batch_size: int | None = None,
     ) -> None:
         self.programs, self.wanted, self.labels = programs, wanted(programs), of_labels(programs)
         self.size = _size(size, data)
         if isinstance(data, Split):
-            data = data.settled()
+            data = data.binarize_once()
             if self.wanted.names and data.y is not None:  # what is read when it is asked for is asked for once
                 every = torch.arange(len(data))
                 data = replace(data, y=data.y[every], rest=tuple(column[every] for column in data.rest))
@@ -57,7 +61,7 @@ class Batches:
         check_data(programs, data)
         if (rows := traits(programs).training_rows) and rows != (_rows(data) or rows):
             raise ValueError(f"training_rows: expected those of the training data, {_rows(data)}, found {rows}")
-        self.order = Order(data, self.labels, self.size, labelled)
+        self.order = Sampler(data, self.labels, self.size, labelled_batch_size)
         self.x = self._resident()
         columns = data.columns[: len(self.wanted.names)] if isinstance(data, Split) and self.x is not None else ()
         self.columns = self._beside(*columns)
@@ -130,7 +134,7 @@ class Batches:
             columns = tuple(each.index_select(0, rows) for each in self.columns)
         if not self.labels or not columns:
             return x, *columns
-        labelled = self.order.labelled
+        labelled = self.order.labelled_batch_size
         if labelled == 0:
             return (x,)
         (y,) = columns

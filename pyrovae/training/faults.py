@@ -14,7 +14,7 @@ from pyrovae.likelihoods.measure import COUNTS
 from pyrovae.programs.arguments import check, encoded
 from pyrovae.programs.columns import arguments_of, by_kind, of_labels, wanted
 from pyrovae.programs.handlers import own_parameters
-from pyrovae.programs.pair import Programs, answering, modules, needs_labels, pair
+from pyrovae.programs.pair import Programs, modules, needs_labels, no_side_effects, pair
 from pyrovae.programs.traits import traits
 from pyrovae.randomness import seeded
 
@@ -30,7 +30,7 @@ class TrainingError(RuntimeError):
 def check_data(programs: Programs, part: Any) -> None:
     """Check all rows in memory, and the first rows of what is read later, or is binary by the way it is read."""
     labels = of_labels(programs)
-    with seeded(0), answering(programs):
+    with seeded(0), no_side_effects(programs):
         if labels and isinstance(y := getattr(part, "y", None), Tensor):
             there = known(y)
             encoded(programs, y[there])

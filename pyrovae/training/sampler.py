@@ -10,7 +10,7 @@ from pyrovae import checks
 from pyrovae.data.split import known
 
 
-class Order:
+class Sampler:
     """The rows of an epoch. Where labels are missing, each batch begins with rows that have theirs, as many in each.
 
     An epoch meets every row: each of the kind that lasts longer once, those of the other over and over. Whatever the
@@ -20,10 +20,10 @@ class Order:
         data: a Split, or anything else of which the rows are not known.
         labels: whether labels are used at all.
         size: of a batch.
-        labelled: rows of a batch that have their label; None is half of it, or as many as there are.
+        labelled_batch_size: rows of a batch that have their label; None is half of it, or as many as there are.
 
     Attributes:
-        labelled: the same, as found; None where every row has its label, 0 where none has.
+        labelled_batch_size: the same, as found; None where every row has its label, 0 where none has.
         share: of the rows with a label in the data.
 
     Raises:
@@ -31,50 +31,52 @@ class Order:
             of one row, which have no room for both.
     """
 
-    def __init__(self, data: Any, labels: bool, size: int, labelled: int | None = None) -> None:
+    def __init__(self, data: Any, labels: bool, size: int, labelled_batch_size: int | None = None) -> None:
         y = getattr(data, "y", None)
-        if labelled is not None:
-            checks.integer("labelled", labelled, 0)
-        self.size, self.labelled, self.share = size, labelled, 0.0
+        if labelled_batch_size is not None:
+            checks.integer("labelled_batch_size", labelled_batch_size, 0)
+        self.size, self.labelled_batch_size, self.share = size, labelled_batch_size, 0.0
         if y is None or not labels:
             has = isinstance(data, torch.utils.data.DataLoader) and labels
             there = torch.zeros(len(data) if hasattr(data, "x") else 0, dtype=torch.bool)
-            self.labelled = None if has else 0
+            self.labelled_batch_size = None if has else 0
         else:
             there = known(y[torch.arange(len(data))])
             self.share = there.double().mean().item()
             if self.share == 0:
                 raise ValueError(f"y: expected some labels, found all {len(data)} missing")
-            self.labelled = None if self.share == 1 else self._checked(labelled, int(there.sum()))
+            self.labelled_batch_size = None if self.share == 1 else self._checked(labelled_batch_size, int(there.sum()))
         self.with_label, self.others = there.nonzero()[:, 0], (~there).nonzero()[:, 0]
-        if self.labelled is None:
+        if self.labelled_batch_size is None:
             self.others = torch.arange(len(there))
 
-    def _checked(self, labelled: int | None, there: int) -> int:
-        if labelled is None:
+    def _checked(self, labelled_batch_size: int | None, there: int) -> int:
+        if labelled_batch_size is None:
             if self.size == 1:
                 raise ValueError("batch_size: expected at least 2 where some labels are missing, found 1")
             return min(there, self.size // 2)
-        if labelled > min(there, self.size - 1):
+        if labelled_batch_size > min(there, self.size - 1):
             raise ValueError(
-                f"labelled: expected at most {min(there, self.size - 1)} of the {self.size} rows of a batch "
-                f"({there} labels are known), found {labelled}"
+                f"labelled_batch_size: expected at most {min(there, self.size - 1)} of the {self.size} rows of a batch "
+                f"({there} labels are known), found {labelled_batch_size}"
             )
-        return labelled
+        return labelled_batch_size
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        rounds = -(-len(self.others) // (self.size - (self.labelled or 0)))
-        return max(rounds, -(-len(self.with_label) // self.labelled)) if self.labelled else rounds
+        rounds = -(-len(self.others) // (self.size - (self.labelled_batch_size or 0)))
+        return max(rounds, -(-len(self.with_label) // self.labelled_batch_size)) if self.labelled_batch_size else rounds
 
     def __call__(self, shuffle: Callable[[int], Tensor] = torch.arange) -> Tensor:
         """The rows, one batch after the other; shuffle(n) is an order of n things."""
-        if not self.labelled:
+        if not self.labelled_batch_size:
             return self.others[shuffle(len(self.others))]
-        n, room = len(self), self.size - self.labelled
+        n, room = len(self), self.size - self.labelled_batch_size
         fill = len(self.others) if len(self.others) > (n - 1) * room else n * room  # only the last batch may be short
         others = _over_and_over(self.others, fill, shuffle).split(room)
-        with_label = _over_and_over(self.with_label, n * self.labelled, shuffle).split(self.labelled)
+        with_label = _over_and_over(self.with_label, n * self.labelled_batch_size, shuffle).split(
+            self.labelled_batch_size
+        )
         return torch.cat([torch.cat(batch) for batch in zip(with_label, others, strict=True)])
 
 

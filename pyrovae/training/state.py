@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
 
-_COUNTERS = ("epoch", "step", "best_epoch", "stale", "best_loss", "rate")
+_COUNTERS = ("epoch", "step", "best_epoch", "epochs_without_improvement", "best_loss", "rate")
 
 
 def weights(training: Training) -> dict[str, Tensor]:

@@ -122,7 +122,7 @@ class SVI:
         numbers = tuple(float(loss) for loss in losses)
         return numbers[0] if len(numbers) == 1 else numbers
 
-    def launch(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def step_async(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """One gradient step that nobody waits for: its loss, and whether it is taken, as tensors on the device."""
         losses, gradients, taken = self._evaluate(self._graph((args, kwargs)), args, kwargs)
         self._take(gradients, taken)

@@ -22,7 +22,7 @@ from pyrovae.objectives import ELBO, Objective
 from pyrovae.objectives.semi_supervised import PartlyLabelled
 from pyrovae.programs.assumptions import check_training
 from pyrovae.programs.columns import wanted
-from pyrovae.programs.pair import Programs, answering, modules, pair, placement
+from pyrovae.programs.pair import Programs, modules, no_side_effects, pair, placement
 from pyrovae.programs.traits import traits
 from pyrovae.randomness import Stream, seeded
 from pyrovae.training import rates, state
@@ -46,7 +46,7 @@ def fit(
     epochs: int = 100,
     batch_size: int | None = None,
     objective: Objective | None = None,
-    labelled: int | None = None,
+    labelled_batch_size: int | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
     learning_rate: float = 1e-3,
     lr_schedule: Callable[[float], float] = constant,
@@ -79,8 +79,9 @@ class Training:
         epochs: passes over the training data.
         batch_size: rows a step; None is 128, or all rows where there are fewer. The last batch may be smaller.
         objective: None is what the model is usually trained by, `ELBO()` where it does not say.
-        labelled: where some labels are missing, so many rows of each batch have theirs, drawn over and over; the loss
-            weighs both kinds by their numbers in the data. None is half the batch, or as many as there are.
+        labelled_batch_size: where some labels are missing, so many rows of each batch have a label, drawn over and
+            over; the loss weighs both kinds by their numbers in the data. None is half the batch, or as many as there
+            are.
         optimizer: builds a torch optimiser from (parameters, lr=...).
         learning_rate: its lr.
         lr_schedule: factor on it, a function of the share of training done (`constant`, `cosine`, `stages`).
@@ -107,7 +108,7 @@ class Training:
         epochs: int = 100,
         batch_size: int | None = None,
         objective: Objective | None = None,
-        labelled: int | None = None,
+        labelled_batch_size: int | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         learning_rate: float = 1e-3,
         lr_schedule: Callable[[float], float] = constant,
@@ -134,11 +135,11 @@ class Training:
         if self.seed >= 2**63:
             raise ValueError(f"seed: expected an integer < 2**63, found {seed}")
         self.objective = _objective(programs, objective)
-        self.batches = Batches(programs, as_split(splits.train, wanted(programs)), batch_size, labelled)
+        self.batches = Batches(programs, as_split(splits.train, wanted(programs)), batch_size, labelled_batch_size)
         self.initialise = _initialise_after(programs, initialise, self.epochs, self.batches)
         if self.valid is not None:
             check_data(programs, self.valid)
-        if self.batches.order.labelled:
+        if self.batches.order.labelled_batch_size:
             self.objective = PartlyLabelled(self.objective, self.batches.order.share)
         self.objective.step = 0
         if not callable(optimizer):
@@ -154,7 +155,7 @@ class Training:
         self._prepare()
         self.fresh = copy.deepcopy(self.svi.optimizer.state_dict())
         self.noise, self.order = Stream(self.seed, 1), torch.Generator().manual_seed(self.seed)
-        self.epoch = self.step = self.best_epoch = self.stale = 0
+        self.epoch = self.step = self.best_epoch = self.epochs_without_improvement = 0
         self.best_loss, self.rate = math.inf, self.learning_rate
         self.best: dict[str, Tensor] = {}
 
@@ -187,7 +188,9 @@ class Training:
     @property
     def finished(self) -> bool:
         """All epochs done, or no better validation loss for `patience` of them."""
-        return self.epoch >= self.epochs or (self.patience is not None and self.stale >= self.patience)
+        return self.epoch >= self.epochs or (
+            self.patience is not None and self.epochs_without_improvement >= self.patience
+        )
 
     @property
     def steps(self) -> int | None:
@@ -220,13 +223,13 @@ class Training:
         with self.stepping():
             for batch in self.batches(self.shuffle):
                 try:
-                    loss, step_taken = self.take_step(batch, len(sizes))
+                    loss, was_taken = self.take_step(batch, len(sizes))
                 except ValueError as error:  # Pyro's validation, where a step runs eagerly
                     fault = error
                     break
                 losses.append(loss)
-                taken.append(step_taken)
-                sizes.append(len(batch[0]) - (self.batches.order.labelled or 0))
+                taken.append(was_taken)
+                sizes.append(len(batch[0]) - (self.batches.order.labelled_batch_size or 0))
                 bar.update()
         flags = torch.stack(taken).tolist() if taken else []
         if not all(flags):
@@ -263,14 +266,14 @@ class Training:
         self.rate = self.learning_rate * self.lr_schedule(share)
         for group in self.svi.optimizer.param_groups:
             group["lr"] = self.rate
-        return self.svi.launch(*batch)
+        return self.svi.step_async(*batch)
 
     def _validate(self) -> float | None:
         """The loss on the validation data, at the beta that the schedule leads to and with the same noise always."""
         if self.valid is None:
             return None
         total = rows = 0.0
-        with seeded(self.seed, 2), answering(self.programs), matmul_precision(self.matmul):
+        with seeded(self.seed, 2), no_side_effects(self.programs), matmul_precision(self.matmul):
             for args in self.batches.parts(self.valid):
                 try:
                     loss = self.objective.final_loss(*pair(self.programs), *args)
@@ -287,11 +290,11 @@ class Training:
     def _note_best(self, valid_loss: float | None) -> None:
         if valid_loss is None or valid_loss < self.best_loss:
             self.best_loss = math.inf if valid_loss is None else valid_loss
-            self.best_epoch, self.stale = self.epoch, 0
+            self.best_epoch, self.epochs_without_improvement = self.epoch, 0
             if self.patience is not None:
                 self.best = {name: value.detach().clone() for name, value in self.weights().items()}
         elif self.step > self.objective.schedule.settled:
-            self.stale += 1
+            self.epochs_without_improvement += 1
 
     def _initialise(self) -> None:
         with seeded(self.seed, 5):
@@ -300,7 +303,7 @@ class Training:
             assert initialise is not None, "_initialise_after lets nothing else pass"
             initialise(torch.cat([self.batches.read(*batch)[0] for batch in some]))
         self.svi.optimizer.load_state_dict(self.fresh)
-        self.best_loss, self.best_epoch, self.stale, self.best = math.inf, self.epoch, 0, {}
+        self.best_loss, self.best_epoch, self.epochs_without_improvement, self.best = math.inf, self.epoch, 0, {}
 
     def weights(self) -> dict[str, Tensor]:
         """The programs' own tensors: their modules' parameters and buffers, then their `pyro.param` sites."""
@@ -317,7 +320,7 @@ class Training:
     def calls(self, batch: Batch) -> list[Batch]:
         """What the programs are called with for a batch: where some labels are missing, twice."""
         args = self.batches.read(*batch)
-        return [args[:2], args[2:]] if self.batches.order.labelled else [args]
+        return [args[:2], args[2:]] if self.batches.order.labelled_batch_size else [args]
 
 
 def _objective(programs: Programs, asked: Objective | None) -> Objective:

@@ -191,7 +191,7 @@ def ours(net: str, batch: int, compile: Any = True, autocast: bool = False) -> S
         read=lambda index: (binary(held.index_select(0, index)),),
         autocast=torch.bfloat16 if autocast else None,
     )
-    return lambda: svi.launch(following()) and None
+    return lambda: svi.step_async(following()) and None
 
 
 WAYS: dict[str, Any] = {

@@ -7,7 +7,7 @@ from pyrovae.programs.pair import Programs
 
 
 class Information(Part):
-    """I(x; z), the aggregate posterior and the total correlation of the latents: `information.decompose`."""
+    """I(x; z), the aggregate posterior and the total correlation of the latents: `information.kl_decomposition`."""
 
     name = "information"
     lines = (
@@ -22,4 +22,4 @@ class Information(Part):
     def compute(
         self, programs: Programs, data: Split, train: Split | None, rows: int, seed: int
     ) -> tuple[Numbers, Figures]:
-        return information.decompose(programs, subset(data, rows, seed), seed=seed), {}
+        return information.kl_decomposition(programs, subset(data, rows, seed), seed=seed), {}

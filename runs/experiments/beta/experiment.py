@@ -10,7 +10,7 @@ from scipy.linalg import orthogonal_procrustes
 
 from pyrovae import VAE, data, evaluate, fit, plots
 from pyrovae.data import subset
-from pyrovae.evaluation.information import decompose
+from pyrovae.evaluation.information import kl_decomposition
 from pyrovae.experiments import Findings, Line, Number, Table, spread
 from pyrovae.models import ConditionalVAE
 from pyrovae.networks import MLP
@@ -106,7 +106,7 @@ def square(side, extent):
 
 
 def numbers(vae, test):
-    score, parts = evaluate(vae, test, PARTICLES), decompose(vae, test, draws=1)
+    score, parts = evaluate(vae, test, PARTICLES), kl_decomposition(vae, test, draws=1)
     return {
         "rate": score["kl"]["value"],
         "distortion": -score["reconstruction"]["value"],

@@ -13,7 +13,7 @@ from pyrovae.distributions.circular import wrapped
 from pyrovae.experiments import OF_TESTS, OVER_SEEDS, Findings, Line, Table, rate, spread
 from pyrovae.models import InvariantVAE
 from pyrovae.networks import MLP
-from pyrovae.networks.waves import upright
+from pyrovae.networks.fourier import upright
 from pyrovae.training.rates import cosine
 
 BUDGETS = {

@@ -123,7 +123,7 @@ def m1_m2(few, told, budget, seed):
     likelihood = partial(Normal, learn="one")
     vae = SemiSupervisedVAE(few.event_shape, 3, 10, likelihood=likelihood, encoder=net, decoder=net, classifier=net)
     options = {"batch_size": budget["batch"], "lr_schedule": cosine, "learning_rate": 2e-3, "seed": seed}
-    fit(vae, few, epochs=budget["M1 + M2"], labelled=budget["batch"] // 20, **options)
+    fit(vae, few, epochs=budget["M1 + M2"], labelled_batch_size=budget["batch"] // 20, **options)
     return accuracy(vae, told)["accuracy"]["value"]
 
 

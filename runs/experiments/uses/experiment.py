@@ -110,7 +110,7 @@ def labelled(vae, splits, test, budget, seed):
     semi = SemiSupervisedVAE(
         of_codes.event_shape, 3, 10, likelihood=likelihood, encoder=net, decoder=net, classifier=net
     )
-    options = {"batch_size": budget["batch_size"], "labelled": budget["batch_size"] // 20, "seed": seed}
+    options = {"batch_size": budget["batch_size"], "labelled_batch_size": budget["batch_size"] // 20, "seed": seed}
     fit(semi, of_codes, epochs=budget["epochs"], learning_rate=2e-3, lr_schedule=cosine, **options)
     there = few.y >= 0
     alone = MLPClassifier((300,), max_iter=1000, random_state=seed)

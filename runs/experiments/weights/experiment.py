@@ -62,7 +62,7 @@ def curve(by_size, factor):
 def fixed(split, rows, seed):
     """So many rows, drawn by the seed and binarised once and for all."""
     drawn = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:rows]
-    return Split(split.x[drawn], None, "fixed").settled()
+    return Split(split.x[drawn], None, "fixed").binarize_once()
 
 
 def point(train, valid, test, steps, seed):

@@ -16,7 +16,7 @@ from pyrovae import checks
 from pyrovae.networks.connect import Part, connect
 
 
-class Waves(nn.Module):
+class FourierDecoder(nn.Module):
     """h(c) = a_0(z) + sum_k a_k(z) cos(2 pi w_k.c) + b_k(z) sin(2 pi w_k.c): an image, at the points c of its pixels.
 
     A network of z and of a point (Bepler et al. 2019), which the point enters as Fourier features (Tancik et al. 2020),
@@ -49,7 +49,7 @@ class Waves(nn.Module):
         super().__init__()
         shape = checks.shape("output_shape", output_shape)
         if len(shape) < 3:
-            raise ValueError(f"Waves: expected an output (*k, C, H, W), found {shape}")
+            raise ValueError(f"FourierDecoder: expected an output (*k, C, H, W), found {shape}")
         *pixel, height, width = shape
         self.pixel, self.half_pixels = tuple(pixel), 2 * max(height, width)
         self.waves = checks.integer("waves", waves)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-class PartlySeen(dist.TorchDistribution):
+class Clamped(dist.TorchDistribution):
     """p(x) = prod_{i seen} [x_i = s_i] prod_{i unseen} q(x_i), for independent numbers.
 
     Args:

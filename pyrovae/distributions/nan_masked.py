@@ -26,7 +26,7 @@ class OrMissing(constraints.Constraint):
         return f"{self.observed}, or NaN where missing"
 
 
-class PartlyObserved(dist.TorchDistribution):
+class NaNMasked(dist.TorchDistribution):
     """log p(x) = [x is not NaN] log q(x): what is missing is summed or integrated out of independent values.
 
     Args:
