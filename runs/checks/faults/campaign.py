@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +35,8 @@ class Case:
 
 
 def carry_out(cases: Sequence[Case], folder: Path, processes: int, minutes: float, seed: int) -> list[dict[str, Any]]:
-    """What came of the cases: planted ones first, the others in a random order until the time is over."""
-    order = list(cases)
-    random.Random(seed).shuffle(order)
-    order.sort(key=lambda case: not case.planted)
+    """What came of the cases: planted ones first, then one of each row after the other, until the time is over."""
+    order = _order(cases, seed)
     end = time.monotonic() + 60 * minutes
     workers = [_fork(order[number::processes], folder / f"worker-{number}", end) for number in range(processes)]
     ended = [os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) for worker in workers]
@@ -45,6 +44,17 @@ def carry_out(cases: Sequence[Case], folder: Path, processes: int, minutes: floa
     if any(ended):
         raise RuntimeError(f"processes of the campaign ended with {ended}")
     return found
+
+
+def _order(cases: Sequence[Case], seed: int) -> list[Case]:
+    """Planted ones first; of the others the first of each row, then the second of each, at random within a row."""
+    order = random.Random(seed).sample(list(cases), len(cases))
+    of_row: Counter[str] = Counter()
+    places = {}
+    for case in order:
+        places[id(case)] = (not case.planted, of_row[case.row])
+        of_row[case.row] += not case.planted
+    return sorted(order, key=lambda case: places[id(case)])
 
 
 def _fork(cases: Iterable[Case], folder: Path, end: float) -> int:
