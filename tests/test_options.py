@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import pyrovae
 from pyrovae import __main__, comparison, experiments, files, runs
 from pyrovae.__main__ import main
-from pyrovae.runs import recipe
+from pyrovae.runs import build, recipe
 from pyrovae.runs.recipe import Recipe
 from pyrovae.runs.trust import trusted
 
@@ -176,9 +176,9 @@ def forgotten(monkeypatch, name, instead):
 
 def test_a_decoder_begins_at_the_mean_of_the_training_data():
     asked = recipe.from_options(BASE | {"begin": "mean", "binarize": "threshold"})
-    splits = asked.splits()
-    model = asked.build(splits.event_shape)
-    asked.training(model, splits)
+    splits = build.splits(asked)
+    model = build.model(asked, splits.event_shape)
+    build.training(asked, model, splits)
     mean = splits.train[:].mean(0).clamp(1e-3, 1 - 1e-3)
     torch.testing.assert_close(model.decoder[-1].bias.sigmoid().view(1, 8, 8), mean)
 

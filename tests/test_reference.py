@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pyrovae.runs import build
+
 FILE = Path(__file__).parents[1] / "runs" / "reference" / "reference.py"
 
 
@@ -21,8 +23,8 @@ def test_every_row_is_a_recipe_of_both_budgets(reference):
     for name in reference.ROWS:
         for budget in ("cpu", "full"):
             (cell,) = reference.cells(name, budget, 1)
-            model = cell.recipe.build((1, 28, 28), 10)
-            assert cell.recipe.objective_for(300, model).final_loss is not None
+            model = build.model(cell.recipe, (1, 28, 28), 10)
+            assert build.objective(cell.recipe, 300, model).final_loss is not None
             assert (cell.recipe.data, cell.recipe.binarize) == ("mnist", "dynamic")
             assert cell.recipe.particles == {"cpu": 500, "full": 5000}[budget]
 

@@ -22,7 +22,7 @@ from pyrovae import clusters, files, runs
 from pyrovae.__main__ import main
 from pyrovae.data import load as load_data
 from pyrovae.programs import importance
-from pyrovae.runs import recipe, trackers
+from pyrovae.runs import build, recipe, trackers
 from pyrovae.runs.recipe import Recipe
 from pyrovae.runs.trust import trusting
 
@@ -598,11 +598,11 @@ def test_a_users_own_bug_is_told_with_its_cause_and_leaves_the_optimiser_fused(t
     monkeypatch.syspath_prepend(str(tmp_path / "library"))
     unbuilt = r"buggy:build: AttributeError: 'NoneType' object has no"
     with trusting(["buggy"]), pytest.raises(ValueError, match=unbuilt) as told:
-        Recipe(likelihood="buggy:build").build((1, 8, 8))
+        build.model(Recipe(likelihood="buggy:build"), (1, 8, 8))
     assert isinstance(told.value.__cause__, AttributeError)
     assert traceback.extract_tb(told.value.__cause__.__traceback__)[-1].filename.endswith("buggy.py")
     own = Recipe(optimizer="adam(betas=[0.8, 0.9])", network="mlp(hidden=[4])")
-    (group,) = own.training(own.build((1, 8, 8)), own.splits()).svi.optimizer.param_groups
+    (group,) = build.training(own, build.model(own, (1, 8, 8)), build.splits(own)).svi.optimizer.param_groups
     assert group["fused"]
     assert group["betas"] == (0.8, 0.9)
 

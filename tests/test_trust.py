@@ -19,7 +19,7 @@ from pyrovae import experiments, files, plots, runs
 from pyrovae.__main__ import main
 from pyrovae.comparison import grid, pages
 from pyrovae.data import folders
-from pyrovae.runs import recipe, ties, values
+from pyrovae.runs import build, recipe, ties, values
 from pyrovae.runs.recipe import Recipe
 from pyrovae.runs.trust import imported, trusted, trusting
 
@@ -109,7 +109,7 @@ def test_no_program_is_started_by_a_name_in_a_recipe(run, marker):
     with pytest.raises(ValueError, match=r"best.safetensors: event_shape: expected an integer >= 1, found 'touch'"):
         pyrovae.load(run)
     with pytest.raises(ValueError, match=r"model: expected a part of pyrovae, found 'subprocess:Popen', which would"):
-        recipe.read(run / "run.toml").build(("touch", str(marker)))
+        build.model(recipe.read(run / "run.toml"), ("touch", str(marker)))
 
 
 @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ def test_deep_brackets_are_bad_input(run, capsys):
     deep = "[" * 50_000
     for text in (f"mlp(hidden={deep}", f"mlp(hidden={'-' * 50_000}1)", f"mlp(hidden={deep}{']' * 50_000})"):
         with pytest.raises(ValueError, match="network: expected name or"):
-            Recipe(network=text).build((1, 8, 8))
+            build.model(Recipe(network=text), (1, 8, 8))
     (run / "evaluation.json").write_text(deep)
     with pytest.raises(ValueError, match="expected JSON, found a damaged file"):
         runs.evaluation(run)
@@ -463,7 +463,7 @@ def test_a_trusted_module_finds_only_trusted_ones_in_the_working_directory(tmp_p
     with trusting(["mine"]), pytest.raises(ModuleNotFoundError, match="helper"):
         imported("mine")
     with trusting(["mine"]), pytest.raises(ValueError, match=r"mine:Part.*No module named 'helper'.*trusted, too"):
-        Recipe(likelihood="mine:Part").build((1, 8, 8))
+        build.model(Recipe(likelihood="mine:Part"), (1, 8, 8))
     with trusting(["mine", "helper"]):
         assert imported("mine").helper.VALUE == 3
     assert sys.path == before

@@ -28,7 +28,7 @@ from pyrovae.evaluation.examine import LEAST
 from pyrovae.programs.arguments import arguments
 from pyrovae.programs.columns import by_kind, wanted
 from pyrovae.programs.pair import pair
-from pyrovae.runs import OUTPUTS, drawn, evaluation, names, part_of, recipe, same_data
+from pyrovae.runs import OUTPUTS, build, drawn, evaluation, names, part_of, recipe, same_data
 from pyrovae.runs.recipe import Recipe
 from pyrovae.runs.trust import flags, modules_of, trusted
 
@@ -199,13 +199,14 @@ def asked(root: Path, options: Mapping[str, Any]) -> Grid:
 
 def check(cells: Sequence[Cell]) -> str:
     """Raise a ValueError if a combination makes no sense, before any is run; which part of the data judges them."""
-    whole = replace(cells[0].recipe, num_labels=0.0).splits()
+    whole = build.splits(replace(cells[0].recipe, num_labels=0.0))
     for cell in {cell.choice: cell for cell in cells}.values():
         try:
-            splits = cell.recipe.with_kept_labels(whole)
-            model = cell.recipe.build(splits.event_shape, splits.num_classes, len(splits.train))
-            replace(cell.recipe, compile="no", matmul="highest").training(model, splits)  # eagerly: nothing is recorded
-            objective = cell.recipe.objective_for(-(-len(splits.train) // cell.recipe.batch_size), model)
+            splits = build.with_kept_labels(cell.recipe, whole)
+            model = build.model(cell.recipe, splits.event_shape, splits.num_classes, len(splits.train))
+            eager = replace(cell.recipe, compile="no", matmul="highest")  # nothing is recorded
+            build.training(eager, model, splits)
+            objective = build.objective(cell.recipe, -(-len(splits.train) // cell.recipe.batch_size), model)
             _, rows = next(by_kind(model, *next(blocks(splits.train, 8, wanted(model)))))
             objective.differentiable_loss(*pair(model), *arguments(model, *rows))
         except ValueError as error:
@@ -223,9 +224,9 @@ def check_runs(root: Path, cells: Sequence[Cell]) -> None:
         recorded = recipe.read(root / cell.name / "run.toml")
         recipe.check_same(root / cell.name, vars(recorded), vars(cell.recipe), advice)
     if begun := [cell for cell in there if _begun(root / cell.name)]:
-        splits = replace(begun[0].recipe, num_labels=0.0).splits()
+        splits = build.splits(replace(begun[0].recipe, num_labels=0.0))
         for cell in begun:
-            same_data(root / cell.name, cell.recipe.with_kept_labels(splits), advice)
+            same_data(root / cell.name, build.with_kept_labels(cell.recipe, splits), advice)
 
 
 def carry_out(root: Path, cells: Sequence[Cell], split: str, jobs: int, gaps: int = 0) -> dict[str, str]:

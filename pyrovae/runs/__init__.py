@@ -21,7 +21,7 @@ import torch
 
 from pyrovae import checks, files, plots
 from pyrovae.programs.pair import needs_labels, takes_labels
-from pyrovae.runs import recipe
+from pyrovae.runs import build, recipe
 from pyrovae.runs.figures import draw
 from pyrovae.runs.provenance import surroundings
 from pyrovae.runs.scoring import SCORED, SCORES, evaluate, evaluation, part_of
@@ -109,7 +109,7 @@ def plot(path: Path, trust: Sequence[str] = ()) -> list[Path]:
     epochs = metrics(path)
     made, model = recipe.read(path / "run.toml"), load(path, trust=trust)
     files.sweep(path)
-    splits = made.splits()
+    splits = build.splits(made)
     check_data_of(path, splits)
     held_out = part_of(splits)[1]
     written = plots.write_figures(path / "figures", draw(model, held_out, made.seed))

@@ -18,7 +18,7 @@ from pyrovae.evaluation.evaluate import scores, summary
 from pyrovae.evaluation.examine import examining
 from pyrovae.evaluation.parts import PARTS
 from pyrovae.likelihoods import Measure
-from pyrovae.runs import recipe, values
+from pyrovae.runs import build, recipe, values
 from pyrovae.runs.ties import check_tie, check_weights, tie, weights_digest
 from pyrovae.runs.training import check_data_of, load
 from pyrovae.runs.trust import flags
@@ -54,10 +54,10 @@ def evaluate(
     files.check_no_link(path / "figures")
     made = recipe.read(path / "run.toml")
     files.sweep(path)
-    splits = made.splits()
+    splits = build.splits(made)
     name, part = part_of(splits, split)
     check_data_of(path, splits)
-    model = load(path, trust=trust).to(made.torch_device())
+    model = load(path, trust=trust).to(build.device(made))
     count = particles or made.particles
     digest = weights_digest(path / "best.safetensors")
     asked = repr((made, digest, part.sha256, name, count, seed, torch.__version__))

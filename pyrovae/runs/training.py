@@ -13,7 +13,7 @@ from torch import Tensor
 from pyrovae import checks, files
 from pyrovae.data import Split, Splits
 from pyrovae.programs.pair import placement
-from pyrovae.runs import recipe, trackers, values
+from pyrovae.runs import build, recipe, trackers, values
 from pyrovae.runs.provenance import surroundings
 from pyrovae.runs.recipe import Recipe
 from pyrovae.runs.ties import METRICS, check_metrics, check_tie, keep_records, metrics_tie, records, tie
@@ -45,10 +45,11 @@ def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
     if resume or _begun(path):
         recipe.check_same(path, vars(recipe.read(path / "run.toml")), vars(asked), "--name starts another run")
     state = _last_state(path, asked) if resume else None
-    splits = asked.splits()
+    splits = build.splits(asked)
     # What "auto" found in the first part is what the second part uses.
     chosen = asked if state is None else replace(asked, matmul=state[1]["matmul"])
-    training = chosen.training(asked.build(splits.event_shape, splits.num_classes, len(splits.train)), splits)
+    model = build.model(asked, splits.event_shape, splits.num_classes, len(splits.train))
+    training = build.training(chosen, model, splits)
     if splits.test is not None:
         check_data(training.programs, splits.test)
     if state is not None:
@@ -262,7 +263,7 @@ def load(path: str | Path, weights: str = "best", trust: Sequence[str] = ()) -> 
         tensors = {name.removeprefix("weights."): x for name, x in tensors.items() if name.startswith("weights.")}
     sizes = _sizes(path / f"{weights}.safetensors", about)
     with trusting(trust):
-        model = replace(made, device="cpu").build(*sizes)
+        model = build.model(replace(made, device="cpu"), *sizes)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
