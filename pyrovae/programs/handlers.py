@@ -1,4 +1,8 @@
-"""Effect handlers: small changes to what the sites of a Pyro program mean."""
+"""Effect handlers: small changes to what the sites of a Pyro program mean.
+
+Pyro's parameter store, and what is private in Pyro (its stack of handlers and its allocator of dimensions), are used
+here alone. The tests pass with Pyro 1.9.2.
+"""
 
 import warnings
 from collections.abc import Iterable, Iterator
@@ -179,6 +183,17 @@ def register(module: nn.Module) -> None:
 # Neither `id()` (the next object at the same address gets it) nor an attribute (a deep copy keeps it) is unique.
 _names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _numbers = count()
+
+
+@contextmanager
+def store_unchanged() -> Iterator[None]:
+    """Inside, programs may add parameters to Pyro's store; at the end these are forgotten."""
+    store = pyro.get_param_store()
+    before = set(store.keys())
+    try:
+        yield
+    finally:
+        forget(set(store.keys()) - before)
 
 
 def given(name: str) -> Tensor | None:

@@ -5,12 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-import pyro
 import torch
 from torch import nn
 
 from pyrovae.modes import mode
-from pyrovae.programs.handlers import forget, own_parameters
+from pyrovae.programs.handlers import own_parameters, store_unchanged
 
 Program = Callable[..., Any]
 
@@ -49,14 +48,9 @@ def modules(programs: Programs) -> list[nn.Module]:
 
 @contextmanager
 def no_side_effects(programs: Programs) -> Iterator[None]:
-    """Ask, and change nothing: no gradients, evaluation mode, no parameter left behind in Pyro's store."""
-    store = pyro.get_param_store()
-    before = set(store.keys())
-    try:
-        with mode(modules(programs), training=False), torch.no_grad(), own_parameters():
-            yield
-    finally:
-        forget(set(store.keys()) - before)
+    """Inside, programs are run without gradients and in evaluation mode, and leave no parameter in Pyro's store."""
+    with store_unchanged(), mode(modules(programs), training=False), torch.no_grad(), own_parameters():
+        yield
 
 
 def takes_labels(programs: Programs) -> bool:
