@@ -12,8 +12,8 @@ import pyrovae
 
 PACKAGE = Path(pyrovae.__file__).parent
 FLOORS = """
-checks files lazy modes randomness scores         what every room uses
-data distributions engine networks plots          data, densities, graphs, tensors to tensors, figures
+checks files lazy modes randomness                what every room uses
+data distributions engine networks plots scores   data, densities, graphs, tensors to tensors, figures, means
 guides likelihoods priors                         factors: one member, one file
 programs                                          questions to any (model, guide)
 evaluation objectives                             numbers from trained programs; what SVI minimises
