@@ -25,9 +25,9 @@ class Decoded(nn.Module):
 
     event_shape: tuple[int, ...]
     latent_shape: tuple[int, ...]
-    prior: Any
-    likelihood: Any
-    family: Any
+    prior: Prior
+    likelihood: Likelihood
+    family: GuideFamily
     encoder: nn.Module
     decoder: nn.Module
 

@@ -53,6 +53,7 @@ class MixtureVAE(VAE):
     """
 
     objective = staticmethod(partial(ELBO, estimator="enumerated"))  # what it is usually trained by
+    prior: "Clusters"
 
     def __init__(
         self,

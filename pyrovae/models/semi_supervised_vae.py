@@ -7,7 +7,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from pyrovae.guides import DiagonalNormal
-from pyrovae.likelihoods import Bernoulli
+from pyrovae.likelihoods import Bernoulli, Likelihood
 from pyrovae.models.conditional_vae import ConditionalVAE
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, connect, takes_missing
@@ -28,6 +28,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         classifier: network from x to the parameters of q(y|x), which is of p(y)'s family.
     """
 
+    label: Likelihood
     objective = SemiSupervised  # what it is usually trained by
 
     def __init__(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ class HasSpace(Protocol):
     space: str
 
 
+Kind = TypeVar("Kind", bound=nn.Module)
+
 # A part of a model is given built, or as what builds it from its shapes: a class, or functools.partial of one.
 Part = nn.Module | Callable[..., Any]
 
@@ -31,7 +33,7 @@ def buildable(role: str, part: Part) -> None:
         raise ValueError(f"{role}: expected a class, what builds one, or a module, found {part!r}{where}")
 
 
-def build(role: str, part: Part, *shapes: tuple[int, ...], kind: type[nn.Module]) -> Any:
+def build(role: str, part: Part, *shapes: tuple[int, ...], kind: type[Kind]) -> Kind:
     """The part itself, or what it builds from these shapes.
 
     Args:
@@ -44,7 +46,7 @@ def build(role: str, part: Part, *shapes: tuple[int, ...], kind: type[nn.Module]
         ValueError: the part does not keep the contract; says what is missing.
     """
     buildable(role, part)
-    built = part if isinstance(part, nn.Module) else part(*shapes)
+    built: Any = part if isinstance(part, nn.Module) else part(*shapes)
     check_contract(role, built, kind)
     return built
 
