@@ -66,7 +66,9 @@ class ConditionalVAE(Decoded):
             label_shape, label = checks.integer("num_classes", num_classes), label or OneHotCategorical
         self.label_shape = checks.shape("label_shape", label_shape)
         self.build_parts(event_shape, latent_dim, prior, likelihood, guide, encoder, decoder, given=(self.label_shape,))
-        self.label: Likelihood | None = None if label is None else build("label", label, self.label_shape, kind=Likelihood)
+        self.label: Likelihood | None = (
+            None if label is None else build("label", label, self.label_shape, kind=Likelihood)
+        )
         if self.label is not None:
             self.h_y = nn.Parameter(torch.zeros(self.label.param_shape))  # of a class: uniform at first
         self.conditional_prior: GuideFamily | None = None

@@ -45,7 +45,7 @@ def layout(model: Program, guide: Program, *args: Any, enumerated: bool = False,
     """
     if (current := particles.current()) is not None:
         return current
-    known = _known(model, getattr(guide, "checked_as", guide))
+    known = _known(model, particles.checked_as(guide))
     kind = (enumerated, *map(_kind, chain(args, kwargs.values())))
     if kind not in known and recording():  # no value can be compared; the function was run before, and found none
         return FRONT
@@ -106,7 +106,7 @@ class First:
     """Both programs run once on a few rows, each site scored for each row, (..., 1, N)."""
 
     def __init__(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
-        self.model, self.guide = model, getattr(guide, "checked_as", guide)
+        self.model, self.guide = model, particles.checked_as(guide)
         self.q = _run("guide", self.guide, args, kwargs)
         self.p = _run("model", self.model, args, kwargs, self.q)
         self.called: list[nn.Module] = []

@@ -6,7 +6,7 @@ particle as one more row. Both give the same sites here: values (..., particles,
 particle and row, enumerated dimensions left of them, and what plates inside that of the rows hold as part of the event.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -47,6 +47,27 @@ def current() -> str | None:
     return _layout.get()
 
 
+class RefinedGuide:
+    """A guide whose proposals are improved for each row before it is called: what `refine` returns.
+
+    Args:
+        base: the guide; whether its rows are independent, and how its particles are laid out, is checked of it.
+        proposal: proposal(*args) is the base with its proposals for these rows refined. Particles that are copies of
+            the rows share one proposal.
+    """
+
+    def __init__(self, base: Callable[..., Any], proposal: Callable[..., Callable[..., Any]]) -> None:
+        self.base, self.proposal = base, proposal
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.proposal(*args, **kwargs)(*args, **kwargs)
+
+
+def checked_as(guide: Callable[..., Any]) -> Callable[..., Any]:
+    """The guide of which assumptions are checked: the base of a refined one, else the guide itself."""
+    return guide.base if isinstance(guide, RefinedGuide) else guide
+
+
 def run(program: Any, particles: int, args: Sequence[Any], kwargs: Mapping[str, Any], at: Trace | None = None) -> Trace:
     """A program run `particles` times at once, on the latents of a trace where one is given; its sites scored.
 
@@ -79,7 +100,7 @@ def run_copies(
     Args:
         lenient: keep sites that all rows share as they are, and those that are scaled, hidden or subsampled.
     """
-    program = program.proposal(*args, **kwargs) if hasattr(program, "proposal") else program
+    program = program.proposal(*args, **kwargs) if isinstance(program, RefinedGuide) else program
     n = rows(args)
     copied = [_copies(each, n, particles) for each in args]
     named = {key: _copies(value, n, particles) for key, value in kwargs.items()}

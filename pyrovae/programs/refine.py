@@ -16,7 +16,7 @@ from pyrovae.modes import mode
 from pyrovae.programs.assumptions import layout
 from pyrovae.programs.handlers import alone
 from pyrovae.programs.pair import Program, modules
-from pyrovae.programs.particles import COPIES, current, using
+from pyrovae.programs.particles import COPIES, RefinedGuide, current, using
 from pyrovae.programs.traces import bound, over, traces
 from pyrovae.randomness import generators, set_generators
 
@@ -68,12 +68,7 @@ def refine(model: Program, guide: Program, steps: int = 20, learning_rate: float
             best = _climb(elbo, start, steps, learning_rate)
         return shifted(best)(guide)
 
-    def refined(*args: Any, **kwargs: Any) -> Any:
-        return proposal(*args, **kwargs)(*args, **kwargs)
-
-    # Particles that are copies of the rows share their proposals; what is taken for granted is checked of the guide.
-    refined.proposal, refined.checked_as = proposal, guide  # type: ignore[attr-defined]
-    return refined
+    return RefinedGuide(guide, proposal)
 
 
 class shifted(Messenger):
