@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyrovae import experiments
+from pyrovae import experiments, files
 from pyrovae.__main__ import main
 from pyrovae.experiments import stored
 
@@ -162,7 +162,7 @@ def test_a_full_disk_leaves_the_last_findings_whole(toy, monkeypatch):
     def full(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(experiments.files, "write_bytes", full)
+    monkeypatch.setattr(files, "write_bytes", full)
     with pytest.raises(OSError, match="No space"):
         experiments.run(toy, "toy", seeds=2)
     assert (target / "findings.md").read_bytes() == before

@@ -411,7 +411,7 @@ def test_a_decoder_that_begins_at_the_mean_says_it():
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"likelihood": likelihoods.Laplace}, "that knows what tells a mean (Bernoulli), found Laplace"),
+        ({"likelihood": likelihoods.Laplace}, "with an inverse link from its mean (Bernoulli), found Laplace"),
         ({"decoder": Conv}, "ends in a linear layer of 64 with bias"),
     ],
 )
