@@ -1,4 +1,4 @@
-"""Models: one generative program a file, and its guide beside it."""
+"""Models. Each file defines one generative program and its guide."""
 
 from pyrovae.models.bayesian_vae import BayesianVAE
 from pyrovae.models.completion_vae import Completion, CompletionVAE

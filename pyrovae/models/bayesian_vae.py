@@ -1,4 +1,4 @@
-"""The variational autoencoder whose decoder has uncertain weights."""
+"""The variational autoencoder with a posterior over its decoder's weights."""
 
 import copy
 import math
@@ -33,27 +33,38 @@ from pyrovae.randomness import seeded
 class BayesianVAE(VAE):
     """p(w, z, x) = p(w) prod_n p(z_n) p(x_n|z_n, w), with guide q(w) prod_n q(z_n|x_n).  (Kingma & Welling 2014, F)
 
-    w are the decoder's weights, one site outside plate "data": p(w_i) = Normal(0, scale^2 / fan-in), with a bias's
-    fan-in 1, and q(w) = Normal(m, diag(exp(v))). B rows pay the share B / training_rows of KL(q(w) || p(w)), so that
-    the data pay it once; the loss over all data, times training_rows, is a bound on -log p(x_1, ..., x_N). beta weighs
-    both KLs: below 1 the posterior of z and w is a cold one (Wenzel et al. 2020).
+    w are the decoder's weights, one site outside plate "data": p(w_i) = Normal(0, scale^2 / fan-in), where the fan-in
+    of a bias is 1, and q(w) = Normal(m, diag(exp(v))). The loss of a batch of B rows contains the share
+    B / training_rows of KL(q(w) || p(w)), so that one epoch counts this KL once. The loss over all data, times
+    training_rows, is a bound on -log p(x_1, ..., x_N). beta weights both KLs; beta < 1 gives a cold posterior of z and
+    w (Wenzel et al. 2020).
 
-    A batch has one draw of w, whose noise in the gradient no larger batch averages out: what would lessen it (the
-    local reparametrisation, flipout) has no site w. Of new data, `evaluate` and `posterior_predictive` average
-    over w, and each `at(w)` is a plain VAE, for all other questions.
+    All rows of a batch share one draw of w, so a larger batch does not reduce the noise that w adds to the gradient.
+    (Local reparametrisation and flipout would reduce it, but they have no site w.) For new data, `evaluate` and
+    `posterior_predictive` average over w. For all other questions, `at(w)` is a plain VAE.
 
     Args:
-        event_shape, latent_dim, prior, likelihood, guide, encoder: as in `VAE`; what they learn are points.
-        training_rows: N, the rows of all training data; `fit` checks it.
-        decoder: as in `VAE`; the weights that it comes with are the first means m.
-        scale: of p(w), before the division by the root of the fan-in. At 1 most pixels would be grey before data.
-        spread: standard deviations of q(w) at first, in those of p(w).
+        event_shape, latent_dim, prior, likelihood, guide, encoder: as in `VAE`; their parameters are point estimates.
+        training_rows: N, the number of rows of all training data; `fit` checks it.
+        decoder: as in `VAE`; its initial weights are the initial means m.
+        scale: scale of p(w), before the division by the square root of the fan-in. With scale 1, most pixels of a
+            sample from the prior would be grey.
+        spread: initial standard deviations of q(w), as a multiple of those of p(w).
 
     Raises:
-        ValueError: as in `VAE`; a decoder without weights.
+        ValueError: as in `VAE`; or the decoder has no weights.
+
+    Example:
+        >>> from pyrovae.models import BayesianVAE
+        >>> import torch
+        >>> vae = BayesianVAE(event_shape=2, latent_dim=1, training_rows=100, decoder=torch.nn.Linear(1, 2))
+        >>> vae.p_w().event_shape  # two weights and two biases
+        torch.Size([4])
+        >>> round(vae.p_w().log_prob(torch.zeros(4)).item(), 4)  # -4 log(2 sqrt(2 pi))
+        -6.4483
     """
 
-    # Sampled, the KL of so many weights would be mostly noise.
+    # A sampled estimate of the KL of so many weights would be mostly noise.
     objective = staticmethod(partial(ELBO, estimator="analytic"))
 
     def __init__(
@@ -90,13 +101,13 @@ class BayesianVAE(VAE):
         mean = torch.cat([value.flatten() for value in self.decoder.parameters()])
         return dist.Normal(mean, (self.w_log_variance / 2).exp()).to_event(1)
 
-    # With w the likelihood has an argument more than the VAE's.
+    # The likelihood has one argument more than that of the VAE: w.
     def p_x(self, z: Tensor, w: Tensor) -> dist.TorchDistribution:  # type: ignore[override]
         """The likelihood p(x|z, w), for z (..., N, *latent_shape) and w (weights,), or (..., 1, weights)."""
         return self.likelihood(self._decode(z, w))
 
     def model(self, x: Tensor | None = None, n: int = 1) -> Tensor:
-        """w ~ p(w), z_i ~ p(z), x_i ~ p(x|z_i, w) for the rows of x, or for n new ones where x is None."""
+        """w ~ p(w), z_i ~ p(z), x_i ~ p(x|z_i, w) for the rows of x, or for n new rows if x is None."""
         register(self)
         with self._share(x):
             w = pyro.sample("w", self.p_w())
@@ -113,60 +124,63 @@ class BayesianVAE(VAE):
             return pyro.sample("z", self.q_z(x))
 
     def _share(self, x: Tensor | None) -> Any:
-        """Scales the score of w to that of a batch. A plate of N rows, subsampled, would give the same loss in nats per
-        datum, but has no room for more rows than that, and new data, with w given, would not have plain scores."""
+        """Scale the score of w to the share of a batch.
+
+        A subsampled plate of N rows would give the same loss in nats per datum. But it cannot hold more than N rows,
+        and it would also rescale the scores of new data for which w is given.
+        """
         return poutine.scale(scale=1.0 if x is None else len(x) / self.training_rows)
 
     def _decode(self, z: Tensor, w: Tensor) -> Tensor:
-        """The decoder with these weights; where particles have each their own, one after the other."""
+        """The decoder with these weights. If each particle has its own weights, decode the particles one by one."""
         if w.ndim > 2:
-            each = zip(z.expand(*w.shape[:-2], *z.shape[-2:]), w, strict=True)
-            return torch.stack([self._decode(*both) for both in each])
+            particles = zip(z.expand(*w.shape[:-2], *z.shape[-2:]), w, strict=True)
+            return torch.stack([self._decode(*particle) for particle in particles])
         parts = w.flatten().split([shape.numel() for shape in self.shapes.values()])
         named = zip(self.shapes.items(), parts, strict=True)
         return functional_call(self.decoder, {name: part.view(shape) for (name, shape), part in named}, (z,))
 
     def at(self, w: Tensor | None = None) -> VAE:
-        """The VAE p(z) p(x|z, w) with these weights, without any with the mean of q(w); a copy of its own."""
+        """The VAE p(z) p(x|z, w) as a copy, with these weights; with the mean of q(w) if w is None."""
         twin = copy.deepcopy(self)
         vector_to_parameters((self.q_w().mean if w is None else w).detach(), twin.decoder.parameters())
         parts = (twin.prior, twin.likelihood, twin.family, twin.encoder, twin.decoder)
         return VAE(self.event_shape, self.latent_shape[0], *parts)
 
     def at_draws(self, draws: int, seed: int = 0) -> list[VAE]:
-        """The VAEs `at` so many draws w ~ q(w): what `evaluate` averages over."""
+        """The VAEs at this many draws w ~ q(w). `evaluate` averages over them."""
         checks.integer("draws", draws)
         with seeded(seed, 6):
             return [self.at(w) for w in self.q_w().sample((draws,))]
 
     def sample(self, n: int) -> Tensor:
-        """n new data after training: w ~ q(w), once for all, then x_i ~ p(x|w). (n, *event_shape)"""
+        """n new data after training: one draw w ~ q(w) for all, then x_i ~ p(x|w). (n, *event_shape)"""
         return self.at(self.q_w().sample()).sample(n)
 
     def posterior_predictive(
         self, data: Data, draws: int = 10, particles: int = 100, seed: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """log p(x|D) ~ log 1/S sum_s p(x|w_s), w_s ~ q(w): per datum, and its standard error. Two (N,), nats.
+        """log p(x|D) ~ log 1/S sum_s p(x|w_s), w_s ~ q(w), for each datum, and its standard error. Two (N,), nats.
 
-        In the mean a lower bound of log E_q(w)[p(x|w)], which rises with both numbers. All rows meet the same w_s:
-        their errors are not independent.
+        The expected value is a lower bound on log E_q(w)[p(x|w)]. It rises with the number of draws and of particles.
+        All rows share the same w_s, so their errors are not independent.
 
         Args:
-            data: as in `evaluate`; how it is batched changes no digit.
+            data: as in `evaluate`; the result does not depend on the batch size.
             draws: S.
             particles: z_k ~ q(z|x) for each p(x|w_s), as in `inference.log_likelihood`.
-            seed: of the noise.
+            seed: seed of the noise.
         """
         vaes, log_p = self.at_draws(draws, seed), []
-        seeds = torch.Generator().manual_seed(seed)  # its own: reading the data draws random numbers, too
+        seeds = torch.Generator().manual_seed(seed)  # a separate generator, because reading the data uses torch's
         with seeded(seed, 7), no_side_effects(self):
             for (x,) in blocks(data, ROWS):
-                each = torch.randint(2**62, (draws,), generator=seeds).tolist()
-                given = [log_likelihood(vae, x, particles, own)[0] for vae, own in zip(vaes, each, strict=True)]
-                log_p.append(torch.stack(given))
+                block_seeds = torch.randint(2**62, (draws,), generator=seeds).tolist()
+                pairs = zip(vaes, block_seeds, strict=True)
+                log_p.append(torch.stack([log_likelihood(vae, x, particles, key)[0] for vae, key in pairs]))
         return log_mean_exp(torch.cat(log_p, 1))
 
 
 def _fan_in(weight: Tensor) -> int:
-    """How many numbers a weight's unit sums, as torch counts them; 1 for a bias."""
+    """The number of inputs of one unit, as torch counts them; 1 for a bias."""
     return weight[0].numel() if weight.ndim > 1 else 1

@@ -1,4 +1,4 @@
-"""The conditional variational autoencoder that completes data, and the network without latents beside it."""
+"""The conditional variational autoencoder that completes data, and a baseline network without latents."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,9 +22,14 @@ Mask = Tensor | Callable[[tuple[int, ...]], Tensor]
 
 
 def quadrants(event_shape: Sequence[int] | int, seen: int = 1) -> Tensor:
-    """What is seen of an image (C, H, W) where 1, 2 or 3 of its quadrants are. (C, H, W), bool
+    """The mask of an image (C, H, W) of which 1, 2 or 3 quadrants are seen. (C, H, W), bool
 
     1: the lower left; 2: the left half; 3: all but the lower right; as in Pyro's example of this model.
+
+    Example:
+        >>> from pyrovae.models.completion_vae import quadrants
+        >>> quadrants((1, 28, 28), seen=3).float().mean().item()
+        0.75
     """
     shape = checks.shape("event_shape", event_shape)
     if len(shape) != 3 or min(shape[1:]) < 2:
@@ -40,7 +45,7 @@ def quadrants(event_shape: Sequence[int] | int, seen: int = 1) -> Tensor:
 
 
 class Completing(nn.Module):
-    """Models of what is unseen of a datum x = (s, u), given what is seen: s, its completions, and the checks of x.
+    """Base class of models p(u|s) of the unseen part u of a datum x = (s, u), given its seen part s.
 
     Attributes:
         event_shape: shape of one datum x.
@@ -51,15 +56,15 @@ class Completing(nn.Module):
     likelihood: Any
 
     def model(self, x: Tensor | None = None, s: Tensor | None = None) -> Tensor:
-        """x_i ~ p(x|s_i) for the rows of x, whose unseen part is observed, or for those of s, whose is not."""
+        """x_i ~ p(x|s_i): for the rows of x, with the unseen part observed; or for the rows of s, where it is drawn."""
         raise NotImplementedError
 
     def guide(self, x: Tensor) -> Tensor | None:
-        """The latents, if there are any, for the rows of x."""
+        """The latents, if the model has any, for the rows of x."""
         raise NotImplementedError
 
     def seen(self, x: Tensor | None) -> Tensor:
-        """s: x with 0 where it is unseen."""
+        """s: x with zeros at the unseen entries."""
         if x is None:
             raise ValueError("x: expected data, or as s what is seen of them, found neither")
         return torch.where(self.likelihood.mask, x, 0)
@@ -67,7 +72,8 @@ class Completing(nn.Module):
     def complete(self, x: Tensor, n: int = 1) -> Tensor:
         """n draws of x ~ p(x|s) for each row of x, of shape (n, N, *event_shape).
 
-        What is seen of x stays, and has to be in the likelihood's support; what is unseen is ignored, and may be NaN.
+        The seen entries of x are kept; they have to be in the likelihood's support. The unseen entries are ignored;
+        they may be NaN.
         """
         checks.integer("n", n)
         checks.event(x, self.event_shape)
@@ -80,7 +86,7 @@ class Completing(nn.Module):
             return self.model(s=s)
 
     def check(self, x: Tensor) -> None:
-        """Raise a ValueError unless x are whole data: their shape, finite, in the likelihood's support."""
+        """Raise a ValueError unless x has the event shape, is finite, and lies in the likelihood's support."""
         checks.event(x, self.event_shape)
         checks.finite("x", x)
         self._in_support(x)
@@ -91,20 +97,28 @@ class Completing(nn.Module):
 
 
 class Completion(Completing):
-    """p(u|s) = prod_i p(u_i|s): what is unseen of a datum x = (s, u), each entry by itself, given what is seen.
+    """p(u|s) = prod_i p(u_i|s): the unseen entries of a datum x = (s, u), independent given the seen ones.
 
-    The network without latents that a `CompletionVAE` is held against; its guide is empty. Data are whole, and scores
-    are those of u alone, which `poutine.uncondition(model)(x)`, or `model(s=x)`, draws.
+    The baseline without latents for a `CompletionVAE`; its guide is empty. Training data are complete. The scores are
+    those of u alone; `poutine.uncondition(model)(x)`, or `model(s=x)`, draws u.
 
     Args:
         event_shape: shape of one datum x: (C, H, W), or (D,).
-        mask: what is seen: booleans of the event shape, or what makes them from it: `quadrants`, or functools.partial.
-        likelihood: p(u|h), of independent entries, from the event shape.
-        network: network from s, which is x with 0 where it is unseen, to the likelihood's parameters.
+        mask: True where x is seen: booleans of the event shape, or a function from the event shape to them
+            (`quadrants`, or a functools.partial of it).
+        likelihood: p(u|h), with independent entries; built from the event shape.
+        network: network from s (x with zeros at the unseen entries) to the likelihood's parameters.
 
     Raises:
-        ValueError: a mask of another shape or dtype, or one that leaves nothing seen or unseen; a likelihood whose
+        ValueError: the mask has another shape or dtype, or leaves nothing seen or nothing unseen; the likelihood's
             entries are not independent; the shapes of two parts do not fit.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.models import Completion
+        >>> baseline = Completion(event_shape=4, mask=torch.tensor([True, True, False, False]))
+        >>> baseline.complete(torch.tensor([[1.0, 0.0, torch.nan, torch.nan]]), n=3)[..., :2].mean((0, 1))
+        tensor([1., 0.])
     """
 
     def __init__(
@@ -120,23 +134,23 @@ class Completion(Completing):
         self.network = connect(network, [self.event_shape], self.likelihood.param_shape, "network")
 
     def p_x(self, s: Tensor) -> dist.TorchDistribution:
-        """p(x|s): p(u|s), and s itself where it is seen, for s (..., *event_shape)."""
+        """p(x|s): p(u|s) for the unseen entries, s itself for the seen ones; s has shape (..., *event_shape)."""
         return self.likelihood(self.network(s), s)
 
     def model(self, x: Tensor | None = None, s: Tensor | None = None) -> Tensor:
-        """u_i ~ p(u|s_i) for the rows of x, whose unseen part is observed, or for those of s, whose is not."""
+        """u_i ~ p(u|s_i): for the rows of x, with the unseen part observed; or for the rows of s, where it is drawn."""
         register(self)
         s = self.seen(x if s is None else s)
         with pyro.plate("data", len(s)):
             return pyro.sample("x", self.p_x(s), obs=x)
 
     def guide(self, x: Tensor) -> Tensor | None:
-        """There are no latents."""
+        """Do nothing: there are no latents."""
         return None
 
 
 class CompletionVAE(Completing):
-    """p(u, z|s) = p(z|s) p(u|z, s), with guide q(z|x), for what is unseen of x = (s, u).  (Sohn, Lee & Yan 2015)
+    """p(u, z|s) = p(z|s) p(u|z, s), with guide q(z|x), for the unseen part u of x = (s, u).  (Sohn, Lee & Yan 2015)
 
     Args:
         event_shape, mask, likelihood: as in `Completion`.
@@ -144,11 +158,19 @@ class CompletionVAE(Completing):
         guide: the family q(z|h), from the latent shape.
         encoder: network from x to the guide's parameters.
         decoder: network from z and s to the likelihood's parameters.
-        conditional_prior: p(z|s): a guide family, from the latent shape.
-        prior_network: network from s to its parameters.
+        conditional_prior: the family of p(z|s), a guide family; built from the latent shape.
+        prior_network: network from s to the parameters of p(z|s).
 
     Raises:
         ValueError: as in `Completion`.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.models import CompletionVAE
+        >>> vae = CompletionVAE(event_shape=4, latent_dim=2, mask=torch.tensor([True, True, False, False]))
+        >>> completions = vae.complete(torch.tensor([[1.0, 0.0, torch.nan, torch.nan]]), n=3)
+        >>> completions.shape, completions[..., :2].mean((0, 1))
+        (torch.Size([3, 1, 4]), tensor([1., 0.]))
     """
 
     def __init__(
@@ -181,7 +203,7 @@ class CompletionVAE(Completing):
         return self.conditional_prior(self.prior_network(s))
 
     def p_x(self, z: Tensor, s: Tensor) -> dist.TorchDistribution:
-        """p(x|z, s): p(u|z, s), and s itself where it is seen, for z (..., *latent_shape)."""
+        """p(x|z, s): p(u|z, s) for the unseen entries, s itself for the seen ones; z has shape (..., *latent_shape)."""
         return self.likelihood(self.decoder(z, s), s)
 
     def q_z(self, x: Tensor) -> dist.TorchDistribution:
@@ -189,7 +211,7 @@ class CompletionVAE(Completing):
         return self.family(self.encoder(x))
 
     def model(self, x: Tensor | None = None, s: Tensor | None = None) -> Tensor:
-        """z_i ~ p(z|s_i), u_i ~ p(u|z_i, s_i) for the rows of x, whose unseen part is observed, or for those of s."""
+        """z_i ~ p(z|s_i), u_i ~ p(u|z_i, s_i): for the rows of x, with u observed; or for the rows of s."""
         register(self)
         s = self.seen(x if s is None else s)
         with pyro.plate("data", len(s)):
@@ -204,11 +226,11 @@ class CompletionVAE(Completing):
 
 
 class Unseen(Likelihood):
-    """p(x|h, s) = prod_{i seen} [x_i = s_i] prod_{i unseen} p(x_i|h): the likelihood of what is unseen.
+    """p(x|h, s) = prod_{i seen} [x_i = s_i] prod_{i unseen} p(x_i|h): the likelihood of the unseen entries.
 
     Args:
         event_shape, mask: as in `Completion`.
-        of: the likelihood of whole data.
+        of: the likelihood of complete data.
     """
 
     mask: Tensor
@@ -226,13 +248,13 @@ class Unseen(Likelihood):
         seen = int(self.mask.sum())
         self.measure = self.of.measure.noted(f"of {self.mask.numel() - seen} unseen entries given {seen}")
 
-    # With s the likelihood has an argument more.
+    # This likelihood has one argument more than the contract: s.
     def forward(self, h: Tensor, s: Tensor) -> dist.TorchDistribution:  # type: ignore[override]
         return Clamped(self.of(h).base_dist, self.mask, s).to_event(len(self.event_shape))
 
 
 def _checked(mask: Any, event_shape: tuple[int, ...]) -> Tensor:
-    """The mask, if it is one of this shape that leaves some entries seen and some not."""
+    """The mask, after a check that it has this shape and leaves some entries seen and some unseen."""
     mask = mask(event_shape) if callable(mask) else mask
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != event_shape:
         found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)

@@ -28,20 +28,31 @@ class ConditionalVAE(Decoded):
     """p(x, y, z) = p(y) p(z|y) p(x|z, y), with guide q(z|x, y).  (Kingma et al. 2014; Sohn, Lee & Yan 2015)
 
     The label y is a site of its own, observed in training. It is a class, or anything that a likelihood describes:
-    numbers (`Normal`), several yes and no (`Bernoulli`), a table of both (`Columns`).
+    numbers (`Normal`), several binary labels (`Bernoulli`), a table of both (`Columns`).
 
     Args:
         event_shape, latent_dim, likelihood, guide, encoder, decoder: as in `VAE`; both networks also take y.
-        num_classes: where y is a class: p(y) is categorical with learned logits, y a one-hot vector.
-        label_shape: where it is not: event shape of y.
-        label: the family of p(y), whose parameters are learned, from label_shape. None with a label_shape: there is
-            no p(y), and nothing can be generated without a y.
+        num_classes: number of classes, if y is a class. Then p(y) is categorical with learned logits, and y is a
+            one-hot vector.
+        label_shape: event shape of y, if y is not a class.
+        label: the family of p(y), built from label_shape; its parameters are learned. If it is None and label_shape is
+            given, the model has no p(y), and you can generate data only for a given y.
         prior: p(z).
-        conditional_prior: in its place p(z|y): a guide family, with parameters from `prior_network`.
-        prior_network: network from y to those parameters.
+        conditional_prior: the family of p(z|y), a guide family, which replaces p(z).
+        prior_network: network from y to the parameters of p(z|y).
 
     Raises:
-        ValueError: the shapes of two parts do not fit; neither or both of num_classes and label_shape.
+        ValueError: the shapes of two parts do not fit; neither or both of num_classes and label_shape are given.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.models import ConditionalVAE
+        >>> vae = ConditionalVAE(event_shape=(1, 8, 8), latent_dim=2, num_classes=10)
+        >>> y = vae.encode_labels(torch.tensor([3, 7]))
+        >>> vae.sample(2, y).shape
+        torch.Size([2, 1, 8, 8])
+        >>> vae.p_y().log_prob(y).detach()  # log(1/10) before training
+        tensor([-2.3026, -2.3026])
     """
 
     def __init__(
@@ -70,10 +81,10 @@ class ConditionalVAE(Decoded):
             None if label is None else build("label", label, self.label_shape, kind=Likelihood)
         )
         if self.label is not None:
-            self.h_y = nn.Parameter(torch.zeros(self.label.param_shape))  # of a class: uniform at first
+            self.h_y = nn.Parameter(torch.zeros(self.label.param_shape))  # for a class: uniform at the start
         self.conditional_prior: GuideFamily | None = None
         if conditional_prior is None:
-            self.prior()  # or a ValueError of one that is made of q(z|x): there is none without a y
+            self.prior()  # a prior made of q(z|x) raises a ValueError here: there is no q(z|x) without y
         else:
             self.conditional_prior = build("conditional_prior", conditional_prior, self.latent_shape, kind=GuideFamily)
             same_space(self.conditional_prior, self.family)
@@ -101,7 +112,7 @@ class ConditionalVAE(Decoded):
         return self.family(self.encoder(x, y))
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None, n: int = 1) -> Tensor:
-        """y_i ~ p(y), z_i ~ p(z|y_i), x_i ~ p(x|z_i, y_i) for the rows of x or y, or for n new ones."""
+        """y_i ~ p(y), z_i ~ p(z|y_i), x_i ~ p(x|z_i, y_i) for the rows of x or y, or for n new rows."""
         register(self)
         with pyro.plate("data", self._rows(x, y, n)):
             y = self._y(y)
@@ -119,25 +130,25 @@ class ConditionalVAE(Decoded):
         return rows(n, z=1, x=len(self.event_shape), y=len(self.label_shape)) if seen is None else len(seen)
 
     def _y(self, y: Tensor | None) -> Tensor:
-        """The site y: drawn from p(y), observed, or, where there is no p(y), just what it is."""
+        """The site y: drawn from p(y), or observed; a deterministic site if the model has no p(y)."""
         if self.label is None and (y := given("y") if y is None else y) is not None:
             return pyro.deterministic("y", y, event_dim=len(self.label_shape))
         return pyro.sample("y", self.p_y(), obs=y)
 
     def sample(self, n: int, y: Any = None) -> Tensor:
-        """n new data x ~ p(x|y) for n labels, or x ~ p(x) without any, of shape (n, *event_shape)."""
+        """n new data x ~ p(x|y) for n labels y, or x ~ p(x) if y is None, of shape (n, *event_shape)."""
         return importance.sample(self, n, y)
 
     def encode_labels(self, y: Tensor) -> Tensor:
-        """Labels as the site y has them: classes (N,) as one-hot vectors, other labels as numbers (N, *label_shape).
+        """Labels in the form of site y: classes (N,) as one-hot vectors, other labels as numbers (N, *label_shape).
 
         Raises:
-            ValueError: labels that p(y) does not know.
+            ValueError: a label lies outside the support of p(y).
         """
         if isinstance(self.label, OneHotCategorical) and y.ndim == 1:
             y = one_hot(y, self.label_shape[0])
         y = y.to(*placement(self))
-        if y.ndim == 1 and self.label_shape == (1,):  # a number for each row
+        if y.ndim == 1 and self.label_shape == (1,):  # one number for each row
             y = y.unsqueeze(-1)
         if y.shape[1:] != self.label_shape:
             raise ValueError(f"y: expected shape (N, {', '.join(map(str, self.label_shape))}), found {tuple(y.shape)}")
@@ -148,7 +159,11 @@ class ConditionalVAE(Decoded):
 
 
 def one_hot(y: Tensor, num_classes: int) -> Tensor:
-    """Classes (N,) as one-hot vectors (N, num_classes), or a ValueError that says what they are not."""
+    """Classes (N,) as one-hot vectors (N, num_classes).
+
+    Raises:
+        ValueError: y is not of an integer type, or a class is not between 0 and num_classes - 1.
+    """
     if y.is_floating_point() or y.dtype == torch.bool:
         raise ValueError(f"y: expected classes as integers, found {y.dtype}")
     wrong = (y < 0) | (y >= num_classes)

@@ -1,4 +1,4 @@
-"""What models have in common that make x by a decoder and a likelihood."""
+"""The base class of models whose p(x|...) is made by a decoder and a likelihood."""
 
 import math
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ class Decoded(nn.Module):
         """Build the parts of a model with one layer of latents.
 
         Args:
-            given: event shapes of what both networks take beside x and z, as labels.
+            given: event shapes of the further inputs of both networks, such as labels.
         """
         self.event_shape = checks.shape("event_shape", event_shape)
         self.latent_shape = (checks.integer("latent_dim", latent_dim),)
@@ -58,20 +58,20 @@ class Decoded(nn.Module):
             takes_missing(self.encoder, [self.event_shape, *given])
 
     def begin_at_the_mean(self, x: Tensor) -> None:
-        """Before training: `begin_at` the mean of training data x (N, *event_shape)."""
+        """Call `begin_at` with the mean of the training data x (N, *event_shape); use it before training."""
         self.check(x)
         self.begin_at(x.mean(0))
 
     def begin_at(self, mean: Tensor) -> None:
-        """Before training: set the decoder's last bias so that p(x|z) has this mean where z does not matter yet.
+        """Set the decoder's last bias so that p(x|z) has this mean while z has no effect; use it before training.
 
-        Otherwise the first epochs go into that bias.  (Burda et al. 2016)
+        Otherwise the first epochs are spent on learning that bias.  (Burda et al. 2016)
 
         Args:
-            mean: of the training data (*event_shape).
+            mean: mean of the training data (*event_shape).
 
         Raises:
-            ValueError: a likelihood whose mean is no function of one bias; a decoder without a linear layer at its end.
+            ValueError: the likelihood has no inverse link; the decoder does not end in a linear layer with bias.
         """
         last = [part for part in self.decoder.modules() if list(part.parameters(recurse=False))][-1:]
         linear = [part for part in last if isinstance(part, nn.Linear)]
@@ -83,7 +83,7 @@ class Decoded(nn.Module):
             linear[-1].bias.copy_(bias.flatten())
 
     def check(self, x: Tensor) -> None:
-        """Raise a ValueError unless x are data of this model: their shape, finite, in the likelihood's support."""
+        """Raise a ValueError unless x has the event shape, is finite, and lies in the likelihood's support."""
         checks.event(x, self.event_shape)
         checks.finite("x", x, missing=self.likelihood.missing)
         h = x.new_zeros(1, *self.likelihood.param_shape)

@@ -21,25 +21,35 @@ from pyrovae.programs.handlers import register, rows
 
 
 class HierarchicalVAE(Decoded):
-    """p(x, z1, ..., zL) = p(zL) prod_l p(zl|zl+1) p(x|z1), with a guide that climbs from x, or descends from zL.
+    """p(x, z1, ..., zL) = p(zL) prod_l p(zl|zl+1) p(x|z1), with a bottom-up or a top-down guide.
 
-    bottom-up: q(z1|x) prod_l q(zl+1|zl) (Burda, Grosse & Salakhutdinov 2016). It draws the latents against the model's
-    order, so that its KL has to be sampled; top-down: q(zL|x) prod_l q(zl|zl+1, x), which knows p(zl|zl+1) (Sonderby
-    et al. 2016), and takes estimator="analytic", too. Without a warm-up of beta the upper layers seldom come alive.
+    The bottom-up guide is q(z1|x) prod_l q(zl+1|zl) (Burda, Grosse & Salakhutdinov 2016). It draws the latents in the
+    reverse of the model's order, so its KL has to be sampled. The top-down guide is q(zL|x) prod_l q(zl|zl+1, x), which
+    uses p(zl|zl+1) (Sonderby et al. 2016); it also works with estimator="analytic". Without a warm-up of beta the
+    upper layers often stay inactive.
 
     Args:
-        event_shape, likelihood, encoder, decoder: as in `VAE`: x, p(x|z1), the networks from x and from z1.
+        event_shape, likelihood, encoder, decoder: as in `VAE`, for x, p(x|z1), and the networks from x and from z1.
         latent_dim: number of latents in z1.
-        above: the same for z2, ..., zL.
-        prior: p(zL). A VampPrior is made of q(zL|x), which top-down alone has.
-        guide: the family of each q; top-down, the diagonal normal.
-        conditional_prior: the family of each p(zl|zl+1), a guide family; top-down, the diagonal normal.
-        between: builds each network between two layers, on the way up and on the way down.
-        direction: of the guide.
+        above: numbers of latents in z2, ..., zL.
+        prior: p(zL). A VampPrior is a mixture of q(zL|x), which only the top-down guide has.
+        guide: the family of each q; the top-down guide needs the diagonal normal.
+        conditional_prior: the family of each p(zl|zl+1), a guide family; the top-down guide needs the diagonal normal.
+        between: builds each network between two layers, both upwards and downwards.
+        direction: direction of the guide, "bottom-up" or "top-down".
 
     Raises:
-        ValueError: the shapes of two parts do not fit; no layer above; top-down, another family; a part that each
-            layer needs for itself, given built.
+        ValueError: the shapes of two parts do not fit; there is no layer above z1; a top-down guide has another family;
+            a part that every layer builds for itself is given as one module.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.models import HierarchicalVAE
+        >>> vae = HierarchicalVAE(event_shape=6, latent_dim=4, above=2, direction="top-down")
+        >>> vae.p_z(1, above=torch.zeros(3, 2)).batch_shape, vae.sample(3).shape
+        (torch.Size([3]), torch.Size([3, 6]))
+        >>> round(vae.p_top().log_prob(torch.zeros(2)).item(), 4)  # -log(2 pi)
+        -1.8379
     """
 
     def __init__(
@@ -89,11 +99,11 @@ class HierarchicalVAE(Decoded):
         return self.likelihood(self.decoder(z))
 
     def q_z(self, x: Tensor) -> dist.TorchDistribution:
-        """The factor of the guide that sees x alone: q(z1|x), or q(zL|x) top-down."""
+        """The guide's factor that depends on x alone: q(z1|x) bottom-up, q(zL|x) top-down."""
         return self.recognition.q_first(x)
 
     def model(self, x: Tensor | None = None, n: int = 1) -> Tensor:
-        """zL ~ p(zL), zl ~ p(zl|zl+1), x ~ p(x|z1) for the rows of x, or for n new ones where x is None."""
+        """zL ~ p(zL), zl ~ p(zl|zl+1), x ~ p(x|z1) for the rows of x, or for n new rows if x is None."""
         register(self)
         top = len(self.latent_shapes)
         event_dims = {f"z{layer}": 1 for layer in range(top, 0, -1)} | {"x": len(self.event_shape)}
@@ -115,11 +125,11 @@ class HierarchicalVAE(Decoded):
 
 
 def _each_its_own(**parts: Part) -> None:
-    """Raise a ValueError where a part that each layer builds for itself is given built."""
+    """Raise a ValueError if a part that every layer builds for itself is given as one module."""
     for role, part in parts.items():
         buildable(role, part)
         if isinstance(part, nn.Module):
-            raise ValueError(f"{role}: expected what builds one for each layer (a class, a partial), found {part!r}")
+            raise ValueError(f"{role}: expected a class or a partial that builds one for each layer, found {part!r}")
 
 
 class Factor(nn.Module):
@@ -137,9 +147,9 @@ class Factor(nn.Module):
 
 
 class Recognition(nn.Module):
-    """q(z1, ..., zL|x) = prod_l q(zl|...): a factor for each layer, which hands up to the network of the next."""
+    """q(z1, ..., zL|x) = prod_l q(zl|...): one factor for each layer, whose output is the next network's input."""
 
-    hands_up: str  # latent_shape or param_shape: zl, or the parameters of its family
+    hands_up: str  # the next network's input: "latent_shape" for zl, "param_shape" for the parameters of its family
 
     def __init__(
         self,
@@ -156,7 +166,7 @@ class Recognition(nn.Module):
             self.factors.append(Factor(guide, shape, between, given, "between"))
 
     def takes(self, families: Sequence[nn.Module]) -> None:
-        """Raise a ValueError unless the guide is one for these families of p(zl|zl+1)."""
+        """Raise a ValueError unless the guide works with these families of p(zl|zl+1)."""
 
 
 class BottomUp(Recognition):
@@ -169,8 +179,11 @@ class BottomUp(Recognition):
         return self.factors[0](x)
 
     def q_top(self, x: Tensor) -> dist.TorchDistribution:
-        """q(zL|x): an integral over the layers below."""
-        raise ValueError("prior: expected one that needs no q(zL|x), which has a closed form top-down alone")
+        """q(zL|x): an integral over the layers below, without closed form."""
+        raise ValueError(
+            "prior: expected one that needs no q(zL|x), found one that does; only the top-down guide has it in closed "
+            "form"
+        )
 
     def forward(self, x: Tensor, p_z: object) -> Tensor:
         """z1, ..., zL ~ q(z1, ..., zL|x), as sites."""
@@ -183,25 +196,25 @@ class BottomUp(Recognition):
 class TopDown(Recognition):
     """q(z1, ..., zL|x) = q(zL|x) prod_l p(zl|zl+1) Normal(zl; h_l(x)) / constant.
 
-    The h_l are functions of x alone, the ladder's deterministic way up; q(zL|x) = Normal(zL; h_L(x)).
+    The h_l are deterministic functions of x (the upward pass of the ladder VAE); q(zL|x) = Normal(zL; h_L(x)).
     """
 
     hands_up = "param_shape"
 
     def takes(self, families: Sequence[nn.Module]) -> None:
-        """Raise a ValueError unless p(zl|zl+1) and Normal(zl; h_l) have a product."""
+        """Raise a ValueError unless the product of p(zl|zl+1) and Normal(zl; h_l) has a closed form."""
         for family in (*families, *(q.family for q in self.factors)):
             if not isinstance(family, DiagonalNormal):
-                found = type(family).__name__
-                raise ValueError(f"top-down: expected DiagonalNormal, of which products are closed, found {found}")
+                name = type(family).__name__
+                raise ValueError(f"top-down: expected DiagonalNormal, whose products are normal again, found {name}")
 
     def upwards(self, x: Tensor) -> list[dist.TorchDistribution]:
         """Normal(zl; h_l(x)) for l = 1, ..., L."""
-        found, h = [], x
+        normals, h = [], x
         for factor in self.factors:
             h = factor.network(h)
-            found.append(factor.family(h))
-        return found
+            normals.append(factor.family(h))
+        return normals
 
     def q_top(self, x: Tensor) -> dist.TorchDistribution:
         """q(zL|x)."""
@@ -219,9 +232,9 @@ class TopDown(Recognition):
 
 
 def product(a: Any, b: Any) -> dist.TorchDistribution:
-    """The diagonal normal in proportion to a(z) b(z): precisions add, means are weighted by them."""
-    (m, s), (n, t) = ((each.base_dist.loc, each.base_dist.scale) for each in (a, b))
-    share = t / torch.hypot(s, t)  # its square is a's share of the precision; no scale is squared before it is divided
+    """The diagonal normal proportional to a(z) b(z): precisions add, and means are weighted by their precisions."""
+    (m, s), (n, t) = ((normal.base_dist.loc, normal.base_dist.scale) for normal in (a, b))
+    share = t / torch.hypot(s, t)  # its square is a's share of the precision; squaring a scale first could overflow
     return dist.Normal(torch.lerp(n, m, share.square()), s * share).to_event(a.event_dim)
 
 

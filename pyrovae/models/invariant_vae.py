@@ -1,4 +1,4 @@
-"""The variational autoencoder that knows what was drawn from how it lies."""
+"""The variational autoencoder that separates what an image shows from its pose."""
 
 import math
 from collections.abc import Sequence
@@ -25,29 +25,38 @@ from pyrovae.programs.handlers import register, rows
 class InvariantVAE(VAE):
     """p(x, z, pose) = p(z) p(angle) p(shift) p(scale) p(x|z, pose), with guide q(pose|x) q(z|x, pose).
 
-    z is what was drawn, f(z, c) at each point c of the plane, and the pose is how it lies: turned by `angle` (..., 1),
-    anticlockwise in radians; moved by `shift` (..., 2), to the right and up in longer sides of the image; magnified by
-    `scale` (..., 1). h(c) = f(z, R(-angle) (c - shift) / scale) at the pixels c are the likelihood's parameters.
+    z describes the object, an image f(z, c) at each point c of the plane. The pose describes its position: rotated by
+    `angle` (..., 1), anticlockwise in radians; shifted by `shift` (..., 2), to the right and up, in units of the
+    image's longer side; magnified by `scale` (..., 1). The likelihood's parameters are
+    h(c) = f(z, R(-angle) (c - shift) / scale) at the pixels c.
     (spatial-VAE: Bepler et al. 2019; with a scale, in Pyro: pyroVED, Ziatdinov et al. 2021)
 
-    The guide finds the pose and then encodes the image as it is seen from there  (as AIR does: Eslami et al. 2016). A
-    q(z|x) that sees the image as it lies would have to undo a pose that it does not know: it learns to put the turn
-    into z, and the angle never comes alive.
+    The guide first infers the pose, and then encodes the image after undoing that pose (as in AIR: Eslami et al. 2016).
+    A q(z|x) of the original image would have to undo an unknown pose: it would learn to encode the rotation in z, and
+    the angle would stay unused.
 
     Args:
         event_shape: (C, H, W).
-        latent_dim, prior, likelihood, guide: of z and x, as in `VAE`.
-        encoder: network from the image, seen from its own frame, to the parameters of q(z|x, pose).
-        decoder: network from z to the coefficients of f, a sum of `FourierDecoder`.
-        angle: scale of p(angle), a normal, in radians; inf: every angle is as likely as any other; None: no turns.
-        shift: scale of p(shift), a normal, in longer sides of the image; None: no shifts.
-        scale: scale of p(log scale), a normal; None: no scale.
+        latent_dim, prior, likelihood, guide: as in `VAE`.
+        encoder: network from the image, with its pose undone, to the parameters of q(z|x, pose).
+        decoder: network from z to the coefficients of f; see `FourierDecoder`.
+        angle: scale of p(angle), a normal, in radians; inf for a uniform p(angle); None for no rotation.
+        shift: scale of p(shift), a normal, in units of the image's longer side; None for no shift.
+        scale: scale of p(log scale), a normal; None for no scale.
         pose_encoder: network from the image to the parameters of q(angle|x), q(shift|x) and q(scale|x).
-        looks: from so many sides it looks at the image where every angle is as likely; see `RotationAverage`.
+        looks: number of rotations that the pose encoder averages over if p(angle) is uniform; see `RotationAverage`.
         waves, detail: as in `FourierDecoder`.
 
     Raises:
-        ValueError: the shapes of two parts do not fit; x is no image; no pose at all.
+        ValueError: the shapes of two parts do not fit; x is not an image; angle, shift and scale are all None.
+
+    Example:
+        >>> import math, torch
+        >>> from pyrovae.models import InvariantVAE
+        >>> vae = InvariantVAE(event_shape=(1, 8, 8), latent_dim=2, waves=4)
+        >>> z, quarter = torch.zeros(2), torch.tensor([math.pi / 2])
+        >>> torch.allclose(vae.p_x(z, angle=quarter).mean, vae.p_x(z).mean.rot90(dims=(-2, -1)), atol=1e-4)
+        True
     """
 
     def __init__(
@@ -79,7 +88,7 @@ class InvariantVAE(VAE):
         if scale is not None:
             self.pose["scale"] = Deviation(1, checks.positive("scale", scale), dist.LogNormal)
         if not self.pose:
-            raise ValueError("expected an angle, a shift or a scale, found none: that is a VAE")
+            raise ValueError("expected an angle, a shift or a scale, found none: use a VAE")
         parts: Any = self.pose.values()
         self.sizes = [2 * part.vectors for part in parts] + [part.numbers for part in parts]
         self.pose_encoder = connect(pose_encoder, [self.event_shape], (sum(self.sizes),), "pose_encoder")
@@ -89,26 +98,26 @@ class InvariantVAE(VAE):
             self.pose_encoder = RotationAverage(self.pose_encoder, sum(part.vectors for part in parts), looks)
 
     def p_pose(self) -> dict[str, dist.TorchDistribution]:
-        """The priors p(angle), p(shift), p(scale), by their sites."""
+        """The priors p(angle), p(shift), p(scale), keyed by site."""
         return {site: part.prior() for site, part in self.pose.items()}
 
     def p_x(self, z: Tensor, **pose: Tensor) -> dist.TorchDistribution:
-        """The likelihood p(x|z, pose), for z (..., *latent_shape); upright, where there is no pose."""
+        """The likelihood p(x|z, pose), for z (..., *latent_shape); upright if no pose is given."""
         return self.likelihood(self.decoder(z, **pose))
 
     def q_pose(self, x: Tensor) -> dict[str, dist.TorchDistribution]:
-        """The guides q(angle|x), q(shift|x), q(scale|x), by their sites, for x (..., *event_shape)."""
+        """The guides q(angle|x), q(shift|x), q(scale|x), keyed by site, for x (..., *event_shape)."""
         h = self.pose_encoder(x).split(self.sizes, -1)
-        both = zip(h[: len(self.pose)], h[len(self.pose) :], strict=True)
-        return {site: part(*each) for (site, part), each in zip(self.pose.items(), both, strict=True)}
+        params = zip(h[: len(self.pose)], h[len(self.pose) :], strict=True)
+        return {site: part(*param) for (site, part), param in zip(self.pose.items(), params, strict=True)}
 
     def q_z(self, x: Tensor, **pose: Tensor) -> dist.TorchDistribution:
-        """The guide q(z|x, pose), for x (..., *event_shape); at the mean of q(pose|x), where there is no pose."""
+        """The guide q(z|x, pose), for x (..., *event_shape); at the mean of q(pose|x) if no pose is given."""
         pose = pose or {site: q.mean for site, q in self.q_pose(x).items()}
         return self.family(self.encoder(upright(x, **pose)))
 
     def model(self, x: Tensor | None = None, n: int = 1) -> Tensor:
-        """angle, shift, scale, z ~ p, x ~ p(x|z, pose) for the rows of x, or for n new ones where x is None."""
+        """angle, shift, scale, z ~ p, x ~ p(x|z, pose) for the rows of x, or for n new rows if x is None."""
         register(self)
         event_dims = dict.fromkeys(self.pose, 1) | {"z": len(self.latent_shape), "x": 3}
         with pyro.plate("data", rows(n, **event_dims) if x is None else len(x)):
@@ -125,14 +134,14 @@ class InvariantVAE(VAE):
 
 
 class RotationAverage(nn.Module):
-    """h(x) = 1/R sum_r T_r g(T_r^-1 x): what g finds, looking from R sides; T_r is a turn by 2 pi r / R.
+    """h(x) = 1/R sum_r T_r g(T_r^-1 x): the average of g over R rotations; T_r rotates by 2 pi r / R.
 
-    What it finds turns with the image, by multiples of 2 pi / R: a vector turns along, any other number stays.
-    (A group average, as Puny et al. 2022.) So one image has one upright, not one in each of its turns.
+    h is equivariant to rotations by multiples of 2 pi / R: its vectors rotate with the image, its other numbers do not
+    change. (A group average, as in Puny et al. 2022.) So all rotations of one image have the same upright pose.
 
     Args:
-        network: g, from an image to vectors first, and then to numbers.
-        vectors: how many.
+        network: g, from an image to vectors, followed by numbers.
+        vectors: how many vectors.
         looks: R.
     """
 
@@ -151,13 +160,13 @@ class RotationAverage(nn.Module):
         return f"looks={self.looks}"
 
 
-# Each part of a pose begins sharp: averaged over a broad q, every image is a disc, which lies alike in every pose.
+# Each q of a pose starts narrow. Averaged over a broad q, every image is a disc, which looks the same in every pose.
 
 
 class AnyAngle(nn.Module):
-    """p(angle) = 1 / 2 pi, q(angle|v, r) = Circular(angle; that of the vector v, 50 e^r).
+    """p(angle) = 1 / 2 pi, q(angle|v, r) = Circular(angle; direction of v, 50 e^r).
 
-    On the circle no angle lies at an end, where a q on the line would have to jump from -pi to pi.
+    A density on the circle has no end points; a q on the line would have to jump from -pi to pi.
     """
 
     vectors, numbers = 1, 1
@@ -176,12 +185,12 @@ class AnyAngle(nn.Module):
 
 
 class Deviation(nn.Module):
-    """p(d) = Normal(d; 0, s^2 I), q(d|m, v) = Normal(d; s m, (s/4)^2 e^v I): of a shift, or of one number.
+    """p(d) = Normal(d; 0, s^2 I), q(d|m, v) = Normal(d; s m, (s/4)^2 e^v I), for a shift or a single number d.
 
     Args:
-        size: of d; 2 is a vector, which turns with the image.
+        size: size of d; 2 is a vector, which rotates with the image.
         scale: s.
-        density: LogNormal, for the same of log d.
+        density: Normal; LogNormal applies the same to log d.
     """
 
     s: Tensor

@@ -1,4 +1,4 @@
-"""The variational autoencoder whose prior is a mixture: clusters that nobody has labelled."""
+"""The variational autoencoder whose prior is a mixture: clusters without labels."""
 
 import math
 import warnings
@@ -29,30 +29,40 @@ sklearn = LazyModule("sklearn")
 class MixtureVAE(VAE):
     """p(x, y, z) = p(y) p(z|y) p(x|z), with guide q(z|x) p(y|z): VaDE.  (Jiang et al. 2017)
 
-    p(y|z) = p(y) p(z|y) / p(z) is Bayes' rule, at any q(z|x) the best guide of y: there is no classifier to learn, and
-    with y, a one-hot vector, summed out the bound is that of a `VAE` whose prior is the mixture. Here y is a site: data
-    are assigned to it, and `poutine.condition(vae.model, {"y": y})` generates from it.
+    y is a one-hot vector. p(y|z) = p(y) p(z|y) / p(z) is Bayes' rule, which is the optimal guide of y for every q(z|x),
+    so no classifier is learned. With y summed out, the bound equals that of a `VAE` whose prior is the mixture. Here y
+    is a site: you can assign data to clusters, and `poutine.condition(vae.model, {"y": y})` generates from a cluster.
 
-    Clusters that start at random unite, and die out. Here they start alike, which is a plain VAE, and are then found
-    among its encodings; with a small beta these still keep apart what differs:
+    Randomly initialised clusters tend to merge and die out. Here all clusters start equal, so the model is a plain VAE
+    at first; then EM finds the clusters among its encodings. A small beta keeps different data apart until then:
 
         fit(vae, data, epochs=30, objective=ELBO(0.1, "enumerated"))
         vae.initialise(data.train[:])
         fit(vae, data, epochs=20)
 
-    In one run: `pyrovae train --model mixture-vae --epochs 50`.
+    The command `pyrovae train --model mixture-vae --epochs 50` does both in one run.
 
     Args:
         event_shape, latent_dim, likelihood, guide, encoder, decoder: as in `VAE`.
         clusters: number of values of y.
-        conditional_prior: the family of p(z|y), a guide family; `initialise` knows `FullRankNormal`, `DiagonalNormal`.
-        spread: standard deviation of its parameters at the start. At 0 the clusters stay alike until `initialise`.
+        conditional_prior: the family of p(z|y), a guide family; `initialise` needs `FullRankNormal` or
+            `DiagonalNormal`.
+        spread: initial standard deviation of the parameters of p(z|y). With 0 the clusters stay equal until
+            `initialise`.
 
     Raises:
-        ValueError: the shapes of two parts do not fit; fewer than two clusters, or alike ones that stay so.
+        ValueError: the shapes of two parts do not fit; there are fewer than two clusters; the spread is 0 and
+            `initialise` does not support the family.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.models import MixtureVAE
+        >>> vae = MixtureVAE(event_shape=6, latent_dim=2, clusters=4)
+        >>> vae.q_y(torch.zeros(2)).probs.detach()  # the clusters are equal at the start
+        tensor([0.2500, 0.2500, 0.2500, 0.2500])
     """
 
-    objective = staticmethod(partial(ELBO, estimator="enumerated"))  # what it is usually trained by
+    objective = staticmethod(partial(ELBO, estimator="enumerated"))  # the default objective
     prior: "Clusters"
 
     def __init__(
@@ -72,16 +82,16 @@ class MixtureVAE(VAE):
 
     @property
     def initial_rows(self) -> int:
-        """How many data `initialise` must see at least."""
+        """The smallest number of data that `initialise` accepts."""
         return self.prior.clusters
 
     @property
     def begins_alike(self) -> bool:
-        """Whether the clusters are one until `initialise`, and the model a plain VAE."""
+        """Whether the clusters are equal until `initialise`, so that the model is a plain VAE."""
         return self.prior.spread == 0
 
     def p_y(self) -> dist.TorchDistribution:
-        """The clusters' shares p(y)."""
+        """The clusters' weights p(y)."""
         return dist.OneHotCategorical(logits=self.prior.h_y)
 
     def p_z(self, y: Tensor) -> dist.TorchDistribution:  # type: ignore[override]
@@ -90,11 +100,11 @@ class MixtureVAE(VAE):
 
     def q_y(self, z: Tensor) -> dist.TorchDistribution:
         """The guide p(y|z), for z (..., *latent_shape)."""
-        each = self.p_z(torch.eye(self.prior.clusters).to(z))
-        return dist.OneHotCategorical(logits=self.prior.h_y + each.log_prob(z.unsqueeze(-2)))
+        clusters = self.p_z(torch.eye(self.prior.clusters).to(z))
+        return dist.OneHotCategorical(logits=self.prior.h_y + clusters.log_prob(z.unsqueeze(-2)))
 
     def model(self, x: Tensor | None = None, n: int = 1) -> Tensor:
-        """y_i ~ p(y), z_i ~ p(z|y_i), x_i ~ p(x|z_i) for the rows of x, or for n new ones where x is None."""
+        """y_i ~ p(y), z_i ~ p(z|y_i), x_i ~ p(x|z_i) for the rows of x, or for n new rows if x is None."""
         register(self)
         with pyro.plate("data", rows(n, y=1, z=1, x=len(self.event_shape)) if x is None else len(x)):
             y = pyro.sample("y", self.p_y())
@@ -110,10 +120,10 @@ class MixtureVAE(VAE):
             return z
 
     def initialise(self, x: Tensor) -> Self:
-        """Put the clusters where EM for a mixture of normals finds them among draws z ~ q(z|x), the best of ten times.
+        """Set the clusters to the best of ten EM fits of a mixture of normals to draws z ~ q(z|x).
 
         Args:
-            x: training data (N, *event_shape), all or some thousands of them.
+            x: training data (N, *event_shape), all or a few thousand of them.
         """
         self.check(x)
         with no_side_effects(self):
@@ -122,14 +132,14 @@ class MixtureVAE(VAE):
 
 
 class Clusters(Prior):
-    """p(y) = softmax(h_y)_y and p(z|y) = family(z; h_z[y]): a share, and a law of z, of its own for each cluster y.
+    """p(y) = softmax(h_y)_y and p(z|y) = family(z; h_z[y]): each cluster y has its own weight and distribution of z.
 
     Args:
         latent_shape: event shape of z.
-        event_shape: not needed.
+        event_shape: not used.
         clusters: K.
-        family: of p(z|y), a guide family.
-        spread: standard deviation of h_z at the start.
+        family: the family of p(z|y), a guide family.
+        spread: initial standard deviation of h_z.
     """
 
     found: Tensor
@@ -155,9 +165,9 @@ class Clusters(Prior):
     def extra_repr(self) -> str:
         return f"clusters={self.clusters}, spread={self.spread}"
 
-    # Here p(z) has an argument: it is p(z|y).
+    # This prior is p(z|y): it has an argument.
     def forward(self, y: Tensor) -> dist.TorchDistribution:  # type: ignore[override]
-        # Until they are found, one for all: each with its own would drift apart by their rounding errors.
+        # Until `initialise`, all clusters share one h_z: with an h_z each, rounding errors would make them differ.
         h_z = torch.where(self.found, self.h_z, self.h_z.mean(0))
         return self.family(torch.tensordot(y, h_z, 1))
 
@@ -171,12 +181,12 @@ class Clusters(Prior):
 
     @torch.no_grad()
     def initialise(self, z: Tensor) -> Self:
-        """Normal clusters of the shares, means and covariances that EM finds among z (N, d)."""
+        """Set the clusters to the weights, means and covariances that EM fits to z (N, d)."""
         self._check_family()
         if len(z) < self.clusters:
             raise ValueError(f"x: expected at least clusters = {self.clusters} rows, found {len(z)}")
         z, seed = z.double().cpu(), int(torch.randint(2**31, ()))
-        least = 1e-3 * z.var(0).mean().item() + 1e-6  # else the best cluster of all would be one row, a point
+        least = 1e-3 * z.var(0).mean().item() + 1e-6  # without it, a cluster could shrink to a single row
         em = sklearn.mixture.GaussianMixture(
             self.clusters,
             covariance_type=COVARIANCES[type(self.family)],
@@ -185,7 +195,7 @@ class Clusters(Prior):
             random_state=seed,
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)  # a start need not be where EM ends
+            warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)  # a start need not be converged
             em.fit(z.numpy())
         shares, means, covariances = map(torch.from_numpy, (em.weights_, em.means_, em.covariances_))
         self.h_y.copy_(shares.log())
@@ -194,7 +204,7 @@ class Clusters(Prior):
         return self
 
     def _scale(self, covariances: Tensor) -> Tensor:
-        """The part of h_z that tells the covariances (K, d, d), or the variances (K, d), of normal clusters."""
+        """The part of h_z that encodes the covariances (K, d, d), or the variances (K, d), of normal clusters."""
         if covariances.ndim == 2:
             return covariances.log()
         factor = torch.linalg.cholesky(covariances)
@@ -203,5 +213,5 @@ class Clusters(Prior):
         return torch.cat([scale.log(), below], -1)
 
 
-# What EM calls the covariances of a family.
+# scikit-learn's names of the families' covariances.
 COVARIANCES = {DiagonalNormal: "diag", FullRankNormal: "full"}

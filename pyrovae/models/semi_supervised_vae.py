@@ -17,19 +17,27 @@ from pyrovae.programs.handlers import register
 
 
 class SemiSupervisedVAE(ConditionalVAE):
-    """p(x, y, z) = p(y) p(z) p(x|z, y), with guide q(y|x) q(z|x, y) where y is missing.  (Kingma et al. 2014, M2)
+    """p(x, y, z) = p(y) p(z) p(x|z, y), with guide q(y|x) q(z|x, y) if y is missing.  (Kingma et al. 2014, M2)
 
-    Where y is known the guide is q(z|x, y) alone. A missing class is enumerated: objectives with
-    estimator="enumerated", and every score, sum over its values.
+    If y is known, the guide is q(z|x, y). A missing class is enumerated: objectives with estimator="enumerated", and
+    all scores, sum over its values.
 
     Args:
         event_shape, latent_dim, prior, likelihood, guide, encoder, decoder: as in `VAE`.
         num_classes, label_shape, label: as in `ConditionalVAE`; a label that may be missing needs a p(y).
-        classifier: network from x to the parameters of q(y|x), which is of p(y)'s family.
+        classifier: network from x to the parameters of q(y|x), which has the same family as p(y).
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.models import SemiSupervisedVAE
+        >>> vae = SemiSupervisedVAE(event_shape=6, latent_dim=2, num_classes=4)
+        >>> x = torch.ones(3, 6)
+        >>> vae.q_y(x).probs.shape, vae.guide(x).shape  # the guide draws y, then z
+        (torch.Size([3, 4]), torch.Size([3, 2]))
     """
 
     label: Likelihood
-    objective = SemiSupervised  # what it is usually trained by
+    objective = SemiSupervised  # the default objective
 
     def __init__(
         self,
@@ -58,7 +66,7 @@ class SemiSupervisedVAE(ConditionalVAE):
             label=label,
         )
         if self.label is None:
-            raise ValueError("label: expected the family of p(y), which a missing label is drawn from, found none")
+            raise ValueError("label: expected the family of p(y), which draws missing labels, found none")
         self.classifier = connect(classifier, [self.event_shape], self.label.param_shape, "classifier")
         if self.likelihood.missing:
             takes_missing(self.classifier, [self.event_shape], "classifier")
@@ -68,7 +76,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         return self.label(self.classifier(x))
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """y_i ~ q(y|x_i) where there are no y, z_i ~ q(z|x_i, y_i) for the rows of x."""
+        """y_i ~ q(y|x_i) if y is None, then z_i ~ q(z|x_i, y_i), for the rows of x."""
         register(self)
         with pyro.plate("data", len(x)):
             if y is None:

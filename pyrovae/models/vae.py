@@ -19,19 +19,29 @@ from pyrovae.programs.handlers import register, rows
 class VAE(Decoded):
     """p(x, z) = p(z) p(x|z), with guide q(z|x).  (Kingma & Welling 2014; Rezende, Mohamed & Wierstra 2014)
 
-    Every part is a module, or what builds one from its shapes: a class, or functools.partial of one.
+    Each part is a module, or a class (or functools.partial of one) that builds the module from its shapes.
 
     Args:
         event_shape: shape of one datum x: (C, H, W), or (D,).
         latent_dim: number of latents.
-        prior: p(z), from the latent and the event shape.
-        likelihood: p(x|h), from the event shape.
-        guide: the family q(z|h), from the latent shape.
+        prior: p(z); built from the latent shape and the event shape.
+        likelihood: p(x|h); built from the event shape.
+        guide: the family q(z|h); built from the latent shape.
         encoder: network from x to the guide's parameters.
         decoder: network from z to the likelihood's parameters.
 
     Raises:
-        ValueError: the shapes of two parts do not fit; says what was expected and what was found.
+        ValueError: the shapes of two parts do not fit; the message says which shape was expected and found.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.models import VAE
+        >>> vae = VAE(event_shape=(1, 8, 8), latent_dim=2)
+        >>> x = vae.sample(5)
+        >>> x.shape, vae.q_z(x).mean.shape
+        (torch.Size([5, 1, 8, 8]), torch.Size([5, 2]))
+        >>> round(vae.p_z().log_prob(torch.zeros(2)).item(), 4)  # -log(2 pi)
+        -1.8379
     """
 
     def __init__(
@@ -60,7 +70,7 @@ class VAE(Decoded):
         return self.family(self.encoder(x))
 
     def model(self, x: Tensor | None = None, n: int = 1) -> Tensor:
-        """z_i ~ p(z), x_i ~ p(x|z_i) for the rows of x, or for n new ones where x is None."""
+        """z_i ~ p(z), x_i ~ p(x|z_i) for the rows of x, or for n new rows if x is None."""
         register(self)
         with pyro.plate("data", rows(n, z=len(self.latent_shape), x=len(self.event_shape)) if x is None else len(x)):
             z = pyro.sample("z", self.p_z())
