@@ -1,6 +1,6 @@
 """Likelihoods p(x|h): modules that turn the decoder's output h into a distribution over data.
 
-`Likelihood` is the contract of all of them, and the base class of one of your own.
+`Likelihood` is their contract. Derive your own likelihood from it.
 """
 
 from pyrovae.likelihoods.bernoulli import Bernoulli

@@ -16,14 +16,22 @@ class Bernoulli(Likelihood):
 
     Args:
         event_shape: event shape of x.
-        soft_targets: take any x_i in [0, 1], as grey pixels under binary cross-entropy are. That is no density, and
-            its scores are comparable with nothing else: `ContinuousBernoulli` is the density.
+        soft_targets: accept any x_i in [0, 1], such as grey pixels under binary cross-entropy. The result is not a
+            density, and its scores cannot be compared with others; `ContinuousBernoulli` is the density.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.likelihoods import Bernoulli
+        >>> likelihood = Bernoulli(event_shape=(1, 2, 2))
+        >>> x, h = torch.ones(1, 2, 2), torch.zeros(likelihood.param_shape)
+        >>> round(likelihood(h).log_prob(x).item(), 4)  # 4 log(1/2)
+        -2.7726
     """
 
     measure = BINARY
     advice = (
         ". A Bernoulli has no grey values: binarise the data (data.load(..., binarize='dynamic' or 'threshold')) "
-        "or choose a likelihood of grey values (likelihoods.ContinuousBernoulli, DiscretizedLogistic, Normal)"
+        "or choose a likelihood for grey values (likelihoods.ContinuousBernoulli, DiscretizedLogistic, Normal)"
     )
 
     def __init__(self, event_shape: Sequence[int] | int, soft_targets: bool = False) -> None:
@@ -34,13 +42,13 @@ class Bernoulli(Likelihood):
         if soft_targets:
             self.density = SoftBernoulli
             self.measure = SOFT_TARGETS
-            self.advice = ". Divide by the largest value, or choose a likelihood of real values (likelihoods.Normal)"
+            self.advice = ". Divide by the largest value, or choose a likelihood for real values (likelihoods.Normal)"
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         return self.density(logits=h).to_event(len(self.event_shape))
 
     def inverse_link(self, mean: Tensor) -> Tensor:
-        """The h of a mean: its logit, within [.001, .999]."""
+        """The h with this mean: the logit of the mean, which is clamped to [.001, .999]."""
         return mean.clamp(1e-3, 1 - 1e-3).logit()
 
     def extra_repr(self) -> str:

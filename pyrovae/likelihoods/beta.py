@@ -18,11 +18,18 @@ class Beta(Likelihood):
 
     Args:
         event_shape: event shape of x.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.likelihoods import Beta
+        >>> p = Beta(event_shape=3)(torch.zeros(2, 3))  # uniform at h = 0
+        >>> p.log_prob(torch.tensor([0.1, 0.5, 0.9])).abs().item() < 1e-5
+        True
     """
 
     measure = UNIT_INTERVAL
     advice = (
-        ". A Beta density is 0 or infinite at 0 and 1, so there bytes need noise: x = (k + u)/256, u uniform in (0, 1) "
+        ". A Beta density is 0 or infinite at 0 and 1, so bytes need noise: x = (k + u)/256, u uniform in (0, 1) "
         "(data.load(..., binarize='dequantize'))"
     )
 
@@ -34,8 +41,8 @@ class Beta(Likelihood):
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         logit, log_half = h.unbind(-len(self.param_shape))
         concentration = 2 * log_half.exp()
-        # A shape parameter that vanishes by rounding is none, and its log-gamma has no finite gradient.
-        a, b = ((concentration * each.sigmoid()).clamp(min=1e-6) for each in (logit, -logit))
+        # A shape parameter that rounds to 0 is invalid, and its log-gamma has no finite gradient.
+        a, b = ((concentration * side.sigmoid()).clamp(min=1e-6) for side in (logit, -logit))
         return OpenBeta(a, b).to_event(len(self.event_shape))
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""The free mass over grey levels."""
+"""The categorical likelihood of grey levels."""
 
 from collections.abc import Sequence
 
@@ -12,13 +12,21 @@ from pyrovae.likelihoods.measure import grey_levels
 
 
 class CategoricalLevels(Likelihood):
-    """P(x_i = k / (levels - 1) | h) = softmax(h_i)_k, for x_i on a grid of grey levels, their order unknown to it.
+    """P(x_i = k / (levels - 1) | h) = softmax(h_i)_k, for x_i on a grid of grey levels; it ignores their order.
 
     (van den Oord, Kalchbrenner & Kavukcuoglu 2016)
 
     Args:
         event_shape: event shape of x.
-        levels: how many.
+        levels: number of grey levels.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.likelihoods import CategoricalLevels
+        >>> likelihood = CategoricalLevels(event_shape=1, levels=256)
+        >>> h = torch.zeros(likelihood.param_shape)
+        >>> round(likelihood(h).log_prob(torch.tensor([17 / 255])).item(), 4)  # -log 256
+        -5.5452
     """
 
     def __init__(self, event_shape: Sequence[int] | int, levels: int = 256) -> None:

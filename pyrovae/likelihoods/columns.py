@@ -1,4 +1,4 @@
-"""The likelihood of a table, whose columns have their own families."""
+"""The likelihood of a table with a different family for each column."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,8 +18,16 @@ class Columns(Likelihood):
 
     Args:
         event_shape: (D,), the number of columns.
-        families: D likelihoods, as classes or functools.partial of them, each built for one column:
+        families: D likelihoods, one for each column, as classes or functools.partial of them; for example
             [Normal, Bernoulli, partial(Normal, learn="one"), Poisson].
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.likelihoods import Bernoulli, Columns, Normal
+        >>> likelihood = Columns(event_shape=2, families=[Normal, Bernoulli])
+        >>> p = likelihood(torch.zeros(likelihood.param_shape))
+        >>> round(p.log_prob(torch.tensor([0.0, 1.0])).item(), 4)  # -log(2 pi) / 2 - log 2
+        -1.6121
     """
 
     def __init__(self, event_shape: Sequence[int] | int, families: Sequence[Callable[..., Any]] = ()) -> None:
@@ -37,12 +45,12 @@ class Columns(Likelihood):
         mixed = ", ".join(f"{measure} (columns {' '.join(where)})" for measure, where in measures.items())
         self.measure = columns[0].measure if len(measures) == 1 else Measure("mixed", mixed)
         names = [f"{i} {type(column).__name__}" for i, column in enumerate(columns)]
-        self.advice = f". The last number of a place is its column: {', '.join(names)}"
+        self.advice = f". The last index of a position is its column: {', '.join(names)}"
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         parts = [
-            column(each.unflatten(-1, column.param_shape)).base_dist
-            for column, each in zip(self.columns, h.split(self.sizes, -1), strict=True)
+            column(h_i.unflatten(-1, column.param_shape)).base_dist
+            for column, h_i in zip(self.columns, h.split(self.sizes, -1), strict=True)
         ]
         return Concatenated(parts).to_event(1)
 

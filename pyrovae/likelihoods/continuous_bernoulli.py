@@ -13,14 +13,22 @@ from pyrovae.likelihoods.measure import UNIT_INTERVAL
 class ContinuousBernoulli(Likelihood):
     """p(x|h) = prod_i h_i e^(h_i x_i) / (e^h_i - 1), for x_i in [0, 1].  (Loaiza-Ganem & Cunningham 2019)
 
-    Binary cross-entropy of grey values, made a density. Its mean is 1 / (1 - e^-h) - 1 / h, not sigmoid(h).
+    This is the binary cross-entropy of grey values, normalised to a density. Its mean is 1 / (1 - e^-h) - 1 / h, not
+    sigmoid(h).
 
     Args:
         event_shape: event shape of x.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.likelihoods import ContinuousBernoulli
+        >>> p = ContinuousBernoulli(event_shape=1)(torch.tensor([2.0]))
+        >>> round(p.mean.item(), 4)  # 1 / (1 - e^-2) - 1 / 2
+        0.6565
     """
 
     measure = UNIT_INTERVAL
-    advice = ". Divide by the largest value, or choose a likelihood of real values (likelihoods.Normal)"
+    advice = ". Divide by the largest value, or choose a likelihood for real values (likelihoods.Normal)"
 
     def __init__(self, event_shape: Sequence[int] | int) -> None:
         super().__init__()

@@ -15,13 +15,21 @@ from pyrovae.likelihoods.scale import scaling
 class DiscretizedLogistic(Likelihood):
     """P(x|h) = prod_i sigmoid((x_i + w/2 - m_i)/s_i) - sigmoid((x_i - w/2 - m_i)/s_i), for x_i in {0, w, 2w, ..., 1}.
 
-    w = 1/(levels - 1), which is 1/255 for bytes; the lowest and the highest level take the tails.
+    w = 1/(levels - 1), which is 1/255 for bytes; the lowest and the highest level contain the tails.
     (Kingma et al. 2016; Salimans et al. 2017)
 
     Args:
         event_shape: event shape of x.
-        scale, learn, min_scale: of s, in the units of x; as in `Normal`, without "optimal".
-        levels: how many.
+        scale, learn, min_scale: the options of s, in the units of x; as in `Normal`, without "optimal".
+        levels: number of grey levels.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.likelihoods import DiscretizedLogistic
+        >>> p = DiscretizedLogistic(event_shape=1, levels=4)(torch.tensor([0.3]))
+        >>> levels = torch.arange(4.0).unsqueeze(-1) / 3
+        >>> round(p.log_prob(levels).exp().sum().item(), 4)  # the probabilities of all levels
+        1.0
     """
 
     def __init__(
@@ -48,8 +56,8 @@ class DiscretizedLogistic(Likelihood):
 
 
 def advice(levels: int) -> str:
-    """What to do with data that are on no such levels."""
+    """The advice for data that do not lie on these levels."""
     return (
         f". Choose as many levels as the data have (bytes: levels=256, here {levels}), give values k/(levels - 1), or "
-        "bytes as uint8 with binarize='none'; or take a likelihood of continuous values (likelihoods.Normal)"
+        "bytes as uint8 with binarize='none'; or use a likelihood for continuous values (likelihoods.Normal)"
     )

@@ -1,4 +1,4 @@
-"""The mixture of logistics of grey levels."""
+"""The likelihood of grey levels as a mixture of logistics."""
 
 from collections.abc import Sequence
 
@@ -15,14 +15,22 @@ from pyrovae.likelihoods.scale import PerInput, scaling
 class DiscretizedLogisticMixture(Likelihood):
     """P(x|h) = prod_i sum_j softmax(h)_ij DiscretizedLogistic(x_i; m_ij, s_ij), for x_i in {0, w, 2w, ..., 1}.
 
-    Every value has its own mixture, all of whose parameters the decoder gives.  (Salimans et al. 2017)
+    Every value has its own mixture; the decoder returns all parameters of the mixtures.  (Salimans et al. 2017)
 
     Args:
         event_shape: event shape of x.
-        components: how many logistics.
-        scale: the start of every s, in the units of x.
-        min_scale: what it stays above.
-        levels: how many.
+        components: number of logistics.
+        scale: initial value of every s, in the units of x.
+        min_scale: lower bound of s.
+        levels: number of grey levels.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.likelihoods import DiscretizedLogisticMixture
+        >>> likelihood = DiscretizedLogisticMixture(event_shape=1, components=2, levels=4)
+        >>> p = likelihood(torch.randn(likelihood.param_shape))
+        >>> round(p.log_prob(torch.arange(4.0).unsqueeze(-1) / 3).exp().sum().item(), 4)  # the probabilities of all levels
+        1.0
     """
 
     def __init__(
@@ -38,16 +46,16 @@ class DiscretizedLogisticMixture(Likelihood):
         self.components = checks.integer("components", components)
         self.levels = checks.integer("levels", levels, 2)
         self.measure, self.advice = grey_levels(levels), advice(levels)
-        each = (self.components, *self.event_shape)
-        self.scaling = scaling(each, scale, PerInput.learn, min_scale)
-        self.param_shape = (3, *each)
+        shape = (self.components, *self.event_shape)
+        self.scaling = scaling(shape, scale, PerInput.learn, min_scale)
+        self.param_shape = (3, *shape)
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """h = (logits, m, v), each (..., components, *event_shape)."""
-        # Pyro's mixture has its components in the last dimension.
+        # Pyro's mixture expects the components in the last dimension.
         first = -len(self.event_shape) - 1
         logits = h.select(first - 1, 0).movedim(first, -1)
-        m, s = (each.movedim(first, -1) for each in self.scaling(h.narrow(first - 1, 1, 2)))
+        m, s = (param.movedim(first, -1) for param in self.scaling(h.narrow(first - 1, 1, 2)))
         return dist.MixtureSameFamily(
             dist.Categorical(logits=logits), distributions.DiscretizedLogistic(m, s, self.levels)
         ).to_event(len(self.event_shape))

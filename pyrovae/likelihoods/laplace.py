@@ -13,11 +13,18 @@ from pyrovae.likelihoods.scale import scaling
 
 
 class Laplace(Likelihood):
-    """p(x|h) = prod_i e^(-|x_i - m_i| / s_i) / (2 s_i), for real x: absolute error, and its worth in nats.
+    """p(x|h) = prod_i e^(-|x_i - m_i| / s_i) / (2 s_i), for real x: the absolute error, in nats.
 
     Args:
         event_shape: event shape of x.
-        scale, learn, min_scale: of s, the mean absolute error; as in `Normal`, without "optimal".
+        scale, learn, min_scale: the options of s, the mean absolute error; as in `Normal`, without "optimal".
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.likelihoods import Laplace
+        >>> p = Laplace(event_shape=2, scale=1.0)(torch.zeros(2))
+        >>> round(p.log_prob(torch.tensor([1.0, -2.0])).item(), 4)  # -3 - 2 log 2
+        -4.3863
     """
 
     measure = REAL

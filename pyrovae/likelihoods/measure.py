@@ -1,4 +1,4 @@
-"""What a log-likelihood is the logarithm of."""
+"""The kinds of numbers whose logarithm a log-likelihood is."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, Self
@@ -6,16 +6,20 @@ from typing import Literal, Self
 
 @dataclass(frozen=True)
 class Measure:
-    """The kind of number p(x|h) is, and of which x. Only scores of one measure can be compared.
-
-    `Measure("mass", "counts")` prints as "mass over counts".
+    """The kind of number that p(x|h) is, and the values that x may take. Compare scores only within one measure.
 
     Args:
-        kind: "mass", where p(x|h) is a probability; "density", where it depends on the unit of x; "mixed", where some
-            columns of x have the one and some the other; "none", where it is no likelihood at all.
-        over: the values that x may take, as a reader would name them: "real values", "counts".
-        levels: how many grey levels, where these are the values; else 0.
-        note: what restricts the score to a part of x, after a comma: "of the entries present".
+        kind: "mass" if p(x|h) is a probability; "density" if it depends on the unit of x; "mixed" if some columns of x
+            have a mass and others a density; "none" if p(x|h) is not a likelihood.
+        over: the values that x may take, in words: "real values", "counts".
+        levels: number of grey levels, if x has grey levels; otherwise 0.
+        note: the part of x that the score covers, if not all of it: "of the entries present".
+
+    Example:
+        >>> from pyrovae.likelihoods import Measure
+        >>> counts = Measure("mass", "counts")
+        >>> str(counts), str(counts.noted("of the entries present"))
+        ('mass over counts', 'mass over counts, of the entries present')
     """
 
     kind: Literal["mass", "density", "mixed", "none"]
@@ -25,15 +29,15 @@ class Measure:
 
     @property
     def is_likelihood(self) -> bool:
-        """Whether log p(x|h) is the logarithm of a mass or a density."""
+        """Whether p(x|h) is a mass or a density."""
         return self.kind != "none"
 
     def noted(self, note: str) -> Self:
-        """The same measure with one more note."""
+        """The same measure with this note added."""
         return replace(self, note=f"{self.note}, {note}" if self.note else note)
 
     def at_a_point(self) -> Self:
-        """What p(x|z) at a single z is: no likelihood of x."""
+        """The measure of p(x|z) at a single z, which is not a likelihood of x."""
         return replace(self, kind="none", over=f"{self}, at one point z: no likelihood", note="")
 
     def __str__(self) -> str:
@@ -50,5 +54,5 @@ SOFT_TARGETS = Measure("none", "cross-entropy of soft targets, no likelihood")
 
 
 def grey_levels(levels: int) -> Measure:
-    """The measure of bytes, and of other grids of grey levels."""
+    """The measure of bytes or another grid of grey levels."""
     return Measure("mass", f"{levels} levels", levels)

@@ -1,4 +1,4 @@
-"""The likelihood of data with holes."""
+"""The likelihood of data with missing values."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,14 +14,22 @@ from pyrovae.likelihoods.scale import Optimal
 
 
 class Missing(Likelihood):
-    """p(x|h) = prod_{i observed} p(x_i|h), with NaN for what is missing: it leaves the score.  (Mattei & Frellsen 2019)
+    """p(x|h) = prod_{i observed} p(x_i|h); a missing value is NaN and adds nothing.  (Mattei & Frellsen 2019)
 
-    Samples and means are whole, so that the mean imputes. Right where the values that are missing do not depend on
-    what they would have been, given the others.
+    Samples and means are complete, so you can impute by the mean. This is valid if values are missing at random: given
+    the observed values, whether a value is missing does not depend on the value itself.
 
     Args:
         event_shape: event shape of x.
-        of: the likelihood of whole data: a class, or functools.partial of one.
+        of: the likelihood of complete data: a class, or functools.partial of one.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.likelihoods import Missing, Normal
+        >>> likelihood = Missing(event_shape=2, of=Normal)
+        >>> p = likelihood(torch.zeros(2))
+        >>> round(p.log_prob(torch.tensor([0.0, torch.nan])).item(), 4)  # -log(2 pi) / 2
+        -0.9189
     """
 
     missing = True
@@ -30,10 +38,12 @@ class Missing(Likelihood):
         super().__init__()
         self.event_shape = checks.shape("event_shape", event_shape)
         if not callable(of):
-            raise ValueError(f"of: expected a likelihood to build, as Normal, found {of!r}")
+            raise ValueError(f"of: expected a likelihood class such as Normal, found {of!r}")
         self.of = of(self.event_shape)
         if any(isinstance(part, Optimal) for part in self.of.modules()):
-            raise ValueError("of: expected independent values, found learn='optimal', whose scale is made of them all")
+            raise ValueError(
+                "of: expected independent values, found learn='optimal', whose scale depends on all of them"
+            )
         self.param_shape, self.advice = self.of.param_shape, self.of.advice
         self.measure = self.of.measure.noted("of the entries present")
 

@@ -16,12 +16,19 @@ from pyrovae.likelihoods.poisson import Poisson
 class NegativeBinomial(Likelihood):
     """P(x|h) = prod_i C(x_i + r_i - 1, x_i) (r_i / (r_i + e^h_i))^r_i (e^h_i / (r_i + e^h_i))^x_i, for counts x_i.
 
-    A Poisson whose rate is a gamma draw of mean e^h; the variance is e^h + e^2h / r, so that r measures how far the
-    counts are from a Poisson's, which they become as r grows.  (Hilbe 2011)
+    This is a Poisson distribution whose rate is gamma-distributed with mean e^h. The variance is e^h + e^2h / r; it
+    exceeds that of a Poisson, and tends to it as r grows.  (Hilbe 2011)
 
     Args:
         event_shape: event shape of x.
-        total_count: the start of r, which is learned for each value.
+        total_count: initial value of r, which is learned separately for each value.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.likelihoods import NegativeBinomial
+        >>> p = NegativeBinomial(event_shape=1, total_count=2.0)(torch.zeros(1))
+        >>> round(p.mean.item(), 4), round(p.variance.item(), 4)  # e^0 and e^0 + e^0 / 2
+        (1.0, 1.5)
     """
 
     measure, advice = Poisson.measure, Poisson.advice

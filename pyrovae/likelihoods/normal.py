@@ -14,17 +14,24 @@ from pyrovae.likelihoods.scale import SCALES, Optimal, scaling
 
 
 class Normal(Likelihood):
-    """p(x|h) = Normal(x; m, diag(s^2)), for real x; h = m, or (m, v) where the decoder gives the scale, too.
+    """p(x|h) = Normal(x; m, diag(s^2)), for real x; h = m, or (m, v) if the decoder also returns the scale.
 
-    -log p(x|h) = sum_i (x_i - m_i)^2 / (2 s_i^2) + log s_i + log(2 pi) / 2: squared error, and its worth in nats.
+    -log p(x|h) = sum_i (x_i - m_i)^2 / (2 s_i^2) + log s_i + log(2 pi) / 2: the squared error, in nats.
 
     Args:
         event_shape: event shape of x.
-        scale: s, in the units of x; the start, where it is learned.
-        learn: None keeps s fixed; "one" learns one s for all values; "per-value" learns one for each pixel or column;
-            "per-input" has the decoder give one for each value of each x; "optimal" takes the root mean squared error
-            of the batch while training, else its running mean  (Rybkin, Daniilidis & Levine 2021).
-        min_scale: what a learned s stays above. Without it a constant pixel has no best s: its density grows for ever.
+        scale: s, in the units of x; the initial value if s is learned.
+        learn: None keeps s fixed; "one" learns one s for all values; "per-value" learns one s for each pixel or column;
+            "per-input" makes the decoder return one s for each value of each x; "optimal" uses the root mean squared
+            error of the batch during training, and its running mean otherwise (Rybkin, Daniilidis & Levine 2021).
+        min_scale: lower bound of a learned s. Without it the density of a constant pixel would grow without bound.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.likelihoods import Normal
+        >>> p = Normal(event_shape=2, scale=0.5)(torch.zeros(2))
+        >>> round(p.log_prob(torch.tensor([1.0, 0.0])).item(), 4)  # -1 / (2 / 4) - 2 log(1/2) - log(2 pi)
+        -2.4516
     """
 
     measure = REAL
@@ -43,7 +50,7 @@ class Normal(Likelihood):
 
     @property
     def scale(self) -> Tensor | None:
-        """The scale s, of shape () or the event shape; None where it depends on the input."""
+        """The scale s, of shape () or the event shape; None if it depends on the input."""
         return self.scaling.value
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:

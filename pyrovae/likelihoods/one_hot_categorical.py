@@ -1,4 +1,4 @@
-"""The likelihood of one class out of several."""
+"""The categorical likelihood of a class."""
 
 from collections.abc import Sequence
 
@@ -15,10 +15,17 @@ class OneHotCategorical(Likelihood):
 
     Args:
         event_shape: (K,), the number of classes.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.likelihoods import OneHotCategorical
+        >>> p = OneHotCategorical(event_shape=4)(torch.zeros(4))
+        >>> round(p.log_prob(torch.tensor([0.0, 1.0, 0.0, 0.0])).item(), 4)  # log(1/4)
+        -1.3863
     """
 
     measure = CLASSES
-    advice = ". Of K columns one is 1, the others are 0"
+    advice = ". One of the K columns has to be 1, the others 0"
 
     def __init__(self, event_shape: Sequence[int] | int) -> None:
         super().__init__()

@@ -13,15 +13,22 @@ from pyrovae.likelihoods.measure import COUNTS
 class Poisson(Likelihood):
     """P(x|h) = prod_i e^(h_i x_i - e^h_i) / x_i!, for counts x_i = 0, 1, 2, ...; h are log-rates, from -60 to 20.
 
-    What lies beyond is brought to these bounds: the first steps on large counts would overflow.
+    A log-rate outside these bounds is clamped to them: otherwise the first steps on large counts would overflow.
 
     Args:
         event_shape: event shape of x.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.likelihoods import Poisson
+        >>> p = Poisson(event_shape=2)(torch.zeros(2))  # rate e^0
+        >>> round(p.log_prob(torch.tensor([0.0, 2.0])).item(), 4)  # -2 - log 2
+        -2.6931
     """
 
     measure = COUNTS
     advice = (
-        ". Counts are whole and not negative: give them as they are, neither scaled nor centred, with an encoder of "
+        ". Counts are non-negative integers: do not scale or centre them; use an encoder of "
         "their logarithms (networks.Log1p)"
     )
 

@@ -1,4 +1,4 @@
-"""Scales: how far a value lies from its location, fixed, learned, or told by the decoder."""
+"""Scales of likelihoods: fixed, learned, or returned by the decoder."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from pyrovae import checks
 
 
 class Fixed(nn.Module):
-    """s is given."""
+    """s is fixed."""
 
     value: Tensor
 
@@ -82,11 +82,12 @@ class PerInput(nn.Module):
 
 
 class Optimal(nn.Module):
-    """s^2 = mean of (x - m)^2 over a batch: what maximises its likelihood.  (Rybkin, Daniilidis & Levine 2021)
+    """s^2 = mean of (x - m)^2 over a batch, which maximises its likelihood.  (Rybkin, Daniilidis & Levine 2021)
 
-    For the ELBO: there the derivative by s is 0. Where draws are weighted (IWAE, Renyi) another s would be best.
+    It is meant for the ELBO, whose derivative with respect to s is then 0. For weighted draws (IWAE, Renyi) another s
+    is optimal.
 
-    What holds beyond the batch is a running mean of s^2: of all batches at first, of the last hundred or so later.
+    In evaluation mode s^2 is a running mean: over all batches at first, over the last hundred or so later.
     """
 
     learn = "optimal"
@@ -104,12 +105,12 @@ class Optimal(nn.Module):
         return self.mean_square.sqrt()
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """(m, s), with the s of the batches before."""
+        """(m, s), with s from the previous batches."""
         return h, self.value.to(h.dtype)
 
     @torch.no_grad()
     def estimate(self, mean_square: Tensor) -> Tensor:
-        """s of a batch, from its mean squared residual; remembered, but for one that is not finite."""
+        """s of a batch, from its mean squared residual. A finite one also updates the running mean."""
         mean_square = mean_square.clamp(min=self.min_scale**2)
         finite = mean_square.isfinite()
         self.batches.add_(finite)
@@ -132,9 +133,9 @@ def scaling(
     min_scale: float,
     known: Mapping[str, type[Scale]] = SCALES,
 ) -> Scale:
-    """The scale of this choice of `learn`: a module from the decoder's output h, (..., *param_shape), to (m, s).
+    """The scale module for this choice of `learn`, from the decoder's output h (..., *param_shape) to (m, s).
 
-    Its `value` is s as a tensor of shape () or the event shape; None where s depends on the input.
+    Its `value` is s as a tensor of shape () or the event shape; None if s depends on the input.
     """
     kind = known[checks.member("choice for learn", str(learn), known)]
     checks.positive("min_scale", min_scale)

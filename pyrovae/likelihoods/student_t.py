@@ -16,13 +16,20 @@ from pyrovae.likelihoods.scale import Fixed, One, scaling
 class StudentT(Likelihood):
     """p(x|h) = prod_i c (1 + t_i^2 / df)^(-(df + 1) / 2) / s_i, t_i = (x_i - m_i) / s_i, for real x with outliers.
 
-    Its variance is s^2 df / (df - 2), its mean m; df grows towards the normal likelihood.  (Lange et al. 1989)
+    Its mean is m, its variance s^2 df / (df - 2). As df grows it tends to the normal likelihood.  (Lange et al. 1989)
 
     Args:
         event_shape: event shape of x.
-        df: degrees of freedom, above 2; the start, where they are learned.
+        df: degrees of freedom, above 2; the initial value if df is learned.
         learn_df: learn one df for all values.
-        scale, learn, min_scale: of s, as in `Normal`, without "optimal".
+        scale, learn, min_scale: the options of s, as in `Normal`, without "optimal".
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.likelihoods import StudentT
+        >>> p = StudentT(event_shape=1, df=4.0, scale=1.0)(torch.zeros(1))
+        >>> round(p.log_prob(torch.zeros(1)).exp().item(), 4), round(p.variance.item(), 4)  # 3/8 and 4 / (4 - 2)
+        (0.375, 2.0)
     """
 
     measure = REAL
@@ -42,7 +49,7 @@ class StudentT(Likelihood):
         self.scaling = scaling(self.event_shape, scale, learn, min_scale)
         self.param_shape = self.scaling.param_shape
         if checks.number("df", df) <= 2:
-            raise ValueError(f"df: expected a number above 2, below which there is no variance, found {df}")
+            raise ValueError(f"df: expected a number above 2, because the variance is not finite otherwise, found {df}")
         self.degrees = (One if learn_df else Fixed)(self.event_shape, df, 2.0)
 
     @property
