@@ -1041,7 +1041,7 @@ def test_a_number_that_is_missing_or_infinite(model):
         (lambda: made(label_shape=2), r"label: expected the family of p\(y\), which a missing label is drawn from"),
         (
             lambda: made(ConditionalVAE, prior=pyrovae.priors.VampPrior),
-            r"encoding: expected x -> q\(z\|x\), of which this prior",
+            r"encoding: expected x -> q\(z\|x\), from which this prior",
         ),
     ],
 )

@@ -241,7 +241,8 @@ def test_a_recorded_step_is_the_eager_one(likelihood):
         (
             likelihoods.OneHotCategorical,
             0.5,
-            r"support OneHot\(\), found \[.*0.5.*\] at \(1,\), 1 of 2 in all. One of the K columns has to be 1, the others 0",
+            r"support OneHot\(\), found \[.*0.5.*\] at \(1,\), 1 of 2 in all. "
+            "One of the K columns has to be 1, the others 0",
         ),
     ],
     ids=lambda part: name(part) if callable(part) else str(part)[:20],

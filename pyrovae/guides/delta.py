@@ -11,14 +11,21 @@ from pyrovae.guides.family import GuideFamily
 
 
 class Delta(GuideFamily):
-    """q(z|h) = delta(z - h): all of its mass at one point.
+    """q(z|h) = delta(z - h): a point mass.
 
-    With beta = 0 the VAE becomes the plain autoencoder. With beta = 1 it seeks the largest p(x, z) in z (MAP), for
-    log q(z|x) is 0 by convention, not a density: that is no ELBO, and it has no finite optimum over a free decoder,
-    which can draw all z to the prior's mode and undo it by ever larger weights.
+    With beta = 0 the VAE becomes the plain autoencoder. With beta = 1 the guide maximises p(x, z) over z (MAP), because
+    log q(z|x) is 0 by convention. The loss is then not an ELBO, and it has no finite optimum over a flexible decoder:
+    the encoder can move all z towards the prior's mode while the decoder undoes it with ever larger weights.
 
     Args:
         latent_shape: event shape of z.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.guides import Delta
+        >>> q = Delta(latent_shape=2)(torch.tensor([1.0, -2.0]))
+        >>> q.mean, q.log_prob(q.mean)
+        (tensor([ 1., -2.]), tensor(0.))
     """
 
     def __init__(self, latent_shape: Sequence[int] | int) -> None:

@@ -15,14 +15,23 @@ from pyrovae.guides.family import GuideFamily
 class FullRankNormal(GuideFamily):
     """q(z|h) = Normal(z; m, L L'), L = (I + N / sqrt(d)) D, with h = (m, log diag D, N below the diagonal).
 
-    The columns of L have the scales D: a factor that is written entry by entry is all but singular once the scales
-    shrink, and on MNIST was four nats behind after five epochs. 1/sqrt(d) keeps correlations small at the start.
+    The columns of L have the scales D. If h held the entries of L directly, L would become almost singular when the
+    scales shrink; on MNIST this lost four nats after five epochs. 1/sqrt(d) keeps the correlations small at the start.
 
-    It holds the exact posterior of a linear model, where the diagonal one misses 1/2 (sum_i log P_ii - log|P|) nats,
-    P being the posterior precision.
+    The family contains the exact posterior of a linear model. With posterior precision P, the diagonal family loses
+    1/2 (sum_i log P_ii - log|P|) nats there.
 
     Args:
         latent_shape: event shape of z, a vector.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.guides import FullRankNormal
+        >>> family = FullRankNormal(latent_shape=2)
+        >>> q = family(torch.tensor([0.0, 0.0, 0.0, 0.0, 2.0**0.5]))  # L = [[1, 0], [1, 1]]
+        >>> q.covariance_matrix.round(decimals=4)  # L L'
+        tensor([[1., 1.],
+                [1., 2.]])
     """
 
     rows: Tensor

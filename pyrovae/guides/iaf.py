@@ -14,15 +14,23 @@ from pyrovae.guides.family import GuideFamily
 class IAF(GuideFamily):
     """q(z_T|h) = q(z_0|h) prod_t |dz_t/dz_t-1|^-1, z_t = a_t z_t-1 + b_t: inverse autoregressive flow.  (Kingma 2016)
 
-    h = (m, v, c): z_0 ~ Normal(m, exp(v)), and the context c. Value i of a_t and b_t is a network of c and of the
-    values before i of z_t-1; the order is reversed from one t to the next. A sample takes one pass of each network,
-    its score no more; the score of any other z takes as many passes as there are latents.
+    h = (m, v, c): z_0 ~ Normal(m, exp(v)), and c is the context. Value i of a_t and b_t is a network of c and of the
+    values of z_t-1 before i; the order is reversed from one t to the next. A sample takes one pass of each network, and
+    its score needs no further pass. The score of any other z takes one pass for each latent.
 
     Args:
         latent_shape: event shape of z, a vector.
         transforms: T.
         hidden: width of each hidden layer of a transform's network.
         context: size of c.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.guides import IAF
+        >>> family = IAF(latent_shape=3, context=4)
+        >>> q = family(torch.zeros(5, *family.param_shape))
+        >>> q.log_prob(q.rsample()).shape  # param_shape: 3 means, 3 log-variances, 4 values of context
+        torch.Size([5])
     """
 
     def __init__(

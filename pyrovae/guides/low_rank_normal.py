@@ -16,7 +16,15 @@ class LowRankNormal(GuideFamily):
 
     Args:
         latent_shape: event shape of z, a vector of d.
-        rank: columns of W: h has d (2 + rank) numbers, where full rank takes d (d + 3) / 2.
+        rank: columns of W: h has d (2 + rank) numbers; the full-rank family has d (d + 3) / 2.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.guides import LowRankNormal
+        >>> q = LowRankNormal(latent_shape=2, rank=1)(torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, 1.0]))
+        >>> q.covariance_matrix  # W W' + I, with W = (1, 1)'
+        tensor([[2., 1.],
+                [1., 2.]])
     """
 
     def __init__(self, latent_shape: Sequence[int] | int, rank: int = 2) -> None:
@@ -31,6 +39,6 @@ class LowRankNormal(GuideFamily):
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         mean, log_variance, factor = h.split([self.dim, self.dim, self.dim * self.rank], -1)
-        # 1/sqrt(rank), so that W W' starts at the same size whatever the rank.
+        # 1/sqrt(rank), so that the initial size of W W' does not depend on the rank.
         factor = factor.unflatten(-1, (self.dim, self.rank)) / math.sqrt(self.rank)
         return dist.LowRankMultivariateNormal(mean, factor, log_variance.exp())

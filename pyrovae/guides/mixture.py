@@ -1,4 +1,4 @@
-"""The guide family of mixtures."""
+"""The mixture of normals, as a guide family."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,21 @@ from pyrovae.guides.family import GuideFamily
 
 
 class Mixture(GuideFamily):
-    """q(z|h) = sum_k w_k Normal(z; m_k, diag(exp(v_k))), with h = (log w, m, v) and w made to sum to 1.
+    """q(z|h) = sum_k w_k Normal(z; m_k, diag(exp(v_k))), with h = (log w, m, v) and w normalised to sum to 1.
 
-    Its samples are differentiable in all of h, the weights included: see `distributions.DiagonalMixture`.
+    Its samples are differentiable in all of h, including the weights: see `distributions.DiagonalMixture`.
 
     Args:
         latent_shape: event shape of z, a vector.
         components: K, at least 2.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.guides import Mixture
+        >>> family = Mixture(latent_shape=2, components=3)
+        >>> q = family(torch.zeros(family.param_shape))  # three equal components
+        >>> round(q.log_prob(torch.zeros(2)).item(), 4)  # -log(2 pi)
+        -1.8379
     """
 
     def __init__(self, latent_shape: Sequence[int] | int, components: int = 3) -> None:

@@ -16,16 +16,24 @@ from pyrovae.guides.family import GuideFamily
 class NeuralSpline(GuideFamily):
     """q(z|h) = Normal(e; 0, I) |dz/de|^-1, z = m + exp(v/2) f_T(... f_1(e)), h = (m, v, c).  (Durkan et al. 2019)
 
-    Each f_t bends every value by a monotone rational-quadratic spline, whose knots are a network of the context c and
-    of the values before; the order is reversed from one t to the next. A sample takes one pass of each network,
-    its score no more; the score of any other z takes as many passes as there are latents.
+    Each f_t transforms every value by a monotone rational-quadratic spline. The knots are a network of the context c
+    and of the values before; the order is reversed from one t to the next. A sample takes one pass of each network, and
+    its score needs no further pass. The score of any other z takes one pass for each latent.
 
     Args:
         latent_shape: event shape of z, a vector.
         transforms: T.
-        bins: of each spline.
+        bins: number of bins of each spline.
         hidden: width of each hidden layer of a transform's network.
         context: size of c.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.guides import NeuralSpline
+        >>> family = NeuralSpline(latent_shape=3, context=4)
+        >>> q = family(torch.zeros(5, *family.param_shape))
+        >>> q.log_prob(q.rsample()).shape  # param_shape: 3 means, 3 log-variances, 4 values of context
+        torch.Size([5])
     """
 
     def __init__(

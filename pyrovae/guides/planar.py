@@ -14,12 +14,21 @@ from pyrovae.guides.family import GuideFamily
 class Planar(GuideFamily):
     """q(z_T|h) = q(z_0|h) prod_t |dz_t/dz_t-1|^-1, z_t = z_t-1 + u_t tanh(w_t.z_t-1 + b_t).  (Rezende & Mohamed 2015)
 
-    h = (m, v, and u_t, w_t, b_t of each t): z_0 ~ Normal(m, exp(v)). Its maps have no inverse in closed form, so it
-    scores ONLY ITS OWN SAMPLES: no VampPrior, no path derivative, no score of given latents.
+    h = (m, v, and u_t, w_t, b_t of each t): z_0 ~ Normal(m, exp(v)). The maps have no inverse in closed form, so the
+    family can score ONLY ITS OWN SAMPLES: it does not work with a VampPrior, the path derivative, or given latents.
 
     Args:
         latent_shape: event shape of z, a vector.
         transforms: T.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.guides import Planar
+        >>> family = Planar(latent_shape=2, transforms=1)
+        >>> q = family(torch.zeros(family.param_shape))  # u = 0: the map is the identity, and q is Normal(0, I)
+        >>> z = q.rsample()
+        >>> torch.allclose(q.log_prob(z), -z.square().sum() / 2 - torch.log(torch.tensor(2 * torch.pi)))
+        True
     """
 
     def __init__(self, latent_shape: Sequence[int] | int, transforms: int = 8) -> None:

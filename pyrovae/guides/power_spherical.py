@@ -14,11 +14,18 @@ from pyrovae.guides.family import GuideFamily
 class PowerSpherical(GuideFamily):
     """q(z|h) = C (1 + m.z)^k on the unit sphere, with h = (v, r), m = v/|v| and k = softplus(r).  (De Cao & Aziz 2020)
 
-    Its partner is the prior `UniformSphere`: KL(q || p) is closed, and depends on k alone, so no q(z|x) is drawn to an
-    origin, for there is none.
+    Use it with the prior `UniformSphere`. KL(q || p) has a closed form and depends on k alone: it does not pull q(z|x)
+    towards an origin.
 
     Args:
         latent_shape: event shape of z, a vector of d >= 2: the sphere has d - 1 dimensions.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.guides import PowerSpherical
+        >>> q = PowerSpherical(latent_shape=3)(torch.tensor([0.0, 0.0, 2.0, -40.0]))  # k = 0: uniform on the sphere
+        >>> round(q.log_prob(torch.tensor([1.0, 0.0, 0.0])).item(), 4)  # -log(4 pi)
+        -2.531
     """
 
     space = "the unit sphere"

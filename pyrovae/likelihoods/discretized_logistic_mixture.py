@@ -29,7 +29,7 @@ class DiscretizedLogisticMixture(Likelihood):
         >>> from pyrovae.likelihoods import DiscretizedLogisticMixture
         >>> likelihood = DiscretizedLogisticMixture(event_shape=1, components=2, levels=4)
         >>> p = likelihood(torch.randn(likelihood.param_shape))
-        >>> round(p.log_prob(torch.arange(4.0).unsqueeze(-1) / 3).exp().sum().item(), 4)  # the probabilities of all levels
+        >>> round(p.log_prob(torch.arange(4.0).unsqueeze(-1) / 3).exp().sum().item(), 4)  # over all levels
         1.0
     """
 

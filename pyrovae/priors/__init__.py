@@ -1,7 +1,7 @@
 """Priors p(z): modules that return a distribution over latents.
 
-Each is built from the latents' shape and the data's, and called with the encoding x -> q(z|x); only priors made of
-encodings need the last two.
+A prior is built from the shape of the latents and of the data, and called with the encoding x -> q(z|x). Only a prior
+made of encodings, such as the VampPrior, uses the shape of the data and the encoding.
 """
 
 from pyrovae.priors.autoregressive_flow import AutoregressiveFlow

@@ -11,12 +11,19 @@ from pyrovae.priors.prior import Prior
 
 
 class Laplace(Prior):
-    """p(z) = prod_i exp(-|z_i| / b) / (2b): sparser than a normal, and not invariant to turns of z.
+    """p(z) = prod_i exp(-|z_i| / b) / (2b): sparser than a normal, and not invariant to rotations of z.
 
     Args:
         latent_shape: event shape of z.
-        event_shape: not needed.
+        event_shape: not used.
         scale: b; the standard deviation is sqrt(2) b.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.priors import Laplace
+        >>> p = Laplace(latent_shape=2)()
+        >>> round(p.log_prob(torch.tensor([1.0, -2.0])).item(), 4)  # -3 - 2 log 2
+        -4.3863
     """
 
     zero: Tensor

@@ -14,11 +14,18 @@ from pyrovae.priors.prior import Prior
 class UniformSphere(Prior):
     """p(z) = Gamma(d/2) / (2 pi^(d/2)) on the unit sphere |z| = 1 in R^d.  (Davidson et al. 2018)
 
-    Its partner is the guide family `PowerSpherical`.
+    Use it with the guide family `PowerSpherical`.
 
     Args:
         latent_shape: event shape of z, a vector of d >= 2: the sphere has d - 1 dimensions.
-        event_shape: not needed.
+        event_shape: not used.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.priors import UniformSphere
+        >>> p = UniformSphere(latent_shape=3)()
+        >>> round(p.log_prob(torch.tensor([0.0, 0.0, 1.0])).item(), 4)  # -log(4 pi)
+        -2.531
     """
 
     space = "the unit sphere"

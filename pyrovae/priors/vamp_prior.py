@@ -14,14 +14,22 @@ from pyrovae.priors.prior import Prior
 class VampPrior(Prior):
     """p(z) = 1/K sum_k q(z|u_k), with K learned pseudo-inputs u_k.  (Tomczak & Welling 2018)
 
-    The mixture of encodings that comes nearest to the aggregate posterior, which is the best prior of all.
+    This mixture of encodings approximates the aggregate posterior, which is the prior with the highest ELBO.
 
     Args:
         latent_shape: event shape of z.
         event_shape: shape of one datum x, and of one pseudo-input.
         components: K.
-        pseudo: "free" starts the pseudo-inputs uniform on [0, 1]; "data" waits for `initialise`, which makes them rows
-            of the training data.
+        pseudo: "free" draws the initial pseudo-inputs uniformly from [0, 1]; "data" takes them from the rows of the
+            training data, in `initialise`.
+
+    Example:
+        >>> import torch, pyro.distributions as dist
+        >>> from pyrovae.priors import VampPrior
+        >>> prior = VampPrior(latent_shape=2, event_shape=2, components=1)
+        >>> p = prior(lambda x: dist.Normal(0 * x, 1.0).to_event(1))  # any encoding x -> q(z|x)
+        >>> round(p.log_prob(torch.zeros(2)).item(), 4)  # -log(2 pi)
+        -1.8379
     """
 
     def __init__(
@@ -34,7 +42,7 @@ class VampPrior(Prior):
         super().__init__()
         self.latent_shape = checks.shape("latent_shape", latent_shape)
         if event_shape is None:
-            raise ValueError("event_shape: expected the shape of a datum, of which pseudo-inputs are made, found None")
+            raise ValueError("event_shape: expected the shape of a datum, and so of a pseudo-input, found None")
         self.components = self.initial_rows = checks.integer("components", components)
         self.pseudo = checks.member("choice for VampPrior's pseudo", pseudo, ("free", "data"))
         self.inputs = nn.Parameter(torch.rand(self.components, *checks.shape("event_shape", event_shape)))
@@ -46,7 +54,7 @@ class VampPrior(Prior):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> Self:
-        """Set the pseudo-inputs to different rows of the data x, chosen by torch's generator."""
+        """Set the pseudo-inputs to different rows of the data x, chosen with torch's random generator."""
         checks.event(x, tuple(self.inputs.shape[1:]))
         checks.finite("x", x)
         if len(x) < self.components:
@@ -57,7 +65,7 @@ class VampPrior(Prior):
 
     def forward(self, encoding: Callable[[Tensor], Any] | None = None) -> dist.TorchDistribution:
         if encoding is None:
-            raise ValueError("encoding: expected x -> q(z|x), of which this prior is made, found None")
+            raise ValueError("encoding: expected x -> q(z|x), from which this prior is made, found None")
         if not self.ready:
             raise ValueError('pseudo="data": expected initialise(x) with training data before the first use')
         q = encoding(self.inputs)
