@@ -1038,7 +1038,7 @@ def test_a_number_that_is_missing_or_infinite(model):
         (lambda: made(ConditionalVAE, num_classes=2, label_shape=2), "expected num_classes or label_shape, found 2"),
         (lambda: ConditionalVAE(D, 2), "expected num_classes or label_shape, found None and None"),
         (lambda: ConditionalVAE(D, 2, 0), "num_classes: expected an integer >= 1, found 0"),
-        (lambda: made(label_shape=2), r"label: expected the family of p\(y\), which a missing label is drawn from"),
+        (lambda: made(label_shape=2), r"label: expected the family of p\(y\), which draws missing labels"),
         (
             lambda: made(ConditionalVAE, prior=pyrovae.priors.VampPrior),
             r"encoding: expected x -> q\(z\|x\), from which this prior",

@@ -1,7 +1,6 @@
-"""Objectives: what SVI minimises, in nats per datum; each serves as `loss=` of pyro.infer.SVI.
+"""Objectives: losses in nats per datum, which SVI minimises; you can pass each as `loss=` to pyro.infer.SVI.
 
-A beta (or a capacity) is a number or a schedule of it, in `objectives.schedules`: `Constant`, `WarmUp`, `Cyclic`,
-`Geometric`.
+A beta (or a capacity) is a number or a schedule: `Constant`, `WarmUp`, `Cyclic` or `Geometric`.
 """
 
 from pyrovae.objectives.capacity import Capacity

@@ -1,4 +1,4 @@
-"""The ELBO that asks for a certain KL."""
+"""The ELBO with a target value of the KL."""
 
 from typing import Any
 
@@ -14,19 +14,28 @@ from pyrovae.programs.traces import averaged, check_latents, check_pathwise, kl,
 class Capacity(Objective):
     """L = -1/N sum_n E_q[log p(x_n|z)] + gamma |1/N sum_n KL(q(z|x_n) || p(z)) - C|.  (Burgess et al. 2018)
 
-    It sums over latents that the guide enumerates.
+    Latents that the guide enumerates are summed out.
 
     Args:
-        capacity: C, in nats; a number >= 0, or a schedule: the paper lets it rise from 0.
+        capacity: C, in nats; a number >= 0, or a schedule. In the paper it rises from 0.
         gamma: the weight.
-        steps: over which C rises from 0, where `capacity` is a number.
+        steps: number of steps in which C rises from 0, if `capacity` is a number.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.models import VAE
+        >>> from pyrovae.objectives import Capacity
+        >>> vae, x = VAE(event_shape=6, latent_dim=2), torch.ones(4, 6)
+        >>> for parameter in vae.parameters(): _ = parameter.data.zero_()  # so that p(x|z) = 2^-6 and q(z|x) = p(z)
+        >>> round(Capacity(capacity=10.0, gamma=1.0).loss(vae.model, vae.guide, x), 4)  # 6 log 2 + |0 - 10|
+        14.1589
     """
 
     scheduled = "capacity"
 
     def __init__(self, capacity: float | Schedule = 10.0, gamma: float = 30.0, steps: int = 0) -> None:
         if steps and isinstance(capacity, Schedule):
-            raise ValueError(f"steps: expected 0 where the capacity is a schedule, found {steps}")
+            raise ValueError(f"steps: expected 0 if the capacity is a schedule, found {steps}")
         super().__init__(WarmUp(steps, capacity) if steps else capacity)  # type: ignore[arg-type]
         self.capacity, self.gamma = self.schedule, checks.number("gamma", gamma, 0)
 
@@ -34,5 +43,5 @@ class Capacity(Objective):
         q, p = traces(model, guide, 1, *args, enumerated=True, **kwargs)
         check_latents(q, "Capacity")
         check_pathwise(q, "Capacity")
-        total: Any = sum(each.flatten(0, 1).mean(0).sum() for each in kl(q, p)[0].values())
+        total: Any = sum(site_kl.flatten(0, 1).mean(0).sum() for site_kl in kl(q, p)[0].values())
         return self.gamma * (total - number).abs() - averaged(q, log_prob(p, True)).mean()

@@ -19,10 +19,11 @@ from pyrovae.programs.traces import check_pathwise, sites
 
 
 class Analytic_ELBO(TraceMeanField_ELBO):
-    """TraceMeanField_ELBO, refusing the programs of which it only warns, and for which it is wrong.
+    """TraceMeanField_ELBO with an error for the programs for which it is wrong (Pyro's class only warns).
 
-    Where the guide draws z1 and then z2 from it, KL(q(z1|x) || p(z1|z2)) at that z2 is no part of the KL. One order
-    in both programs is enough; latents that do not depend on each other could stand in any, and so in that one, too.
+    If the guide draws z2 given z1, then KL(q(z1|x) || p(z1|z2)) at that z2 is not a term of the KL. It is enough that
+    both programs draw the latents in the same order. The order of independent latents is free, so the guide can draw
+    them in the model's order.
     """
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
@@ -33,8 +34,8 @@ class Analytic_ELBO(TraceMeanField_ELBO):
         if drawn != needed:
             raise ValueError(
                 f"analytic: expected a guide that draws the latents in the model's order, {', '.join(needed)}, "
-                f"found {', '.join(drawn)}: there the closed forms are not the KL. Draw them in that order, or choose "
-                'estimator="sampled" (or "path-derivative")'
+                f"found {', '.join(drawn)}: the sum of closed forms is then not the KL. Draw them in that order, "
+                'or choose estimator="sampled" (or "path-derivative")'
             )
         return p, q
 
@@ -50,20 +51,29 @@ ESTIMATORS: dict[str, Any] = {
 class ELBO(Objective):
     """-ELBO_beta = -1/N sum_n E_q[log p(x_n|z)] - beta E_q[log q(z|x_n) - log p(z)], in nats per datum.
 
-    N is the number of rows in plate "data", as the sites' scores have them; beta = 1 is the bound on log p(x), any
-    other weight is the beta-VAE's objective (Higgins et al. 2017). beta multiplies the latent sites of both programs,
-    which know nothing of it.
+    N is the number of rows in plate "data". beta = 1 gives the bound on log p(x); any other value gives the beta-VAE's
+    objective (Higgins et al. 2017). The objective scales the latent sites of both programs by beta; the programs
+    themselves do not contain it.
 
     Args:
         beta: a number >= 0, or a schedule.
-        estimator: "sampled"; "analytic" takes the KL in closed form where torch knows one, and samples it where not;
-            "path-derivative" samples it and leaves the score out of its gradient (Roeder, Wu & Duvenaud 2017: no
-            variance where q is the posterior); "enumerated" sums over the values of each latent that the guide marks
-            with infer={"enumerate": "parallel"}; or one of Pyro's.
+        estimator: "sampled" samples the KL; "analytic" uses its closed form if torch has one, and samples it otherwise;
+            "path-derivative" samples it and omits the score from its gradient (Roeder, Wu & Duvenaud 2017: no variance
+            if q is the posterior); "enumerated" sums over the values of each latent that the guide marks with
+            infer={"enumerate": "parallel"}; or an estimator of Pyro's.
 
     Raises:
-        ValueError: beta < 0 or not finite; an estimator without a differentiable loss; programs without plate "data";
-            "analytic" where the guide draws the latents in another order than the model.
+        ValueError: beta is negative or not finite; the estimator has no differentiable loss; the programs have no plate
+            "data"; the estimator is "analytic" and the guide draws the latents in another order than the model.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.models import VAE
+        >>> from pyrovae.objectives import ELBO
+        >>> vae, x = VAE(event_shape=6, latent_dim=2), torch.ones(4, 6)
+        >>> for parameter in vae.parameters(): _ = parameter.data.zero_()  # so that p(x|z) = 2^-6 and q(z|x) = p(z)
+        >>> round(ELBO().loss(vae.model, vae.guide, x), 4)  # 6 log 2
+        4.1589
     """
 
     reconstruction = 1.0
@@ -76,16 +86,16 @@ class ELBO(Objective):
         if not hasattr(self.estimator, "differentiable_loss"):
             raise ValueError(
                 "estimator: expected one with a differentiable_loss (Trace_ELBO, TraceMeanField_ELBO, "
-                f"TraceEnum_ELBO), found {type(self.estimator).__name__}; where the weights stand inside a "
-                "logarithm, beta has no meaning: give such an estimator to SVI as it is"
+        programs = [scale_latents(number)(scale_observed(self.reconstruction)(program)) for program in (model, guide)]
+                "is undefined: pass such an estimator to SVI directly"
             )
 
     def value(self, number: Any, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
         seen = noted()
-        weighted = [scale_latents(number)(scale_observed(self.reconstruction)(each)) for each in (model, guide)]
-        # Under no_grad TraceEnum_ELBO has no differentiable loss.
+        weighted = [scale_latents(number)(scale_observed(self.reconstruction)(program)) for program in (model, guide)]
+        # TraceEnum_ELBO.differentiable_loss fails under no_grad.
         total = self.estimator.differentiable_loss if torch.is_grad_enabled() else self.estimator.loss
-        loss = total(seen(weighted[0]), weighted[1], *args, **kwargs)
+        loss = total(seen(programs[0]), programs[1], *args, **kwargs)
         return loss / of_rows(seen.sites.values(), rows(args)).full_size
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
@@ -93,17 +103,37 @@ class ELBO(Objective):
 
 
 class Reconstruction(ELBO):
-    """L = -1/N sum_n E_q[log p(x_n|z)]: the ELBO at beta = 0, where a guide of one point is a plain autoencoder."""
+    """L = -1/N sum_n E_q[log p(x_n|z)]: the ELBO at beta = 0. With the guide `Delta` it trains a plain autoencoder.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.models import VAE
+        >>> from pyrovae.objectives import Reconstruction
+        >>> vae, x = VAE(event_shape=6, latent_dim=2), torch.ones(4, 6)
+        >>> for parameter in vae.parameters(): _ = parameter.data.zero_()  # so that p(x|z) = 2^-6 and q(z|x) = p(z)
+        >>> round(Reconstruction().loss(vae.model, vae.guide, x), 4)  # 6 log 2
+        4.1589
+    """
 
     def __init__(self) -> None:
         super().__init__(0.0)
 
 
 class KL(ELBO):
-    """L = beta/N sum_n KL(q(z|x_n) || p(z)): the ELBO without the data. It trains every q(z|x) to be the prior.
+    """L = beta/N sum_n KL(q(z|x_n) || p(z)): the ELBO without its data term. It trains every q(z|x) towards the prior.
 
     Args:
         beta, estimator: as in `ELBO`.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.models import VAE
+        >>> from pyrovae.objectives import KL
+        >>> vae, x = VAE(event_shape=6, latent_dim=2), torch.ones(4, 6)
+        >>> for parameter in vae.parameters(): _ = parameter.data.zero_()  # so that p(x|z) = 2^-6 and q(z|x) = p(z)
+        >>> vae.encoder[-1].bias.data[0] = 1.0  # the mean of the first latent
+        >>> round(KL(estimator="analytic").loss(vae.model, vae.guide, x), 4)  # KL(Normal(1, 1) || Normal(0, 1)) = 1/2
+        0.5
     """
 
     reconstruction = 0.0

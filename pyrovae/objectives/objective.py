@@ -1,4 +1,4 @@
-"""What every objective is: a loss of two programs in nats per datum, with one number in it that may change."""
+"""The contract of an objective: a loss of two programs in nats per datum, with a number that may follow a schedule."""
 
 import inspect
 from typing import Any
@@ -12,12 +12,25 @@ from pyrovae.programs.pair import Program
 
 
 class Objective(pyro.infer.ELBO):
-    """A new one says only its `value`; the rest is its use as `loss=` of an SVI, Pyro's or ours.
+    """L = value(number, model, guide, x), in nats per datum: the base class of all objectives.
+
+    Derive your own objective from this class and define `value`. You can pass it as `loss=` to Pyro's SVI or to ours.
 
     Args:
-        number: what `scheduled` names: a number >= 0, or a schedule (`WarmUp`, `Cyclic`): a function of `step`, which
-            counts the calls of `loss_and_grads`. `loss` and `differentiable_loss` use the present number and count
-            nothing.
+        number: the number that `scheduled` names (beta, or a capacity): a number >= 0, or a schedule (`WarmUp`,
+            `Cyclic`). A schedule is a function of `step`, which counts the calls of `loss_and_grads`. `loss` and
+            `differentiable_loss` use the present number and do not count.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.models import VAE
+        >>> from pyrovae.objectives import Objective, WarmUp
+        >>> class SquaredNorm(Objective):
+        ...     def value(self, number, model, guide, x):
+        ...         return number * guide(x).square().sum(-1).mean()
+        >>> vae, objective = VAE(event_shape=6, latent_dim=2), SquaredNorm(WarmUp(steps=2))
+        >>> [objective.loss_and_grads(vae.model, vae.guide, torch.ones(4, 6)) > 0 for _ in range(3)]  # starts at 0
+        [False, True, True]
     """
 
     scheduled = "beta"
@@ -25,7 +38,7 @@ class Objective(pyro.infer.ELBO):
     def __init__(self, number: float | Schedule = 1.0) -> None:
         super().__init__()
         self.schedule: Schedule = number if isinstance(number, Schedule) else Constant(number)
-        # What changes from step to step is a tensor: a graph of the step reads it, where it would keep a number.
+        # A number that changes is a tensor: a recorded graph reads a tensor at each step, but keeps a Python number.
         fixed = isinstance(self.schedule, Constant)
         self.number: float | Tensor = self.schedule.final if fixed else torch.zeros((), dtype=torch.float64)
         self.step = 0
@@ -36,12 +49,12 @@ class Objective(pyro.infer.ELBO):
 
     @property
     def beta(self) -> float | Schedule:
-        """The weight of the KL as it was given."""
+        """The weight of the KL, as passed to the constructor."""
         return self.schedule.final if isinstance(self.schedule, Constant) else self.schedule
 
     @property
     def step(self) -> int:
-        """The steps that were taken."""
+        """The number of steps taken so far."""
         return self._step
 
     @step.setter
@@ -56,7 +69,7 @@ class Objective(pyro.infer.ELBO):
         return self.schedule(self.step)
 
     def value(self, number: Any, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
-        """The loss at this scheduled number; differentiable where gradients are on. Nats per datum."""
+        """The loss at this scheduled number; differentiable if gradients are enabled. Nats per datum."""
         raise NotImplementedError
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
@@ -65,7 +78,7 @@ class Objective(pyro.infer.ELBO):
             return float(self.value(self.number, model, guide, *args, **kwargs))
 
     def final_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """The loss at the number that the schedule leads to: comparable from the first epoch to the last."""
+        """The loss at the schedule's final number, so that all epochs are comparable. Nats per datum."""
         with torch.no_grad():
             return float(self.value(self.schedule.final, model, guide, *args, **kwargs))
 
@@ -74,7 +87,7 @@ class Objective(pyro.infer.ELBO):
         return self.value(self.number, model, guide, *args, **kwargs)
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """The present loss, with its gradients added to the parameters' .grad; one step on in the schedule."""
+        """The present loss. Adds its gradients to the parameters' .grad, and advances the schedule by one step."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward()

@@ -1,4 +1,4 @@
-"""The ELBO whose gradient holds the path through the latents alone."""
+"""The ELBO with the path-derivative gradient."""
 
 from typing import Any
 
@@ -12,10 +12,11 @@ from pyrovae.programs.traces import check_latents, check_pathwise, detached, res
 
 
 class PathDerivative_ELBO(Trace_ELBO):
-    """grad = E[d/dz (log p(x, z) - log q(z|x)) dz/dphi]: the score d/dphi log q at fixed z, of mean 0, is left out.
+    """grad = E[d/dz (log p(x, z) - log q(z|x)) dz/dphi]: the score d/dphi log q at fixed z, with mean 0, is omitted.
 
-    The value is that of Trace_ELBO. The score is the gradient of the guide's density of its own latents as constants,
-    and is subtracted; so a guide must score values that it did not draw.  (Roeder, Wu & Duvenaud 2017)
+    The value is that of Trace_ELBO. The score is the gradient of the guide's log-density at its own latents, which are
+    held constant; it is subtracted. So the guide must be able to score values that it did not draw.
+    (Roeder, Wu & Duvenaud 2017)
     """
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""beta as a function of the step."""
+"""Schedules: beta as a function of the step."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -8,7 +8,7 @@ from pyrovae import checks
 
 @runtime_checkable
 class Schedule(Protocol):
-    """beta at a step counted from 0; `final`, where it leads; `settled`, the first step at which it has been there."""
+    """beta at a step, counted from 0. `final` is the last value; `settled` is the first step by which it is reached."""
 
     @property
     def final(self) -> float: ...
@@ -19,7 +19,13 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Constant:
-    """beta(t) = final."""
+    """beta(t) = final.
+
+    Example:
+        >>> from pyrovae.objectives import Constant
+        >>> [Constant(0.5)(step) for step in (0, 10)]
+        [0.5, 0.5]
+    """
 
     final: float = 1.0
     settled = 0
@@ -33,11 +39,16 @@ class Constant:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """beta(t) = final min(t / steps, 1): from 0 in a straight line.  (Bowman et al. 2016; Sonderby et al. 2016)
+    """beta(t) = final min(t / steps, 1): a linear rise from 0.  (Bowman et al. 2016; Sonderby et al. 2016)
 
     Args:
         steps: optimiser steps until `final` is reached.
-        final: the value it stays at.
+        final: the last value, which beta keeps.
+
+    Example:
+        >>> from pyrovae.objectives import WarmUp
+        >>> [WarmUp(steps=10, final=4.0)(step) for step in (0, 5, 10, 20)]
+        [0.0, 2.0, 4.0, 4.0]
     """
 
     steps: int
@@ -57,12 +68,17 @@ class WarmUp:
 
 @dataclass(frozen=True)
 class Cyclic:
-    """beta(t) = final min((t mod period) / (rise period), 1): warm-up again and again.  (Fu et al. 2019)
+    """beta(t) = final min((t mod period) / (rise period), 1): a repeated warm-up.  (Fu et al. 2019)
 
     Args:
         period: optimiser steps in a cycle.
-        rise: share of each cycle in which beta rises from 0; it stays at `final` for the rest.
+        rise: share of each cycle in which beta rises from 0; beta is `final` in the rest of the cycle.
         final: the highest value.
+
+    Example:
+        >>> from pyrovae.objectives import Cyclic
+        >>> [Cyclic(period=10, rise=0.5)(step) for step in (0, 4, 9, 10)]
+        [0.0, 0.8, 1.0, 0.0]
     """
 
     period: int
@@ -85,15 +101,20 @@ class Cyclic:
 
 @dataclass(frozen=True)
 class Geometric:
-    """beta(t) = first (final / first)^min(max(t - hold, 0) / steps, 1): as far in each step, on a logarithmic scale.
+    """beta(t) = first (final / first)^min(max(t - hold, 0) / steps, 1): equal steps of log beta.
 
-    Raised slowly, one training passes through the optima of all betas between the two.
+    If beta changes slowly, one training passes through the optima for all betas between `first` and `final`.
 
     Args:
         steps: optimiser steps from `first` to `final`.
-        first: the value it begins at.
-        final: the value it stays at.
-        hold: optimiser steps at `first` before.
+        first: the first value.
+        final: the last value, which beta keeps.
+        hold: optimiser steps at `first` before beta changes.
+
+    Example:
+        >>> from pyrovae.objectives import Geometric
+        >>> [round(Geometric(steps=2, first=0.01)(step), 4) for step in (0, 1, 2)]
+        [0.01, 0.1, 1.0]
     """
 
     steps: int
@@ -104,8 +125,8 @@ class Geometric:
     def __post_init__(self) -> None:
         checks.integer("steps", self.steps)
         checks.integer("hold", self.hold, 0)
-        for each in (self.first, self.final):
-            checks.positive("beta", each)
+        for beta in (self.first, self.final):
+            checks.positive("beta", beta)
 
     @property
     def settled(self) -> int:
@@ -118,7 +139,7 @@ class Geometric:
 
 @dataclass(frozen=True)
 class Late:
-    """beta(t) = before for t < steps, then(t - steps): where beta is large, encodings that differ do not keep apart."""
+    """beta(t) = before for t < steps, then(t - steps). A small beta at first lets encodings of different data part."""
 
     steps: int
     then: Schedule

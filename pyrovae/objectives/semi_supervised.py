@@ -1,4 +1,4 @@
-"""Objectives where some labels are known, and some are not."""
+"""Objectives for data of which only some rows are labelled."""
 
 from typing import Any
 
@@ -13,17 +13,28 @@ from pyrovae.programs.pair import Program, needs_labels
 
 
 class SemiSupervised(ELBO):
-    """L = -ELBO(x, y) - alpha/N sum_n log q(y_n|x_n) where labels are known, -ELBO(x) where they are not.
+    """L = -ELBO(x, y) - alpha/N sum_n log q(y_n|x_n) for labelled rows, L = -ELBO(x) for unlabelled rows.
 
-    Without its second term a label that is known teaches the classifier q(y|x) nothing: there the guide does not draw
-    y. Kingma et al. (2014) write alpha as .1 times the rows over the labels; here it is the weight of one label.
+    Without the term with alpha, known labels would not train the classifier q(y|x), because the guide does not draw a
+    known y. Kingma et al. (2014) set alpha to .1 times the number of rows over the number of labels; here it is the
+    weight of one label.
 
     Args:
-        alpha: weight of a known label's classification beside its bound, >= 0.
+        alpha: weight of the classification loss of a labelled row, >= 0.
         beta, estimator: as in `ELBO`; "enumerated" sums over the values of a missing label.
 
     Raises:
-        ValueError: as in `ELBO`; a guide that has no q(y|x).
+        ValueError: as in `ELBO`; or the guide has no q(y|x).
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.models import SemiSupervisedVAE
+        >>> from pyrovae.objectives import SemiSupervised
+        >>> vae, x = SemiSupervisedVAE(event_shape=6, latent_dim=2, num_classes=4), torch.ones(3, 6)
+        >>> for parameter in vae.parameters(): _ = parameter.data.zero_()
+        >>> y = vae.encode_labels(torch.tensor([0, 1, 2]))
+        >>> round(SemiSupervised(alpha=1.0).loss(vae.model, vae.guide, x, y), 4)  # 6 log 2 + log 4, and alpha log 4
+        6.9315
     """
 
     def __init__(
@@ -42,19 +53,19 @@ class SemiSupervised(ELBO):
             trace = poutine.trace(poutine.condition(guide, {"y": y})).get_trace(args[0])
         if "y" not in trace:
             raise ValueError(
-                'SemiSupervised: expected a guide(x, y=None) that has a site "y" where labels are missing, found none'
+                'SemiSupervised: expected a guide(x, y=None) with a site "y" if labels are missing, found none'
             )
         return bound - self.alpha * trace.nodes["y"]["fn"].log_prob(y).mean()
 
 
 class PartlyLabelled(Objective):
-    """L = share L'(x, y) + (1 - share) L'(x'): an objective L' of rows with labels and of rows without.
+    """L = share L'(x, y) + (1 - share) L'(x'): the objective L' for a batch of labelled and unlabelled rows.
 
-    The programs are called twice. Called with x alone, or with x and y, it is L'.
+    The programs are called twice, with (x, y) and with x'. If the arguments are only x, or x and y, it equals L'.
 
     Args:
         of: L'.
-        share: of the rows with labels in the data.
+        share: share of labelled rows in the data.
     """
 
     def __init__(self, of: Objective, share: float) -> None:

@@ -1,4 +1,4 @@
-"""Squared error and KL, as tutorials add them, in the words of a model: a scale and a beta."""
+"""The likelihood scale and the beta that correspond to a loss "squared error + KL"."""
 
 import math
 from collections.abc import Sequence
@@ -10,12 +10,17 @@ from pyrovae import checks
 
 @dataclass(frozen=True)
 class SquaredError:
-    """The `Normal` likelihood and the ELBO that a loss of squared errors is.
+    """The scale s of a `Normal` likelihood and the beta of an ELBO that equal a loss "squared error + KL".
 
     Args:
-        scale: s, to be used with `beta`.
+        scale: s, for use with `beta`.
         beta: the weight of the KL.
-        scale_at_beta_one: the s whose plain ELBO has the same minimum.
+        scale_at_beta_one: the s for which the ELBO with beta = 1 has the same minimum.
+
+    Example:
+        >>> from pyrovae.objectives.squared_error import squared_error
+        >>> squared_error(event_shape=2, latent_dim=2, squares="half-sum")  # s = 1
+        SquaredError(scale=1.0, beta=1.0, scale_at_beta_one=1.0)
     """
 
     scale: float
@@ -33,19 +38,24 @@ def squared_error(
 ) -> SquaredError:
     """c sum_i r_i^2 + k KL = -log Normal(x; m, s^2) + beta KL + constant, with s^2 = 1/(2c), beta = k.
 
-    Divided by k it is the ELBO at beta = 1 with s^2 = k/(2c). The sum of squares has s^2 = 1/2, the mean over the
-    784 pixels of a digit 392: hence its blurred images, and latents that carry nothing.
+    Divided by k, the loss is the ELBO at beta = 1 with s^2 = k/(2c). The sum of squares corresponds to s^2 = 1/2. The
+    mean over the 784 pixels of a digit corresponds to s^2 = 392, which explains blurred images and unused latents.
 
     Args:
         event_shape: event shape of x.
         latent_dim: number of latents.
-        squares: how the squared errors of a datum are put together: their "sum" (c = 1), "half-sum" (1/2), or "mean"
-            over its values (1/D).
-        kl: how the KLs of the latents are: their "sum" (k = 1), "mean" (1 / latent_dim), or the sum divided by the
-            number of values of x, as a mean of squares is ("mean-per-value": 1/D).
-        averaged: what is a mean over the batch, and no sum. "both", or neither, makes no difference; where only the
-            "squares" are, c is divided by `batch_size`, and where only the "kl" is, k.
-        batch_size: of the loss.
+        squares: how your loss reduces the squared errors of one datum: "sum" (c = 1), "half-sum" (c = 1/2), or the
+            "mean" over its D values (c = 1/D).
+        kl: how your loss reduces the KLs of the latents: "sum" (k = 1), "mean" (k = 1 / latent_dim), or
+            "mean-per-value", the sum divided by the number of values of x (k = 1/D).
+        averaged: the terms that your loss averages over the batch instead of summing. Use "both" if it treats both
+            terms alike. If it averages only the "squares", c is divided by `batch_size`; if only the "kl", k is.
+        batch_size: batch size of your loss.
+
+    Example:
+        >>> from pyrovae.objectives.squared_error import squared_error
+        >>> round(squared_error(event_shape=784, latent_dim=2, squares="mean").scale_at_beta_one ** 2, 4)  # s^2 = D/2
+        392.0
     """
     values = math.prod(checks.shape("event_shape", event_shape))
     weights = {"sum": 1.0, "half-sum": 0.5, "mean": 1 / values}
