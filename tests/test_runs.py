@@ -441,7 +441,7 @@ def occupied(path):
         (["train", "--likelihood", "torch.nn:Sequential"], "torch.nn:Sequential: TypeError: tuple is not a Module sub"),
         (["train", "--guide", "torch.nn:Identity"], "guide: expected a subclass of pyrovae.guides.GuideFamily"),
         (["train", "--likelihood", "missing(of=5)"], "of: expected a likelihood class such as Normal, found 5"),
-        (["train", "--model", "hierarchical-vae(between=5)"], "between: expected a class, what builds one, or a"),
+        (["train", "--model", "hierarchical-vae(between=5)"], "between: expected a module, or a class or"),
         (["train", "--optimizer", "sgd(momentum='a')"], "optimizer: sgd(momentum='a'): TypeError: '<' not supported"),
         (["train", "--lr-schedule", "cos"], "unknown lr_schedule 'cos'; did you mean 'cosine'?"),
         (["train", "--binarize", "yes"], "unknown binarize 'yes'"),

@@ -1,4 +1,4 @@
-"""Networks: tensors to tensors, no distributions inside. Each is built from (input shape, output shape)."""
+"""Networks: functions from tensors to tensors, without distributions. Each is built from its input and output shape."""
 
 from pyrovae.networks.conv import Conv
 from pyrovae.networks.filled_in import FilledIn

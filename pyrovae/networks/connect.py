@@ -1,4 +1,4 @@
-"""Building a model's networks, and proving that their shapes fit."""
+"""Builds the parts of a model and checks that their shapes fit."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,35 +15,35 @@ from pyrovae.randomness import seeded
 
 
 class HasSpace(Protocol):
-    """A prior or a guide family: a law of z, which lies in some space."""
+    """A prior or a guide family: a distribution of z in some space."""
 
     space: str
 
 
 Kind = TypeVar("Kind", bound=nn.Module)
 
-# A part of a model is given built, or as what builds it from its shapes: a class, or functools.partial of one.
+# A part of a model: a module, or a class (or functools.partial of one) that builds the module from its shapes.
 Part = nn.Module | Callable[..., Any]
 
 
 def buildable(role: str, part: Part) -> None:
-    """Raise a ValueError unless a part is a module or what builds one; the name of a class is neither."""
+    """Raise a ValueError unless a part is a module, or a callable that builds one; the name of a class is neither."""
     if not callable(part):
-        where = "; names are understood on the command line and in run.toml" if isinstance(part, str) else ""
-        raise ValueError(f"{role}: expected a class, what builds one, or a module, found {part!r}{where}")
+        hint = "; names work only on the command line and in run.toml" if isinstance(part, str) else ""
+        raise ValueError(f"{role}: expected a module, or a class or function that builds one, found {part!r}{hint}")
 
 
 def build(role: str, part: Part, *shapes: tuple[int, ...], kind: type[Kind]) -> Kind:
-    """The part itself, or what it builds from these shapes.
+    """Return the part, after building it from these shapes if necessary.
 
     Args:
-        role: what the part is in its model.
-        part: the part, or what builds it.
-        shapes: what it is built from.
-        kind: the contract that it has to keep: `Likelihood`, `GuideFamily` or `Prior`.
+        role: the part's role in its model, for error messages.
+        part: the part, or a callable that builds it.
+        shapes: the arguments of that callable.
+        kind: the contract that the part has to fulfil: `Likelihood`, `GuideFamily` or `Prior`.
 
     Raises:
-        ValueError: the part does not keep the contract; says what is missing.
+        ValueError: the part does not fulfil the contract; the message says what is missing.
     """
     buildable(role, part)
     built: Any = part if isinstance(part, nn.Module) else part(*shapes)
@@ -52,7 +52,7 @@ def build(role: str, part: Part, *shapes: tuple[int, ...], kind: type[Kind]) -> 
 
 
 def check_contract(role: str, part: object, kind: Any) -> None:
-    """Raise a ValueError unless a part is a subclass of the contract of its kind and sets what it requires."""
+    """Raise a ValueError unless a part is a subclass of its contract and sets the required attributes."""
     if not isinstance(part, kind):
         base = f"pyrovae.{kind.__module__.split('.')[1]}.{kind.__name__}"
         raise ValueError(f"{role}: expected a subclass of {base}, found {type(part).__name__}")
@@ -62,13 +62,13 @@ def check_contract(role: str, part: object, kind: Any) -> None:
 
 
 def connect(part: Part, inputs: Sequence[tuple[int, ...]], output_shape: tuple[int, ...], role: str) -> nn.Module:
-    """Build a network and run it dry: (..., *input_shape) must become (..., *output_shape).
+    """Build a network and test it on noise: it has to map (..., *input_shape) to (..., *output_shape).
 
-    One of several inputs is `Joint`. A network that takes only one leading dimension, or mixes several (one with
-    nn.Flatten() or a softmax over dimension 1, say), is wrapped.
+    A network of several inputs is built as `Joint`. A network that accepts only one leading dimension, or mixes
+    several (because of nn.Flatten(), or a softmax over dimension 1), is wrapped.
 
     Raises:
-        ValueError: it fails on such an input or returns another shape; says what was expected and found.
+        ValueError: the network fails on such an input, or returns another shape.
     """
     if len(inputs) > 1:
         return Joint(part, inputs, output_shape, role)
@@ -91,13 +91,13 @@ def connect(part: Part, inputs: Sequence[tuple[int, ...]], output_shape: tuple[i
 
 
 def same_space(prior: HasSpace, guide: HasSpace) -> None:
-    """Raise a ValueError unless p(z) and q(z|h) are laws of one kind of z: real vectors, or points on a sphere."""
+    """Raise a ValueError unless p(z) and q(z|h) have the same space: real vectors, or points on a sphere."""
     if prior.space != guide.space:
-        raise ValueError(f"guide: expected one on {prior.space}, as the prior is, found one on {guide.space}")
+        raise ValueError(f"guide: expected one on {prior.space}, like the prior, found one on {guide.space}")
 
 
 def takes_missing(network: nn.Module, inputs: Sequence[tuple[int, ...]], role: str = "encoder") -> None:
-    """Raise a ValueError unless a network has an answer for an x of which all is missing."""
+    """Raise a ValueError unless a network returns finite numbers for an x whose entries are all missing."""
     first, *others = (next(network.parameters(), torch.empty(())).new_zeros(2, *shape) for shape in inputs)
     with torch.no_grad(), mode([network], training=False):
         h = network(torch.full_like(first, torch.nan), *others)
@@ -106,17 +106,25 @@ def takes_missing(network: nn.Module, inputs: Sequence[tuple[int, ...]], role: s
 
 
 class Joint(nn.Module):
-    """h = network(x, y, ...): a network of its first input, beside which the others stand.
+    """h = network(x, y, ...): a network of several inputs.
 
-    Where the first is a vector, or the network flattens it (an MLP), all are concatenated as vectors; beside an image
-    that the network keeps as one, a second image of the same height and width stands as channels, and anything else
-    as one channel more, an affine map of it. Leading dimensions are broadcast.
+    If x is a vector, or the network flattens it (an MLP), all inputs are concatenated as vectors. If the network sees x
+    as an image, an input of the same height and width is appended as channels; any other input is mapped to one more
+    channel by an affine map. Leading dimensions are broadcast.
 
     Args:
-        part: builds the network from the joint input's shape and the output's; or is the network.
+        part: the network, or a callable that builds it from the joint input's shape and the output's shape.
         inputs: event shapes of x, y, ...
         output_shape: event shape of h.
-        role: what the network is in its model, for what an error says.
+        role: the network's role in its model, for error messages.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.networks import MLP
+        >>> from pyrovae.networks.connect import Joint
+        >>> network = Joint(MLP, inputs=[(1, 8, 8), (10,)], output_shape=(4,), role="encoder")
+        >>> network(torch.zeros(5, 1, 8, 8), torch.zeros(5, 10)).shape
+        torch.Size([5, 4])
     """
 
     def __init__(self, part: Part, inputs: Sequence[tuple[int, ...]], output_shape: tuple[int, ...], role: str) -> None:
@@ -154,14 +162,14 @@ class Joint(nn.Module):
 
 
 def _flattens(part: Part) -> bool:
-    """Whether a network, or what builds it, is one that sees its input as a vector."""
+    """Whether a network, or the class that builds it, sees its input as a vector."""
     kind = part.func if isinstance(part, partial) else part
     kind = kind if isinstance(kind, type) else type(kind)
     return issubclass(kind, Network) and kind.flattens
 
 
 class _Channel(nn.Module):
-    """Any value as one channel of an image: an affine map of it."""
+    """An affine map from a value of any shape to one channel of an image."""
 
     def __init__(self, shape: tuple[int, ...], image: tuple[int, ...]) -> None:
         super().__init__()
@@ -173,12 +181,15 @@ class _Channel(nn.Module):
 
 
 def _in_the_inputs_dtype(network: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """Under torch.autocast a network may answer in bfloat16, in which no distribution should be scored or sampled."""
+    """Return the output in the input's dtype.
+
+    Under torch.autocast a network may return bfloat16, which is too coarse to score or sample distributions.
+    """
     return output.to(inputs[0].dtype)
 
 
 def _dry_run(network: nn.Module, leading: tuple[int, ...], event_shape: tuple[int, ...]) -> Tensor | str:
-    """The output for noise, or the error; leaves modes, buffers and generators as they were."""
+    """The output for noise, or the error message; modes, buffers and random generators do not change."""
     like = next(network.parameters(), torch.empty(()))
     try:
         with mode([network], training=False), torch.no_grad(), seeded(0):
@@ -188,7 +199,7 @@ def _dry_run(network: nn.Module, leading: tuple[int, ...], event_shape: tuple[in
 
 
 class _OneBatch(nn.Module):
-    """Folds all leading dimensions into one around a network that takes only one."""
+    """Folds all leading dimensions into one, for a network that accepts only one."""
 
     def __init__(self, network: nn.Module, event_dim: int) -> None:
         super().__init__()

@@ -11,15 +11,23 @@ from pyrovae import checks
 class Conv(nn.Sequential):
     """Strided convolutions from an image down to a vector, or transposed ones from a vector up to an image.
 
-    Each layer halves (doubles) height and width, for any H x W: where a side was odd, the way up restores it.
+    Each layer halves (or doubles) height and width. H and W are arbitrary: the transposed network also restores odd
+    sides.
 
     Args:
-        input_shape, output_shape: one is an image (C, H, W), the other a vector (d,). What comes out may be several
+        input_shape, output_shape: one is an image (C, H, W), the other a vector (d,). The output may have several
             numbers for each value of an image, (..., C, H, W).
-        channels: of each layer, from the image inwards.
+        channels: channels of each layer, starting at the image.
         hidden: width of the dense layer between the convolutions and the vector.
         activation: builds the nonlinearity.
-        norm: puts a group norm before the nonlinearity of each layer of an image.
+        norm: whether to insert a group norm before each nonlinearity that follows a convolution.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.networks import Conv
+        >>> encoder, decoder = Conv((1, 28, 28), 4), Conv(2, (1, 28, 28))
+        >>> encoder(torch.zeros(5, 1, 28, 28)).shape, decoder(torch.zeros(5, 2)).shape
+        (torch.Size([5, 4]), torch.Size([5, 1, 28, 28]))
     """
 
     def __init__(
@@ -58,14 +66,14 @@ def _sides(image: tuple[int, ...], depth: int) -> list[tuple[int, int]]:
     """(H, W) before the first layer, after the first, ..., after the last."""
     if min(image[1:]) >> depth == 0:
         last = image[2] <= 4 < min(image[:2])
-        hint = "; channels come first: x.permute(0, 3, 1, 2) makes (C, H, W) of (H, W, C)" if last else ""
+        hint = "; channels come first: x.permute(0, 3, 1, 2) turns (H, W, C) into (C, H, W)" if last else ""
         raise ValueError(f"{depth} layers need an image of at least {2**depth} x {2**depth}, found {image}{hint}")
     return [(image[1] >> i, image[2] >> i) for i in range(depth + 1)]
 
 
 def _between(channels: int, activation: Callable[[], nn.Module], norm: bool) -> list[nn.Module]:
-    # Not a batch norm: with it a row's output hangs on the other rows, and on statistics that a graph would have to
-    # carry. One group: with several, a single channel at a single pixel would be normalised to 0.
+    # Not a batch norm: a row's output would depend on the other rows, and on statistics that a graph would have to
+    # carry. One group, because a group of a single channel at a single pixel would be normalised to 0.
     return [nn.GroupNorm(1, channels), activation()] if norm else [activation()]
 
 

@@ -1,4 +1,4 @@
-"""A network whose input has missing entries."""
+"""A network for inputs with missing entries."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,15 +10,22 @@ from pyrovae.networks.mlp import MLP
 
 
 class FilledIn(nn.Module):
-    """h = network(x', m): m_i = 1 where x_i is there, 0 where it is missing (NaN); x' is x with 0 where it is missing.
+    """h = network(x', m): m_i is 1 if x_i is observed and 0 if it is missing (NaN); x' is x with 0 for missing entries.
 
-    The encoder for `likelihoods.Missing`. (Mattei & Frellsen 2019; the mask beside the data: Ma et al. 2019)
+    Use it as the encoder for `likelihoods.Missing`. (Mattei & Frellsen 2019; with the mask as an input: Ma et al. 2019)
 
     Args:
-        input_shape: event shape of x; the network sees twice as many channels (columns).
+        input_shape: event shape of x; the inner network has twice as many input channels (columns).
         output_shape: event shape of h.
-        network: builds the network from its shapes and the activation.
+        network: builds the inner network from its shapes and the activation.
         activation: builds its nonlinearity.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.networks import FilledIn
+        >>> network = FilledIn(input_shape=2, output_shape=3)
+        >>> network(torch.tensor([[1.0, torch.nan]])).isfinite().all()
+        tensor(True)
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Images as functions of the plane: drawn in any pose, and seen from their own frame.
+"""Images as functions on the plane, which can be drawn in any pose.
 
-In a pose the point c of what is drawn lies at scale R(angle) c + shift of the image: angle (..., 1), anticlockwise in
-radians; shift (..., 2), to the right and up; scale (..., 1), a factor. A pose that is not given changes nothing.
-Lengths are fractions of the image's longer side, from its centre; pixels are squares.
+A pose moves the point c of the object to the point scale R(angle) c + shift of the image: angle (..., 1), anticlockwise
+in radians; shift (..., 2), to the right and up; scale (..., 1), a factor. A component of the pose that is None changes
+nothing. Lengths are fractions of the image's longer side, measured from its centre; pixels are squares.
 """
 
 import math
@@ -19,19 +19,28 @@ from pyrovae.networks.connect import Part, connect
 class FourierDecoder(nn.Module):
     """h(c) = a_0(z) + sum_k a_k(z) cos(2 pi w_k.c) + b_k(z) sin(2 pi w_k.c): an image, at the points c of its pixels.
 
-    A network of z and of a point (Bepler et al. 2019), which the point enters as Fourier features (Tancik et al. 2020),
-    in the last layer alone: so the network of z runs once for an image, and not once for each of its pixels. In a pose
-    waves are still waves: a turn turns w_k, a shift is a phase. And each is made of one along the rows and one along
-    the columns, so that sines are taken of H + W numbers, and not of H W.
+    This is a network of z and of a point (Bepler et al. 2019). The point enters only the last layer, as Fourier
+    features (Tancik et al. 2020), so the network of z runs once for each image instead of once for each pixel. A pose
+    maps waves to waves: a rotation rotates w_k, and a shift changes the phase. A wave is a product of one wave along
+    the rows and one along the columns, so the sines of H + W numbers suffice, instead of H W.
 
     Args:
-        part: builds the network from z (d,) to the coefficients (*k, C, 1 + 2 waves); or is it.
+        part: the network from z (d,) to the coefficients (*k, C, 1 + 2 waves), or a callable that builds it.
         latent_shape: event shape of z.
-        output_shape: (*k, C, H, W), of h.
-        waves: how many; their frequencies w_k are learned.
-        detail: standard deviation of the w_k at first, in cycles a side. In a coarse image a wrong angle or shift is
-            told from further away which way to go.
-        role: what the network is in its model, for what an error says.
+        output_shape: shape (*k, C, H, W) of h.
+        waves: number of waves; their frequencies w_k are learned.
+        detail: initial standard deviation of the w_k, in cycles per side. In a coarse image the gradient shows the
+            direction to the right angle or shift from further away.
+        role: the network's role in its model, for error messages.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.networks import MLP
+        >>> from pyrovae.networks.fourier import FourierDecoder
+        >>> decoder = FourierDecoder(MLP, (2,), (1, 8, 8), waves=4)
+        >>> h = decoder(torch.zeros(5, 2), angle=torch.zeros(5, 1), shift=torch.zeros(5, 2))
+        >>> h.shape, torch.allclose(h, decoder(torch.zeros(5, 2)), atol=1e-5)
+        (torch.Size([5, 1, 8, 8]), True)
     """
 
     right: Tensor
@@ -55,7 +64,7 @@ class FourierDecoder(nn.Module):
         self.waves = checks.integer("waves", waves)
         self.network = connect(part, [latent_shape], (*pixel, 1 + 2 * self.waves), role)
         self.frequencies = nn.Parameter(torch.randn(self.waves, 2) * checks.positive("detail", detail))
-        # In half pixels they are whole numbers, exact in every precision.
+        # In units of half a pixel the coordinates are integers, which are exact in every precision.
         self.register_buffer("right", torch.arange(1.0 - width, width, 2), persistent=False)
         self.register_buffer("up", torch.arange(height - 1.0, -height, -2), persistent=False)
 
@@ -83,7 +92,7 @@ class FourierDecoder(nn.Module):
 
 
 def upright(x: Tensor, angle: Tensor | None = None, shift: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
-    """Images x (..., C, H, W) in these poses, each seen from its own frame: bilinear; beyond its edge, the edge."""
+    """Undo the pose of images x (..., C, H, W), by bilinear interpolation; outside the image, its edge is repeated."""
     height, width = x.shape[-2:]
     side = max(height, width)
     right, up = (torch.arange(1 - n, n, 2, dtype=x.dtype, device=x.device) / (2 * side) for n in (width, height))
@@ -92,7 +101,7 @@ def upright(x: Tensor, angle: Tensor | None = None, shift: Tensor | None = None,
     points = points if angle is None else turned(points, angle)
     points = points if shift is None else points + shift.unsqueeze(-2)
     leading = torch.broadcast_shapes(x.shape[:-3], points.shape[:-2])
-    # What grid_sample calls -1 and 1 are the image's edges.
+    # grid_sample's coordinates -1 and 1 are the image's edges.
     places = points * points.new_tensor([2 * side / width, -2 * side / height])
     places = places.expand(*leading, *places.shape[-2:]).reshape(-1, height, width, 2)
     images = x.expand(*leading, *x.shape[-3:]).reshape(-1, *x.shape[-3:])
@@ -100,7 +109,7 @@ def upright(x: Tensor, angle: Tensor | None = None, shift: Tensor | None = None,
 
 
 def turned(vectors: Tensor, angle: Tensor) -> Tensor:
-    """Vectors (..., n, 2), turned by angle (..., 1)."""
+    """Vectors (..., n, 2), rotated by angle (..., 1)."""
     right, up = vectors.unbind(-1)
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([right * cos - up * sin, right * sin + up * cos], -1)

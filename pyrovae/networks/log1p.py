@@ -1,4 +1,4 @@
-"""A network whose input are counts."""
+"""A network for counts."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,13 +9,21 @@ from pyrovae.networks.mlp import MLP
 
 
 class Log1p(nn.Module):
-    """h = network(log(1 + x)), and -log(1 - x) for x < 0: the encoder of counts, which differ by factors.
+    """h = network(log(1 + x)), with -log(1 - x) for x < 0: the encoder for counts, which differ by factors.
 
     Args:
         input_shape: event shape of x.
         output_shape: event shape of h.
-        network: builds the network from its shapes and the activation.
+        network: builds the inner network from its shapes and the activation.
         activation: builds its nonlinearity.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.networks import Log1p
+        >>> network = Log1p(input_shape=1, output_shape=1)
+        >>> x = torch.tensor([[0.0], [10.0]])
+        >>> torch.allclose(network(x), network.network(torch.log(1 + x)))
+        True
     """
 
     def __init__(

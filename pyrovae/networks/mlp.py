@@ -17,12 +17,19 @@ class MLP(nn.Sequential, Network):
     Args:
         input_shape: event shape of x; it is flattened.
         output_shape: event shape of h.
-        hidden: width of each hidden layer; () is the affine map.
+        hidden: width of each hidden layer; () gives an affine map.
         activation: builds the nonlinearity a.
-        gated: the gated layers of the VampPrior's authors; the gate is the nonlinearity, and `activation` is not used.
-        norm: puts a layer norm before each nonlinearity: it keeps rows apart, where a batch norm would mix them.
-        glorot: draws weights from [-a, a], a = sqrt(6 / (inputs + outputs)), with biases of 0, which suits tanh; else
-            both are as torch draws them.  (Glorot & Bengio 2010)
+        gated: whether to use the gated layers of Tomczak & Welling (2018). The gate replaces `activation`.
+        norm: whether to insert a layer norm before each nonlinearity. (A batch norm would mix the rows.)
+        glorot: whether to draw the initial weights from [-a, a], a = sqrt(6 / (inputs + outputs)), with biases of 0,
+            which suits tanh (Glorot & Bengio 2010); otherwise the initial values are torch's.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.networks import MLP
+        >>> network = MLP(input_shape=(1, 28, 28), output_shape=4, hidden=(400, 100))
+        >>> network(torch.zeros(5, 1, 28, 28)).shape
+        torch.Size([5, 4])
     """
 
     flattens = True
@@ -53,10 +60,10 @@ class MLP(nn.Sequential, Network):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, *beside: Tensor) -> Tensor:
-        """x (..., *input_shape) to h (..., *output_shape); or vectors that are x together, were they concatenated."""
+        """x (..., *input_shape) to h (..., *output_shape). Given several vectors, x is their concatenation."""
         if not beside:
             return super().forward(x.flatten(-len(self.input_shape))).unflatten(-1, self.output_shape)
-        # A sum of their own products: what is the same for every label is multiplied once, not once for each.
+        # Multiply each vector by its own columns of the weight: x is then multiplied once, not once for each label.
         first, *layers = self
         h: Tensor = first.bias  # type: ignore[assignment]
         weights = first.weight.split([value.shape[-1] for value in (x, *beside)], -1)  # type: ignore[operator]

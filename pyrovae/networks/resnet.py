@@ -13,10 +13,17 @@ class ResNet(Conv):
 
     Args:
         input_shape, output_shape: one is an image (C, H, W), the other a vector (d,).
-        channels: of each size, from the image inwards.
+        channels: channels at each size, starting at the image.
         hidden: width of the dense layer between the convolutions and the vector.
         activation: builds the nonlinearity.
-        depth: residual blocks at each size.
+        depth: number of residual blocks at each size.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.networks import ResNet
+        >>> network = ResNet((1, 8, 8), 4, channels=(2, 2), hidden=16)
+        >>> network(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 4])
     """
 
     def __init__(
@@ -37,7 +44,7 @@ class ResNet(Conv):
 
 
 class _Residual(nn.Sequential):
-    """x + W_2 a(n(W_1 a(n(x)))), of the shape of x."""
+    """x + W_2 a(n(W_1 a(n(x)))), with the shape of x."""
 
     def __init__(self, channels: int, activation: Callable[[], nn.Module]) -> None:
         super().__init__()

@@ -86,8 +86,8 @@ class ELBO(Objective):
         if not hasattr(self.estimator, "differentiable_loss"):
             raise ValueError(
                 "estimator: expected one with a differentiable_loss (Trace_ELBO, TraceMeanField_ELBO, "
-        programs = [scale_latents(number)(scale_observed(self.reconstruction)(program)) for program in (model, guide)]
-                "is undefined: pass such an estimator to SVI directly"
+                f"TraceEnum_ELBO), found {type(self.estimator).__name__}; if it has its weights inside a logarithm, "
+                "beta is undefined: pass such an estimator to SVI directly"
             )
 
     def value(self, number: Any, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
