@@ -220,7 +220,10 @@ def test_any_module_of_the_right_shapes_is_a_network():
         (lambda: pyrovae.VAE(16, 2, decoder=nn.Linear(3, 16)), r"decoder: expected .*\(N, 2\).*found RuntimeError"),
         (lambda: pyrovae.VAE(16, 2, decoder=lambda i, o: 3), "decoder: expected a network .* found 3"),
         (lambda: pyrovae.VAE((1, 3, 3), 2, encoder=Conv), "at least 4 x 4"),
-        (lambda: pyrovae.VAE(6, 2, prior=3), "prior: expected a module, or a class or function that builds one, found 3$"),
+        (
+            lambda: pyrovae.VAE(6, 2, prior=3),
+            "prior: expected a module, or a class or function that builds one, found 3$",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(make, message):

@@ -92,7 +92,7 @@ class ELBO(Objective):
 
     def value(self, number: Any, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
         seen = noted()
-        weighted = [scale_latents(number)(scale_observed(self.reconstruction)(program)) for program in (model, guide)]
+        programs = [scale_latents(number)(scale_observed(self.reconstruction)(program)) for program in (model, guide)]
         # TraceEnum_ELBO.differentiable_loss fails under no_grad.
         total = self.estimator.differentiable_loss if torch.is_grad_enabled() else self.estimator.loss
         loss = total(seen(programs[0]), programs[1], *args, **kwargs)
