@@ -1,4 +1,4 @@
-"""Densities that torch and Pyro lack, one a file."""
+"""Densities that torch and Pyro lack, one in each file."""
 
 from pyrovae.distributions.categorical_levels import CategoricalLevels
 from pyrovae.distributions.circular import Circular, UniformAngle

@@ -1,4 +1,4 @@
-"""Autoregressive transforms, whose parameters are the outputs of one masked network."""
+"""Autoregressive transforms, whose parameters come from one masked network."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -15,16 +15,25 @@ from pyrovae import checks
 class Autoregressive(nn.Module):
     """y_i = f(x_i; h_i), with h_i a network of x_1, ..., x_(i-1) and the context c.  (MADE: Germain et al. 2015)
 
-    Called with the context it is a transform of torch's: x to y and its Jacobian in one pass of the network, y to x in
-    as many passes as there are values.
+    Calling it with the context returns a torch transform. The transform maps x to y, and computes the Jacobian, in one
+    pass of the network; it maps y to x in one pass for each value.
 
     Args:
         dim: size of x and y.
         elementwise: f, from h (..., dim, count) to a transform of (..., dim).
-        count: how many numbers f takes for each value.
-        context: size of c; 0 is none.
+        count: number of parameters of f for each value.
+        context: size of c; 0 for none.
         hidden: width of each hidden layer.
-        reverse: the last value comes first.
+        reverse: whether the order of the values is reversed.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.distributions.autoregressive import Autoregressive, affine
+        >>> f = Autoregressive(dim=3, elementwise=affine, count=2)()
+        >>> x = torch.randn(5, 3)
+        >>> y = f(x)
+        >>> torch.allclose(f.inv(y.clone()), x, atol=1e-5)
+        True
     """
 
     def __init__(
@@ -39,7 +48,8 @@ class Autoregressive(nn.Module):
         super().__init__()
         self.elementwise, self.count, self.passes = elementwise, count, dim
         order = torch.arange(dim).flip(0) if reverse else torch.arange(dim)
-        # A unit of degree m sees the context and the first m values; the parameters of value i, units up to degree i.
+        # A unit of degree m sees the context and the first m values; the parameters of value i see units up to degree
+        # i.
         degrees = [torch.cat([torch.full((context,), -1), order]), *(torch.arange(width) % dim for width in hidden)]
         layers: list[nn.Module] = []
         for number, (seen, of) in enumerate(pairwise(degrees)):
@@ -65,7 +75,7 @@ def stack(
     context: int = 0,
     hidden: Sequence[int] | int = (64, 64),
 ) -> nn.ModuleList:
-    """So many `Autoregressive`, each in the reverse order of the one before."""
+    """A list of `Autoregressive` transforms; each reverses the order of the one before."""
     widths = checks.shape("hidden", hidden)
     return nn.ModuleList(
         Autoregressive(dim, elementwise, count, context, widths, reverse=t % 2 == 1)
@@ -74,13 +84,13 @@ def stack(
 
 
 class AutoregressiveTransform(Transform):
-    """y = f(x), with f = elementwise(x) such that y_i hangs on x_1, ..., x_i.
+    """y = f(x), with f = elementwise(x) such that y_i depends on x_1, ..., x_i only.
 
-    What it has just transformed it knows back, with the Jacobian: it scores its own samples at no cost.
+    It caches its last input, output and Jacobian, so scoring its own samples costs nothing.
 
     Args:
         elementwise: from x to a transform of each of its values.
-        passes: how often to run it for x = f^-1(y).
+        passes: number of passes that x = f^-1(y) takes.
     """
 
     domain = codomain = constraints.real_vector
@@ -99,7 +109,7 @@ class AutoregressiveTransform(Transform):
 
     def _inverse(self, y: Tensor) -> Tensor:
         x = torch.zeros_like(y)
-        for _ in range(self.passes):  # each sets one value right
+        for _ in range(self.passes):  # each pass sets one more value right
             x = self.elementwise(x).inv(y)
         return x
 
@@ -111,18 +121,18 @@ class AutoregressiveTransform(Transform):
 
 
 def affine(h: Tensor) -> Transform:
-    """y = x e^a + b, with h = (b, a') and a a smooth clip of a' to within 7: no scale overflows or vanishes."""
+    """y = x e^a + b, with h = (b, a') and a a smooth clip of a' to [-7, 7], so that no scale overflows or vanishes."""
     shift, log_scale = h.unbind(-1)
     return AffineTransform(shift, bounded(log_scale).exp())
 
 
 def bounded(h: Tensor) -> Tensor:
-    """h / (1 + |h| / 7): about h where it is small, never beyond 7."""
+    """h / (1 + |h| / 7): approximately h near 0, and always within [-7, 7]."""
     return h / (1 + h.abs() / 7)
 
 
 class _Masked(nn.Linear):
-    """A dense layer with the connections that the mask (outputs, inputs) allows."""
+    """A dense layer with only the connections that the mask (outputs, inputs) allows."""
 
     mask: Tensor
 

@@ -1,4 +1,4 @@
-"""A free mass on a grid of grey levels."""
+"""The categorical distribution on a grid of grey levels."""
 
 from typing import Any, ClassVar
 
@@ -15,6 +15,13 @@ class CategoricalLevels(dist.TorchDistribution):
 
     Args:
         logits: h, (..., levels).
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.distributions import CategoricalLevels
+        >>> p = CategoricalLevels(torch.zeros(3))  # levels 0, 1/2, 1
+        >>> p.mean, p.log_prob(torch.tensor(0.5)).exp()
+        (tensor(0.5000), tensor(0.3333))
     """
 
     arg_constraints: ClassVar = {"logits": constraints.independent(constraints.real, 1)}
@@ -31,7 +38,7 @@ class CategoricalLevels(dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        k = self.levels.nearest(value).long().clamp(0, self.levels.last)  # a NaN is some level, not an index far off
+        k = self.levels.nearest(value).long().clamp(0, self.levels.last)  # a NaN must not become an invalid index
         log_mass = self.logits.log_softmax(-1)
         shape = torch.broadcast_shapes(k.shape, self.batch_shape)
         return log_mass.expand(*shape, -1).gather(-1, k.expand(shape)[..., None])[..., 0]

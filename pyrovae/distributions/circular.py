@@ -1,4 +1,4 @@
-"""Densities of angles, of period 2 pi."""
+"""Densities of angles, with period 2 pi."""
 
 import math
 from typing import Any
@@ -13,12 +13,19 @@ from torch.distributions import register_kl
 class Circular(dist.TorchDistribution):
     """p(a) = C cos((a - m) / 2)^(2k), C = Gamma(k + 1) / (2 sqrt(pi) Gamma(k + 1/2)): a density of angles, period 2 pi.
 
-    The angles of `PowerSpherical` points in the plane (De Cao & Aziz 2020): much like a von Mises density, but its
-    samples are a function of its parameters, for sqrt(2k + 1) tan((a - m) / 2) ~ StudentT(2k + 1).
+    The angle of a `PowerSpherical` point in the plane (De Cao & Aziz 2020). It is similar to a von Mises density, but
+    its samples are a differentiable function of its parameters: sqrt(2k + 1) tan((a - m) / 2) ~ StudentT(2k + 1).
 
     Args:
         centre: m.
         concentration: k >= 0; 0 is uniform.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.distributions import Circular
+        >>> p = Circular(torch.tensor(0.0), torch.tensor(0.0))  # k = 0: uniform
+        >>> round(p.log_prob(torch.tensor(1.0)).item(), 4)  # -log(2 pi)
+        -1.8379
     """
 
     arg_constraints = {"centre": constraints.real, "concentration": constraints.nonnegative}  # noqa: RUF012
@@ -55,22 +62,28 @@ class Circular(dist.TorchDistribution):
         return (-self._log_constant() - k * expected).to(self.centre.dtype)
 
     def _log_constant(self) -> Tensor:
-        """log C, in float64: log-gammas of large numbers lose every digit of float32."""
+        """log C, in float64: the difference of log-gammas of large numbers has no correct digit in float32."""
         k = self.concentration.double()
         return (k + 1).lgamma() - (k + 0.5).lgamma() - math.log(2 * math.sqrt(math.pi))
 
 
 class UniformAngle(dist.TorchDistribution):
-    """p(a) = 1 / (2 pi), of period 2 pi.
+    """p(a) = 1 / (2 pi), with period 2 pi.
 
     Args:
-        zero: zeros: they say shape, dtype and device.
+        zero: zeros; they define shape, dtype and device.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.distributions import UniformAngle
+        >>> round(UniformAngle(torch.zeros(())).log_prob(torch.tensor(1.0)).item(), 4)  # -log(2 pi)
+        -1.8379
     """
 
     arg_constraints = {"zero": constraints.real}  # noqa: RUF012
     support = constraints.real
     period = 2 * math.pi
-    has_rsample = True  # it has no parameters: what is drawn is constant
+    has_rsample = True  # it has no parameters, so a sample has no gradient to carry
 
     def __init__(self, zero: Tensor, validate_args: bool | None = None) -> None:
         self.zero = zero
@@ -94,5 +107,5 @@ def _kl_to_uniform(q: Circular, p: UniformAngle) -> Tensor:
 
 
 def wrapped(angle: Tensor) -> Tensor:
-    """The same angle between -pi and pi."""
+    """The same angle, between -pi and pi."""
     return angle - 2 * math.pi * (angle / (2 * math.pi)).round()

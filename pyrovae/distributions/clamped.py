@@ -1,4 +1,4 @@
-"""Values of which some are known."""
+"""Values of which some are fixed."""
 
 from typing import Any, ClassVar
 
@@ -11,9 +11,16 @@ class Clamped(dist.TorchDistribution):
     """p(x) = prod_{i seen} [x_i = s_i] prod_{i unseen} q(x_i), for independent numbers.
 
     Args:
-        whole: q.
-        seen: where x is seen.
-        s: what it is there.
+            whole: q.
+            seen: True for the seen values.
+            s: the seen values; other entries are ignored.
+
+    Example:
+        >>> import torch, pyro.distributions as dist
+        >>> from pyrovae.distributions import Clamped
+        >>> p = Clamped(dist.Normal(torch.zeros(2), 1.0), torch.tensor([True, False]), torch.tensor([3.0, 0.0]))
+        >>> p.mean, p.log_prob(torch.tensor([3.0, 0.0]))
+        (tensor([3., 0.]), tensor([ 0.0000, -0.9189]))
     """
 
     arg_constraints: ClassVar = {}

@@ -1,4 +1,4 @@
-"""Values side by side, each of its own distribution."""
+"""Values side by side, each with its own distribution."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
@@ -10,7 +10,7 @@ from torch.distributions import constraints
 
 
 class Side(constraints.Constraint):
-    """The value in column i is in the i-th constraint."""
+    """The value in column i satisfies the i-th constraint."""
 
     def __init__(self, columns: Sequence[constraints.Constraint]) -> None:
         self.columns = columns
@@ -24,11 +24,11 @@ class Side(constraints.Constraint):
         return torch.cat([c.check(value[..., i : i + 1]) for i, c in enumerate(self.columns)], -1)
 
     def __repr__(self) -> str:
-        return "; ".join(f"{each} in column {', '.join(where)}" for each, where in places(self.columns).items())
+        return "; ".join(f"{kind} in column {', '.join(where)}" for kind, where in places(self.columns).items())
 
 
 def places(columns: Iterable[object]) -> dict[str, list[str]]:
-    """What the columns are, as text, and the numbers of those that are it."""
+    """The column numbers of each kind of column, keyed by the kind as text."""
     found: dict[str, list[str]] = {}
     for i, column in enumerate(columns):
         found.setdefault(str(column), []).append(str(i))
@@ -40,6 +40,13 @@ class Concatenated(dist.TorchDistribution):
 
     Args:
         columns: distributions of numbers, each of batch shape (..., 1).
+
+    Example:
+        >>> import torch, pyro.distributions as dist
+        >>> from pyrovae.distributions import Concatenated
+        >>> p = Concatenated([dist.Normal(torch.zeros(1), 1.0), dist.Bernoulli(torch.tensor([0.5]))])
+        >>> p.log_prob(torch.tensor([0.0, 1.0]))  # -log(2 pi) / 2 and -log 2
+        tensor([-0.9189, -0.6931])
     """
 
     arg_constraints: ClassVar = {}

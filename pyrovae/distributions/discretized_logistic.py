@@ -15,12 +15,19 @@ from pyrovae.distributions.levels import Levels
 class DiscretizedLogistic(dist.TorchDistribution):
     """P(x) = sigmoid((x + w/2 - m)/s) - sigmoid((x - w/2 - m)/s), w = 1/(levels - 1), for x = 0, w, 2w, ..., 1.
 
-    The lowest and the highest level take the tails.  (Kingma et al. 2016; Salimans et al. 2017)
+    The lowest and the highest level contain the tails.  (Kingma et al. 2016; Salimans et al. 2017)
 
     Args:
         loc: m.
         scale: s, in the units of x.
-        levels: how many.
+        levels: number of levels.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.distributions import DiscretizedLogistic
+        >>> p = DiscretizedLogistic(torch.tensor(0.5), torch.tensor(0.1), levels=2)
+        >>> p.log_prob(torch.tensor([0.0, 1.0])).exp()  # both tails, by symmetry
+        tensor([0.5000, 0.5000])
     """
 
     arg_constraints: ClassVar = {"loc": constraints.real, "scale": constraints.positive}
@@ -35,11 +42,11 @@ class DiscretizedLogistic(dist.TorchDistribution):
         return self.levels
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """By sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - e^(a - b)): no digits cancel."""
+        """Computed as sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - e^(a - b)), which avoids cancellation."""
         if self._validate_args:
             self._validate_sample(value)
         last = self.levels.last
-        k, s = self.levels.nearest(value), self.scale * last  # in steps, where the edges k - 1/2, k + 1/2 are exact
+        k, s = self.levels.nearest(value), self.scale * last  # in steps, the edges k - 1/2, k + 1/2 are exact
         lowest, highest = k == 0, k == last
         below = logsigmoid((k + 0.5 - self.loc * last) / s)
         above = logsigmoid((self.loc * last - k + 0.5) / s)
@@ -55,7 +62,7 @@ class DiscretizedLogistic(dist.TorchDistribution):
         return self._moments()[1]
 
     def _moments(self) -> tuple[Tensor, Tensor]:
-        """Summed by parts around c, the level nearest to m: E|k - c| and E(k - c)^2 from the tails' masses alone."""
+        """Mean and variance from E|k - c| and E(k - c)^2, with c the level nearest to m: sums of tail masses."""
         w = 1 / self.levels.last
         c = self.levels.nearest(self.loc.detach())
         first, second = torch.zeros_like(self.loc), torch.zeros_like(self.loc)
@@ -67,7 +74,7 @@ class DiscretizedLogistic(dist.TorchDistribution):
         return (c + first) * w, (second - first.square()) * w**2
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """The nearest level to a draw of the logistic."""
+        """The level nearest to a draw from the logistic."""
         with torch.no_grad():
             u = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
             return self.levels.nearest(self.loc + self.scale * torch.logit(u)) / self.levels.last

@@ -1,4 +1,4 @@
-"""Densities of log-gammas, scored in float64: their differences keep no digit of float32 where parameters are large."""
+"""Densities with log-gammas, scored in float64: for large parameters their differences lose all digits in float32."""
 
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ class _InDouble:
     parameters: ClassVar[tuple[str, ...]]
 
     def log_prob(self: Any, value: Tensor) -> Tensor:
-        """log p(x), computed in float64, in the dtype of the parameters."""
+        """log p(x), computed in float64 and returned in the dtype of the parameters."""
         if self._validate_args:
             self._validate_sample(value)
         given = {name: getattr(self, name) for name in self.parameters}
@@ -20,18 +20,40 @@ class _InDouble:
 
 
 class Beta(_InDouble, dist.Beta):
-    """p(x) = x^(a - 1) (1 - x)^(b - 1) / B(a, b)."""
+    """p(x) = x^(a - 1) (1 - x)^(b - 1) / B(a, b).
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.distributions.in_double import Beta
+        >>> Beta(torch.tensor(2.0), torch.tensor(1.0)).log_prob(torch.tensor(0.5))  # log(2 x) at x = 1/2
+        tensor(0.)
+    """
 
     plain, parameters = dist.Beta, ("concentration1", "concentration0")
 
 
 class NegativeBinomial(_InDouble, dist.NegativeBinomial):
-    """P(x) = C(x + r - 1, x) (1 - p)^r p^x, with p = sigmoid(logits)."""
+    """P(x) = C(x + r - 1, x) (1 - p)^r p^x, with p = sigmoid(logits).
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.distributions import NegativeBinomial
+        >>> p = NegativeBinomial(torch.tensor(2.0), logits=torch.tensor(0.0))
+        >>> p.log_prob(torch.tensor(1.0)).exp()  # C(2, 1) / 2^3
+        tensor(0.2500)
+    """
 
     plain, parameters = dist.NegativeBinomial, ("total_count", "logits")
 
 
 class StudentT(_InDouble, dist.StudentT):
-    """p(x) = Gamma((df + 1) / 2) / (Gamma(df / 2) s (pi df)^(1/2)) (1 + t^2 / df)^(-(df + 1) / 2), t = (x - m) / s."""
+    """p(x) = Gamma((df + 1) / 2) / (Gamma(df / 2) s (pi df)^(1/2)) (1 + t^2 / df)^(-(df + 1) / 2), t = (x - m) / s.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.distributions import StudentT
+        >>> StudentT(torch.tensor(4.0), torch.tensor(0.0), torch.tensor(1.0)).log_prob(torch.tensor(0.0)).exp()  # 3/8
+        tensor(0.3750)
+    """
 
     plain, parameters = dist.StudentT, ("df", "loc", "scale")

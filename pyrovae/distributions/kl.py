@@ -10,7 +10,7 @@ from torch.distributions import Independent, LowRankMultivariateNormal, Multivar
 @register_kl(MultivariateNormal, Independent)
 @register_kl(LowRankMultivariateNormal, Independent)
 def _kl_to_a_diagonal_normal(q: Any, p: Independent) -> Tensor:
-    """KL(q || p) = -E_q[log p] - H(q), for a diagonal normal p: it takes the mean and the variances of q alone."""
+    """KL(q || p) = -E_q[log p] - H(q) for a diagonal normal p; it depends only on the mean and the variances of q."""
     if not isinstance(p.base_dist, Normal) or p.reinterpreted_batch_ndims != 1:
         raise NotImplementedError
     squares = (q.mean - p.mean).square() + q.variance

@@ -6,10 +6,16 @@ from torch.distributions import constraints
 
 
 class Levels(constraints.Constraint):
-    """x = k / (levels - 1), k = 0, ..., levels - 1: what bytes become when they are divided by 255.
+    """x = k / (levels - 1), k = 0, ..., levels - 1: the values of bytes divided by 255, for 256 levels.
 
     Args:
-        levels: how many, at least 2.
+        levels: number of levels, at least 2.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.distributions import Levels
+        >>> Levels(256).check(torch.tensor([0.0, 17 / 255, 0.07]))
+        tensor([ True,  True, False])
     """
 
     is_discrete = True
@@ -19,12 +25,12 @@ class Levels(constraints.Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        # Rounding moves a value by less than a hundredth of a step: k / 255 in float32 by less than 2e-5 of one.
+        # Rounding moves a value by less than a hundredth of a step: k / 255 in float32 by less than 2e-5 of a step.
         k = value * self.last
         return ((k - k.round()).abs() < 0.01) & (k > -0.01) & (k < self.last + 0.01)
 
     def nearest(self, value: Tensor) -> Tensor:
-        """The k of the level that is nearest to each value, as whole floats."""
+        """The k of the level nearest to each value, as whole floats."""
         return (value * self.last).round().clamp(0, self.last)
 
     def values(self, like: Tensor) -> Tensor:

@@ -27,10 +27,16 @@ class OrMissing(constraints.Constraint):
 
 
 class NaNMasked(dist.TorchDistribution):
-    """log p(x) = [x is not NaN] log q(x): what is missing is summed or integrated out of independent values.
+    """log p(x) = [x is not NaN] log q(x), for independent values: a missing value is summed or integrated out.
 
     Args:
-        whole: q, of numbers, with 0 or 1/2 in its support.
+        whole: q, a distribution of numbers whose support contains 0 or 1/2.
+
+    Example:
+        >>> import torch, pyro.distributions as dist
+        >>> from pyrovae.distributions import NaNMasked
+        >>> NaNMasked(dist.Normal(torch.zeros(2), 1.0)).log_prob(torch.tensor([0.0, torch.nan]))  # -log(2 pi) / 2 and 0
+        tensor([-0.9189,  0.0000])
     """
 
     arg_constraints: ClassVar = {}
@@ -45,7 +51,7 @@ class NaNMasked(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         missing = value.isnan()
-        # A score of NaN, even one left out later, has a gradient of NaN: something in the support stands in.
+        # A score of NaN has a NaN gradient even if it is dropped later, so a value in the support replaces each NaN.
         zero = torch.zeros_like(value)
         stand_in = torch.where(self.whole.support.check(zero), zero, 0.5)
         return torch.where(missing, 0, self.whole.log_prob(torch.where(missing, stand_in, value)))

@@ -20,9 +20,16 @@ class _OpenUnitInterval(constraints.Constraint):
 
 
 class OpenBeta(Beta):
-    """p(x) = x^(a - 1) (1 - x)^(b - 1) / B(a, b), for 0 < x < 1: at the edges it is 0 or infinite, so they are refused.
+    """p(x) = x^(a - 1) (1 - x)^(b - 1) / B(a, b), for 0 < x < 1: 0 and 1 are outside of its support.
 
-    Samples that round to an edge are moved to the nearest number inside.
+    At 0 and 1 a Beta density is 0 or infinite. A sample that rounds to 0 or 1 is moved to the nearest number inside.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.distributions import OpenBeta
+        >>> p = OpenBeta(torch.tensor(2.0), torch.tensor(1.0))
+        >>> p.mean, p.support.check(torch.tensor([0.0, 0.5]))  # a / (a + b)
+        (tensor(0.6667), tensor([False,  True]))
     """
 
     support: Any = _OpenUnitInterval()

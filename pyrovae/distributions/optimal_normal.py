@@ -1,4 +1,4 @@
-"""The normal density with the scale that fits its data best."""
+"""The normal density with the scale that maximises the likelihood of the data."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -10,14 +10,21 @@ from torch.distributions import constraints
 
 
 class OptimalNormal(dist.TorchDistribution):
-    """p(x) = Normal(x; m, s^2), where s^2 is made from the mean of (x - m)^2 over all that is scored at once.
+    """p(x) = Normal(x; m, s^2), where s^2 is computed from the mean of (x - m)^2 over all values scored together.
 
-    Its score is no density over the whole, for s has seen x; sampling takes the scale known before.
+    The result is not a normalised density, because s depends on x. Samples use the scale that was known before.
 
     Args:
         loc: m.
-        scale: s, as far as it is known without x.
-        estimate: from the mean squared residual, of shape (), to s.
+        scale: the value of s that is known without x; used for samples.
+        estimate: a function from the mean squared residual, of shape (), to s.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.distributions import OptimalNormal
+        >>> p = OptimalNormal(torch.zeros(2), torch.tensor(1.0), estimate=torch.sqrt)
+        >>> p.log_prob(torch.tensor([2.0, -2.0]))  # s = 2: -1/2 - log 2 - log(2 pi) / 2
+        tensor([-2.1121, -2.1121])
     """
 
     arg_constraints: ClassVar = {"loc": constraints.real, "scale": constraints.positive}
@@ -33,7 +40,7 @@ class OptimalNormal(dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        with torch.no_grad():  # at the best s the derivative by s is 0: it adds nothing to the ELBO's gradient
+        with torch.no_grad():  # at the best s the derivative with respect to s is 0, so it adds nothing to the gradient
             scale = self.estimate((value - self.loc).square().mean())
         return dist.Normal(self.loc, scale, validate_args=False).log_prob(value)
 

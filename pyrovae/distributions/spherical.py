@@ -14,12 +14,19 @@ class UniformSphere(TorchDistribution):
     """p(x) = 1 / A_d, with A_d = 2 pi^(d/2) / Gamma(d/2) the area of the unit sphere in R^d.
 
     Args:
-        centre: zeros (..., d): they say shape, dtype and device.
+        centre: zeros (..., d); they define shape, dtype and device.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.distributions import UniformSphere
+        >>> p = UniformSphere(torch.zeros(3))
+        >>> p.log_prob(torch.tensor([0.0, 0.0, 1.0]))  # -log(4 pi)
+        tensor(-2.5310)
     """
 
     arg_constraints = {"centre": constraints.real_vector}  # noqa: RUF012
     support = constraints.sphere
-    has_rsample = True  # it has no parameters: what is drawn is constant
+    has_rsample = True  # it has no parameters, so a sample has no gradient to carry
 
     def __init__(self, centre: Tensor, validate_args: bool | None = None) -> None:
         self.centre = centre
@@ -52,11 +59,19 @@ class UniformSphere(TorchDistribution):
 class PowerSpherical(TorchDistribution):
     """p(x) = C (1 + m.x)^k, C = Gamma(a + b) / (2^(a+b) pi^b Gamma(a)), b = (d-1)/2, a = b + k.  (De Cao & Aziz 2020)
 
-    Like a von Mises-Fisher density, but with closed forms: (1 + m.x) / 2 is Beta(a, b), and the rest is uniform.
+    It is similar to a von Mises-Fisher density, but has closed forms: (1 + m.x) / 2 is Beta(a, b), and the direction
+    orthogonal to m is uniform.
 
     Args:
         direction: m, unit vectors (..., d).
         concentration: k >= 0, (...); 0 is uniform.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.distributions import PowerSpherical
+        >>> p = PowerSpherical(torch.tensor([0.0, 0.0, 1.0]), torch.tensor(1.0))
+        >>> p.log_prob(torch.tensor([0.0, 0.0, 1.0])).exp()  # (1 + m.x) / (4 pi)
+        tensor(0.1592)
     """
 
     arg_constraints = {"direction": constraints.sphere, "concentration": constraints.nonnegative}  # noqa: RUF012
@@ -79,9 +94,9 @@ class PowerSpherical(TorchDistribution):
 
     @property
     def variance(self) -> Tensor:
-        """Of each coordinate."""
+        """The variance of each coordinate."""
         total = self.a + self.b
-        along = (4 * self.a * self.b / (total.square() * (total + 1)))[..., None]  # of m.x
+        along = (4 * self.a * self.b / (total.square() * (total + 1)))[..., None]  # variance of m.x
         across = ((1 - along[..., 0] - ((self.a - self.b) / total).square()) / (2 * self.b))[..., None]
         return self.direction.square() * along + (1 - self.direction.square()) * across
 
@@ -90,10 +105,10 @@ class PowerSpherical(TorchDistribution):
         a = self.a.expand(m.shape[:-1])
         near, far = Dirichlet(torch.stack([a, torch.full_like(a, self.b)], -1)).rsample().unbind(-1)
         around = F.normalize(torch.randn_like(m[..., 1:]), dim=-1)
-        # 1 - t^2 = 4 near far keeps its digits where t = near - far is close to 1 or -1.
+        # 1 - t^2 = 4 near far has full precision, even if t = near - far is close to 1 or -1.
         radius = 2 * (near * far).clamp_min(torch.finfo(m.dtype).tiny).sqrt()
-        y = torch.cat([(near - far)[..., None], radius[..., None] * around], -1)  # about the first axis e
-        # A reflection that takes e to m or to -m, whichever is further from e: there it is well conditioned.
+        y = torch.cat([(near - far)[..., None], radius[..., None] * around], -1)  # around the first axis e
+        # A reflection that maps e to m or to -m, whichever is further from e: then it is well conditioned.
         sign = torch.where(m[..., :1] > 0, -1.0, 1.0).to(m)
         e = torch.zeros_like(m[..., 1:])
         w = torch.cat([1 - sign * m[..., :1], e - sign * m[..., 1:]], -1)
@@ -102,7 +117,7 @@ class PowerSpherical(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        # 1 + m.x = |m + x|^2 / 2 keeps its digits where x is near -m; at -m itself it is small, and not 0.
+        # 1 + m.x = |m + x|^2 / 2 has full precision near x = -m; at -m itself it is small, and not 0.
         near = (self.direction.double() + value.double()).square().sum(-1) / 2
         kernel = torch.xlogy(self.concentration.double(), near.clamp_min(torch.finfo(value.dtype).eps ** 2))
         return (self._log_constant() + kernel).to(value.dtype)
@@ -113,7 +128,7 @@ class PowerSpherical(TorchDistribution):
         return (-self._log_constant() - self.concentration * expected).to(self.a.dtype)
 
     def _log_constant(self) -> Tensor:
-        """log C, in float64: log-gammas of large numbers lose every digit of float32."""
+        """log C, in float64: the difference of log-gammas of large numbers has no correct digit in float32."""
         a = self.a.double()
         total = a + self.b
         return total.lgamma() - a.lgamma() - total * math.log(2) - self.b * math.log(math.pi)

@@ -8,19 +8,26 @@ from torch.nn import functional as F  # noqa: N812
 from pyrovae import checks
 from pyrovae.distributions.autoregressive import bounded
 
-BOUND = 5.0  # of the box in which a standard normal value is bent; outside, y = x
-LEAST = 1e-3  # of a bin's width and height, as a part of the box
+BOUND = 5.0  # the spline acts on [-BOUND, BOUND]; outside, y = x
+LEAST = 1e-3  # smallest width and height of a bin, as a share of the box
 
 
 class RationalQuadratic(Transform):
     """y = y_k + (y_k+1 - y_k) (s t^2 + d_k t (1-t)) / (s + (d_k + d_k+1 - 2s) t (1-t)) in bin k.  (Durkan et al. 2019)
 
-    Here t = (x - x_k) / (x_k+1 - x_k) is the place in the bin, s its mean slope, and d the slopes at its two ends. It
-    bends [-5, 5] into itself, and is the identity where h = 0, and outside.
+    t = (x - x_k) / (x_k+1 - x_k) is the position in the bin, s the mean slope of the bin, and d the slopes at its two
+    ends. The spline maps [-5, 5] onto itself. It is the identity if h = 0, and outside of [-5, 5].
 
     Args:
         h: (..., 3 bins - 1): logits of the widths and of the heights, and log-slopes at the inner knots. The leading
             shape is that of x.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.distributions.spline import RationalQuadratic
+        >>> f = RationalQuadratic(torch.zeros(3, 11))  # h = 0: the identity
+        >>> f(torch.tensor([-6.0, 0.5, 4.0]))
+        tensor([-6.0000,  0.5000,  4.0000])
     """
 
     domain = codomain = constraints.real
@@ -45,7 +52,7 @@ class RationalQuadratic(Transform):
         s, rise = (high - low) / (right - left), _place(y, low, high)
         bend = rise * (first + last - 2 * s)
         a, b, c = s - first + bend, first - bend, -s * rise
-        t = 2 * c / (-b - (b**2 - 4 * a * c).sqrt())  # this root keeps its digits where a is near 0
+        t = 2 * c / (-b - (b**2 - 4 * a * c).sqrt())  # this form of the root is accurate even if a is near 0
         return torch.where(y.abs() < BOUND, left + t * (right - left), y)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
@@ -56,14 +63,14 @@ class RationalQuadratic(Transform):
         return torch.where(x.abs() < BOUND, log_slope, 0.0)
 
     def _bin(self, knots: Tensor, value: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """x, y and slope at both ends of the bin in which each value lies, by its knots."""
+        """x, y and slope at both ends of the bin that contains each value; `knots` are the edges of the bins."""
         k = (knots[..., 1:-1] <= value[..., None]).sum(-1, keepdim=True)
         return [(ends.gather(-1, k)[..., 0], ends.gather(-1, k + 1)[..., 0]) for ends in (self.x, self.y, self.slopes)]
 
 
 def parameter_count(bins: int) -> int:
-    """How many numbers h a spline of so many bins takes for each value."""
-    limit = round(1 / LEAST)  # bins of the least size that fill the box
+    """The number of parameters h of a spline for each value."""
+    limit = round(1 / LEAST)  # the number of bins of the smallest size that fill the box
     if checks.integer("bins", bins, least=2) >= limit:
         raise ValueError(f"bins: expected an integer >= 2 and < {limit}, found {bins!r}")
     return 3 * int(bins) - 1
@@ -75,5 +82,5 @@ def _knots(logits: Tensor) -> Tensor:
 
 
 def _place(value: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    # Clamped, so that what `where` drops outside the box has finite gradients.
+    # Clamped, so that the gradients that `where` drops outside the box are finite.
     return ((value - start) / (end - start)).clamp(0, 1)
