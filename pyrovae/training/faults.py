@@ -1,8 +1,6 @@
 """What is wrong with data before training, and with programs when training failed."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyro
 import torch
@@ -17,10 +15,6 @@ from pyrovae.programs.handlers import own_parameters
 from pyrovae.programs.pair import Programs, modules, needs_labels, no_side_effects, pair
 from pyrovae.programs.traits import traits
 from pyrovae.randomness import seeded
-
-if TYPE_CHECKING:
-    from pyrovae.training.state import State
-    from pyrovae.training.train import Training
 
 
 class TrainingError(RuntimeError):
@@ -84,34 +78,3 @@ def first_fault(programs: Programs, *args: Tensor) -> str:
                     if not bool(torch.isfinite(found[part]).all()):
                         return f"first at site {name!r} of the {program}, whose {part} is not finite"
     return ""
-
-
-def explained(training: Training, what: str, good: State, number: int) -> TrainingError:
-    """Replay the epoch from its start to the step that failed, and look at each site there."""
-    training.restore(good)
-    with training.stepping():
-        remaining = training.batches(training.shuffle)
-        batch = next(remaining)
-        for done in range(number):
-            training.take_step(batch, done)
-            batch = next(remaining, batch)  # where the last step spoilt a parameter, its batch again
-        calls = training.calls(batch)
-        where = next((text for call in calls if (text := first_fault(training.programs, *call))), NOTHING)
-    fault = failure(
-        training,
-        f"{what}; {where}",
-        training.step + min(number + 1, training.batches.number or number + 1),
-        calls[0][0],
-    )
-    training.restore(good)
-    return fault
-
-
-def failure(training: Training, what: str, step: int, x: Tensor) -> TrainingError:
-    """The error that says which step failed, what was not finite there, and what the usual causes are."""
-    return TrainingError(
-        f"step {step} (epoch {training.epoch + 1}): {what}{advice(training.programs, x)}. Usual causes: a learning "
-        f"rate that is too high (here {training.rate:g}; try a tenth of it, or clip=1), a learned scale that vanishes "
-        "on constant data, data outside the likelihood's support. "
-        f"The state at the end of epoch {training.epoch} is kept"
-    )

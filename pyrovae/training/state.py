@@ -1,27 +1,36 @@
 """All that changes in a training: what a checkpoint holds."""
 
-from __future__ import annotations
-
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from pyrovae import files
 from pyrovae.modes import channels_last
-from pyrovae.programs.pair import modules
-from pyrovae.training.svi import laid_out
-
-if TYPE_CHECKING:
-    from pyrovae.training.train import Training
+from pyrovae.objectives import Objective
+from pyrovae.programs.pair import Programs, modules
+from pyrovae.randomness import Stream
+from pyrovae.training.svi import SVI, laid_out
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
+
+
+class Changing(Protocol):
+    """What a training has that changes in its course; beside it the counters below."""
+
+    programs: Programs
+    svi: SVI
+    objective: Objective
+    noise: Stream
+    order: torch.Generator
+    best: dict[str, Tensor]
+
 
 _COUNTERS = ("epoch", "step", "best_epoch", "epochs_without_improvement", "best_loss", "rate")
 
 
-def weights(training: Training) -> dict[str, Tensor]:
+def weights(training: Changing) -> dict[str, Tensor]:
     """The programs' own tensors: their modules' parameters and buffers, then their `pyro.param` sites."""
     owners = modules(training.programs)
     named = {
@@ -33,7 +42,7 @@ def weights(training: Training) -> dict[str, Tensor]:
     return named | {name: value for name, value in training.svi.parameters.items() if id(value) not in owned}
 
 
-def state(training: Training) -> State:
+def state(training: Changing) -> State:
     """A copy of all that changes in training, as tensors and as what JSON can say; `restore` takes it back."""
     optimizer = training.svi.optimizer.state_dict()
     tensors = {f"weights.{name}": value for name, value in weights(training).items()}
@@ -45,7 +54,7 @@ def state(training: Training) -> State:
     return {name: value.detach().clone() for name, value in tensors.items()}, copy.deepcopy(about)
 
 
-def restore(training: Training, state: State) -> None:
+def restore(training: Changing, state: State) -> None:
     """Go on from a `state`, to the same bits as if there had been no interruption."""
     tensors, about = {name: value.clone() for name, value in state[0].items()}, state[1]
     copy_into(_part(tensors, "weights"), weights(training))

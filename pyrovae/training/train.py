@@ -27,7 +27,8 @@ from pyrovae.programs.traits import traits
 from pyrovae.randomness import Stream, seeded
 from pyrovae.training import rates, state
 from pyrovae.training.batches import Batches
-from pyrovae.training.faults import TrainingError, advice, check_data, explained, failure, first_fault
+from pyrovae.training.explain import explained, failure
+from pyrovae.training.faults import TrainingError, advice, check_data, first_fault
 from pyrovae.training.matmul import chosen, matmul_precision
 from pyrovae.training.rates import constant
 from pyrovae.training.state import State
