@@ -358,11 +358,11 @@ def test_the_commit_is_dirty_where_code_differs_and_not_where_findings_do(tmp_pa
 
 
 def test_a_resumed_run_uses_the_matmul_that_auto_found(monkeypatch):
-    monkeypatch.setattr("pyrovae.training.train.fastest_matmul", lambda *found: ("medium", 1e-6, 2.0))
+    monkeypatch.setattr("pyrovae.training.matmul.fastest_matmul", lambda *found: ("medium", 1e-6, 2.0))
     with monkeypatch.context() as patched:
         interrupt_after(patched, 1)
         assert train("--name", "fast", "--matmul", "auto", *QUICK) == 130
-    monkeypatch.setattr("pyrovae.training.train.fastest_matmul", lambda *found: ("highest", 1e-6, 1.0))
+    monkeypatch.setattr("pyrovae.training.matmul.fastest_matmul", lambda *found: ("highest", 1e-6, 1.0))
     assert train("runs/fast", "--resume") == 0
     assert json.loads(runs.Path("runs/fast/environment.json").read_text())["matmul"] == "medium"
 
