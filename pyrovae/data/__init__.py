@@ -1,4 +1,4 @@
-"""Data in the likelihood's support: one function a dataset, and the splits that training and evaluation read."""
+"""Data in the likelihood's support: a function for each dataset, and the splits that training and evaluation read."""
 
 from pyrovae.data.load import DATASETS, from_arrays, load
 from pyrovae.data.split import Split, Splits, at_random, subset, with_labels

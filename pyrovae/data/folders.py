@@ -1,4 +1,4 @@
-"""Folders of images, with a folder for each class or none."""
+"""Folders of images, optionally with one sub-folder for each class."""
 
 import os
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from pyrovae.data import sources
 from pyrovae.data.split import Lazy
 
 _ENDINGS = Image.registered_extensions()
-# What Pillow reads by itself; for PostScript it starts a program, Ghostscript, whatever a file's name ends with.
+# Formats that Pillow reads by itself. For PostScript it would start Ghostscript, whatever the file's name ends with.
 FORMATS = sorted(set(_ENDINGS.values()) & set(Image.OPEN) - {"EPS", "PDF", "MPO"})
 IMAGE_ENDINGS = frozenset(ending for ending, kind in _ENDINGS.items() if kind in FORMATS)
 _GREY = ("L", "1", "LA")
 
 
 def folder(path: Path) -> sources.Parts:
-    """Images of one size; train/ and test/ are the parts if they exist, and other sub-folders the classes."""
+    """Images of one size. train/ and test/ are the parts, if they exist; other sub-folders are the classes."""
     if (path / "train").is_dir():
         test = path / "test"
         classes = _classes(path / "train")
@@ -40,12 +40,12 @@ def _classes(path: Path) -> list[str]:
 
 
 def _others(path: Path, known: Sequence[str]) -> str:
-    """The folders with images in them that are none of the known ones."""
+    """The folders that contain images and are not among the known ones."""
     return ", ".join(name for name in _classes(path) if name not in known and _images(path / name))
 
 
 def _images(path: Path) -> list[Path]:
-    """The images below a folder; a StorageError names a FIFO, a device or a broken link among them."""
+    """The images below a folder. A StorageError names a FIFO, a device or a broken link among them."""
     found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and not p.is_dir())
     for each in found:
         files.check_file(each)
@@ -66,18 +66,18 @@ def _folder_part(path: Path, classes: Sequence[str]) -> sources.Part:
 
 
 def _decoded(path: Path) -> Image.Image:
-    """An image, all of it read."""
+    """An image, fully read."""
     files.check_file(path)
     try:
         with Image.open(path, formats=FORMATS) as image:
             image.load()
-    except Exception as error:  # its decoders raise a dozen kinds, of zlib, struct, assertions and memory
+    except Exception as error:  # Pillow's decoders raise a dozen kinds: zlib, struct, AssertionError, MemoryError
         raise ValueError(f"{path}: expected an image, found a damaged file ({checks.reason(error)})") from None
     return image
 
 
 class ImageFiles:
-    """Images of one size on disk, as uint8 (N, C, H, W), decoded when they are asked for."""
+    """Images of one size on disk, as uint8 (N, C, H, W), decoded when their rows are read."""
 
     workers = min(4, os.cpu_count() or 1) - 1
 
@@ -105,12 +105,12 @@ class ImageFiles:
         if self.mode == "L" and image.mode not in _GREY and np.ptp(np.asarray(image.convert("RGB")), 2).any():
             raise ValueError(
                 f"{path}: expected grey pixels like {self.paths[0].name}, found coloured ones; "
-                "bring the images to one mode first"
+                "convert all images to one mode first"
             )
         pixels = np.asarray(image.convert(self.mode))
         if pixels.shape[:2] != self.size[::-1]:
             raise ValueError(
                 f"{path}: expected {self.size[0]} x {self.size[1]} pixels like {self.paths[0].name}, "
-                f"found {pixels.shape[1]} x {pixels.shape[0]}; bring the images to one size first"
+                f"found {pixels.shape[1]} x {pixels.shape[0]}; resize all images to one size first"
             )
         return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1).copy())

@@ -1,4 +1,4 @@
-"""From a name, a folder or a file to splits."""
+"""Loads splits by name, from a folder or from a file."""
 
 import os
 from pathlib import Path
@@ -25,21 +25,28 @@ def load(
     valid: float = 0.1,
     test: float = 0.2,
 ) -> Splits:
-    """A dataset by its name, a folder of images, or a .npy or .npz file.
+    """Load a dataset by its name, from a folder of images, or from a .npy or .npz file.
 
-    The split has a seed of its own, so that every run sees the same rows. Data larger than 2 GiB stay on disk.
+    The split has its own seed, so every run uses the same rows. Data larger than 2 GiB stay on disk.
 
     Args:
         name: one of DATASETS, or a path.
-        root: the folder of the datasets' files; $PYROVAE_DATA, else ~/.cache/pyrovae. Missing files are downloaded.
-        binarize: of images (vectors stay as they are). "dynamic": a fresh draw x' ~ Bernoulli(x) every time in
-            training, one fixed draw for validation and test (Burda et al. 2016); "threshold": x' = [x > 1/2];
+        root: the folder of the datasets' files: $PYROVAE_DATA if it is set, otherwise ~/.cache/pyrovae. Missing files
+            are downloaded.
+        binarize: how to binarise images (vectors are not changed). "dynamic": a fresh draw x' ~ Bernoulli(x) every time
+            in training, one fixed draw for validation and test (Burda et al. 2016); "threshold": x' = [x > 1/2];
             "none": grey values in [0, 1]; "dequantize": (255 x + u) / 256 with fresh u ~ U(0, 1).
-        valid: rows held out of the training part, a share below 1 or a count; 0 keeps the full training set.
-        test: the same for a test part, where the dataset has none of its own.
+        valid: rows to hold out of the training part, a share below 1 or a count; 0 keeps the full training set.
+        test: rows to hold out as a test part, if the dataset has none of its own.
 
     Raises:
-        ValueError: an unknown name, files that are missing, cut short or altered, labels that do not fit.
+        ValueError: the name is unknown; files are missing, truncated or altered; the labels do not fit the data.
+
+    Example:
+        >>> from pyrovae import data
+        >>> digits = data.load("digits")  # scikit-learn's handwritten digits, which need no download
+        >>> digits.event_shape, len(digits.train) + len(digits.valid) + len(digits.test)
+        ((1, 8, 8), 1797)
     """
     checks.member("binarize", binarize, get_args(Binarize))
     path = Path(name).expanduser()
@@ -47,7 +54,7 @@ def load(
         train, own_test = DATASETS[str(name)](
             Path(root or os.environ.get("PYROVAE_DATA", "~/.cache/pyrovae")).expanduser()
         )
-    elif name != "" and path.is_dir():  # as a path, no name at all is the working directory
+    elif name != "" and path.is_dir():  # Path("") is the working directory
         train, own_test = folders.folder(path)
     elif path.suffix in (".npy", ".npz"):
         train, own_test = sources.arrays(path)
@@ -64,7 +71,15 @@ def from_arrays(
     valid: float = 0.1,
     test: float = 0.2,
 ) -> Splits:
-    """Splits of your own rows: vectors (N, D) or images (N, C, H, W) with labels (N,), as in `load`."""
+    """Splits of your own rows, with the options of `load`: vectors (N, D) or images (N, C, H, W), with labels (N,).
+
+    Example:
+        >>> import torch
+        >>> from pyrovae import data
+        >>> splits = data.from_arrays(torch.randn(100, 3), valid=0.1, test=20)
+        >>> len(splits.train), len(splits.valid), len(splits.test)
+        (70, 10, 20)
+    """
     checks.member("binarize", binarize, get_args(Binarize))
     if num_classes is not None:
         checks.integer("num_classes", num_classes)
@@ -116,17 +131,17 @@ def _choose(y: Tensor | None, rows: Tensor) -> Tensor | None:
 
 
 def _check_values(name: str, x: Tensor | Lazy, binarize: str) -> None:
-    """Finite values, of which this binarisation makes what it says."""
+    """Raise a ValueError unless the values are finite and this binarisation can be applied to them."""
     if not isinstance(x, Tensor):
         return
-    checks.finite(name, x, missing=True)  # NaN is an entry that is missing, if the model says so
+    checks.finite(name, x, missing=True)  # NaN is a missing entry, which some models accept
     if binarize == "dequantize" and x.is_floating_point() and bool(((x * 255).round() - x * 255).abs().max() > 0.01):
         raise ValueError(f"{name}: binarize='dequantize' expects bytes, or grey values k/255, found others")
     check_grey(name, x, binarize)
 
 
 def _classes(name: str, num_classes: int | None, labels: list[Tensor | None]) -> int | None:
-    """The number of classes, where the labels are classes."""
+    """The number of classes, if the labels are classes."""
     known = [y for y in labels if y is not None and y.ndim == 1 and not y.is_floating_point() and y.numel()]
     if not known:
         return None

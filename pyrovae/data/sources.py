@@ -1,4 +1,4 @@
-"""One function a dataset: (training x, y) and, where the dataset has its own, (test x, y)."""
+"""A function for each dataset: it returns (training x, y) and, if the dataset has a test part, (test x, y)."""
 
 import io
 import math
@@ -27,12 +27,12 @@ sklearn = LazyModule("sklearn")
 Part = tuple[Tensor | Lazy, Tensor | None]
 Parts = tuple[Part, Part | None]
 
-# What is larger is read when it is asked for instead of being kept in memory.
+# Larger arrays are read from disk when their rows are needed, instead of being kept in memory.
 RESIDENT_BYTES = 2**31
 
 
 def digits(root: Path) -> Parts:
-    """1797 handwritten digits, 8 x 8, 17 grey levels (scikit-learn's; no files needed)."""
+    """1797 handwritten digits, 8 x 8, 17 grey levels (scikit-learn's; no download)."""
     loaded = sklearn.datasets.load_digits()
     x = torch.from_numpy(loaded.images * (255 / 16)).round().to(torch.uint8).unsqueeze(1)
     return (x, torch.from_numpy(loaded.target).long()), None
@@ -54,9 +54,9 @@ def kmnist(root: Path) -> Parts:
 
 
 def omniglot(root: Path) -> Parts:
-    """32460 characters of 50 alphabets, brought to 28 x 28, white on black (Lake et al. 2015).
+    """32460 characters of 50 alphabets, resized to 28 x 28, white on black (Lake et al. 2015).
 
-    No digest of the pictures is known here: one that was replaced by another picture is not noticed.
+    The checksums of the single pictures are not known here: a picture that was replaced by another is not detected.
     """
     kind = torchvision.datasets.Omniglot
     train, test = (_offline_first(partial(kind, root, background), root) for background in (True, False))
@@ -74,15 +74,15 @@ def _omniglot_part(dataset: Any) -> Part:
     return 255 - torch.from_numpy(np.stack(small)).unsqueeze(1), torch.tensor(labels)
 
 
-# torchvision checks neither: a file cut short or replaced would be trained on without a word.
+# torchvision checks neither of these: it would silently load a truncated or replaced file.
 _LENGTHS = {
     "train-images-idx3-ubyte": 47_040_016,
     "train-labels-idx1-ubyte": 60_008,
     "t10k-images-idx3-ubyte": 7_840_016,
     "t10k-labels-idx1-ubyte": 10_008,
 }
-# Of the files as they are unpacked from archives whose MD5 sums their publishers state. Of KMNIST's others none is
-# known here: they are refused where they are files of another dataset.
+# Checksums of the unpacked files; the archives' MD5 sums are stated by their publishers. The other files of KMNIST have
+# no known checksum here: they are refused only if they are files of another dataset.
 _SHA256 = {
     "MNIST": {
         "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -127,7 +127,7 @@ def _check_files(folder: Path, dataset: str) -> None:
 
 
 def _offline_first(dataset: Callable[..., Any], root: Path) -> Any:
-    """The dataset from files in place, else downloaded, else a ValueError that says where it was looked for."""
+    """The dataset from local files, else downloaded, else a ValueError that says where the files were expected."""
     try:
         return dataset(download=False)
     except RuntimeError:
@@ -158,7 +158,7 @@ def arrays(path: Path) -> Parts:
         if large:
             return (Mapped(loaded), None), None
         found = _named(path, loaded)
-    except Exception as error:  # numpy and zipfile raise a dozen kinds, down to AssertionError and tokenize's
+    except Exception as error:  # numpy and zipfile raise a dozen kinds, even AssertionError and tokenize's errors
         reason = checks.reason(error)
         raise ValueError(f"{path}: expected numbers in numpy's format, found {reason}") from None
     try:
@@ -171,19 +171,19 @@ def arrays(path: Path) -> Parts:
 
 
 def _named(path: Path, loaded: Any) -> dict[str, np.ndarray]:
-    """The arrays in a file by their names; the one in .npy is x."""
+    """The arrays in a file, keyed by name; the array in a .npy file is x."""
     if isinstance(loaded, np.ndarray):
         if path.suffix != ".npy":
-            raise ValueError("one array; a file of it ends in .npy")
+            raise ValueError("one array; the name of such a file ends in .npy")
         return {"x": loaded}
     with loaded:
         if path.suffix == ".npy":
-            raise ValueError("a zip file; one of arrays ends in .npz")
+            raise ValueError("a zip file; the name of a zip file of arrays ends in .npz")
         return {key: loaded[key] for key in loaded.files}
 
 
 def _check_size(path: Path) -> None:
-    """Raise a ValueError where the headers of arrays announce more than there is memory, or more than the file has."""
+    """Raise a ValueError if the headers announce arrays that exceed the memory, or the file."""
     with open(path, "rb") as file:
         if file.read(2) != b"PK":
             file.seek(0)
@@ -201,7 +201,7 @@ def _check_size(path: Path) -> None:
 
 
 def _check_array(file: IO[bytes], size: int, room: float) -> int:
-    """How many bytes the array in a file of this size takes, by its header."""
+    """The size in bytes of the array in a file of this size, according to its header."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
@@ -214,7 +214,7 @@ def _check_array(file: IO[bytes], size: int, room: float) -> int:
 
 
 def _memory() -> float:
-    """How many bytes this machine has, where the system says so."""
+    """The memory of this machine in bytes, if the system reports it."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -228,7 +228,7 @@ def _part(found: dict[str, np.ndarray], ending: str) -> Part | None:
 
 
 def labels(array: np.ndarray) -> Tensor:
-    """Labels as they are, if they are numbers; those that torch can store and not compare become int64."""
+    """Labels unchanged, if they are numbers. Types that torch can store but not compare become int64."""
     if array.dtype.kind not in "biuf":
         raise ValueError(f"labels: expected numbers, found {array.dtype}; number the classes from 0")
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
@@ -239,7 +239,7 @@ def labels(array: np.ndarray) -> Tensor:
 
 
 class Mapped:
-    """A numpy array on disk, read when its rows are asked for."""
+    """A numpy array on disk; its rows are read when they are needed."""
 
     workers = 0
 
@@ -257,7 +257,7 @@ class Mapped:
 def tensor(array: np.ndarray, whole: bool = True) -> Tensor:
     """Vectors (N, D); images (N, H, W), (N, C, H, W) or (N, H, W, C), as (N, C, H, W). Bytes stay bytes.
 
-    Columns that float32 cannot hold are refused, where the rows are all that there are: some of them may be alike.
+    If the rows are the whole data, columns that float32 cannot represent are refused: their values could become equal.
     """
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255 if array.ndim > 2 else array.astype(np.float32)
@@ -279,16 +279,16 @@ def tensor(array: np.ndarray, whole: bool = True) -> Tensor:
 
 
 def _check_rounding(array: np.ndarray) -> None:
-    """Raise a ValueError where float32 loses more than a thousandth of a column's standard deviation."""
+    """Raise a ValueError if float32 loses more than a thousandth of a column's standard deviation."""
     for i, column in enumerate(array.T):
         seen = column[np.isfinite(column)].astype(np.float64)
-        # float64's own rounding errors are no data: such a column is constant.
+        # A deviation within float64's own rounding errors is not data: such a column is constant.
         if not seen.size or (deviation := seen.std()) <= 1e-14 * np.abs(seen).max():
             continue
         with np.errstate(over="ignore"):
             lost = np.abs(seen - seen.astype(np.float32)).max()
         if lost > deviation / 1000:
             raise ValueError(
-                f"column {i}: expected values that float32 tells apart, found a mean of {seen.mean():.6g} and a "
+                f"column {i}: expected values that float32 can distinguish, found a mean of {seen.mean():.6g} and a "
                 f"deviation of {deviation:.3g}, of which {lost:.2g} is lost; subtract its mean, or divide by its scale"
             )

@@ -1,4 +1,4 @@
-"""Data where they live (in memory, or read when asked for), and the order in which they are read."""
+"""Data in memory or on disk, and the order in which they are read."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +14,14 @@ from torch.utils.data import DataLoader, Dataset
 from pyrovae import checks, files
 from pyrovae.randomness import seeded
 
-# Rows that are read at a time where nobody asks for fewer.
+# Rows that are read at a time by default.
 ROWS = 1024
 
 Binarize = Literal["dynamic", "threshold", "none", "dequantize"]
 
 
 class Lazy(Protocol):
-    """Rows read when they are asked for: x[rows] is a tensor (len(rows), *event_shape); `workers` processes read."""
+    """Rows read when they are needed: x[rows] is a tensor (len(rows), *event_shape); `workers` processes read them."""
 
     shape: tuple[int, ...]
     workers: int
@@ -32,19 +32,26 @@ class Lazy(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a dataset: `split.x` as it is stored, `split[rows]` as a model takes it.
+    """One part of a dataset: `split.x` is the stored data, `split[rows]` the data as a model takes them.
 
     Args:
         x: grey levels 0..255 as uint8, or real values as floats. (N, *event_shape)
-        y: labels, or None: classes (N,) as integers, or numbers (N, ...). A missing one is -1, or NaN.
-        binarize: how x (in [0, 1] after division by 255) becomes what a model takes:
+        y: labels, or None: classes (N,) as integers, or numbers (N, ...). A missing label is -1, or NaN.
+        binarize: how x (in [0, 1] after division by 255) is converted to the model's data x':
             "dynamic": x' ~ Bernoulli(x), a fresh draw each time it is read;
-            "fixed": the same draw each time, which depends on the row alone;
+            "fixed": one draw for each row, the same each time;
             "threshold": x' = [x > 1/2];
             "none": x' = x;
-            "dequantize": x' = (255 x + u) / 256, u ~ U(0, 1), a fresh draw each time: densities of x' are worth
+            "dequantize": x' = (255 x + u) / 256, u ~ U(0, 1), a fresh draw each time. A log-density of x' converts to
                 bits per dimension (Theis, van den Oord & Bethge 2016).
-        rest: further columns, for programs of one's own that take them. (N, ...) each
+        rest: further columns, for your own programs. (N, ...) each
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.data.split import Split
+        >>> split = Split(torch.tensor([[0, 51, 255]], dtype=torch.uint8), binarize="none")
+        >>> split[:]
+        tensor([[0.0000, 0.2000, 1.0000]])
     """
 
     x: Tensor | Lazy
@@ -71,7 +78,7 @@ class Split:
 
     @property
     def columns(self) -> tuple[Tensor | Lazy, ...]:
-        """Those beside x."""
+        """The columns besides x."""
         return () if self.y is None else (self.y, *self.rest)
 
     def __len__(self) -> int:
@@ -83,7 +90,7 @@ class Split:
 
     @cached_property
     def sha256(self) -> str:
-        """A digest of x and y as they are stored; where they are read when asked for, of ROWS rows, evenly spaced."""
+        """A digest of the stored x and y; for data on disk, of ROWS rows, evenly spaced."""
         stored = {name: part for name, part in (("x", self.x), ("y", self.y)) if part is not None}
         some = torch.linspace(0, len(self) - 1, min(len(self), ROWS), dtype=torch.float64).long()
         read = {name: part if isinstance(part, Tensor) else part[some] for name, part in stored.items()}
@@ -96,28 +103,28 @@ class Split:
         return self.checked(self.x[index], index)
 
     def checked(self, x: Tensor, rows: Tensor) -> Tensor:
-        """As `convert`, or a ValueError where these are values that nothing can make binary."""
+        """Like `convert`, but raise a ValueError if these values cannot be made binary."""
         check_grey("x", x, self.binarize)
         return self.convert(x, rows)
 
     def convert(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Stored values of these rows, as a model takes them. Part of a step, where no value can be looked at."""
+        """Stored values of these rows, as a model takes them. Recorded in a step: it cannot inspect values."""
         return _BINARIZE[self.binarize](_values(x), rows)
 
     def binarize_once(self) -> "Split":
-        """The same values, with a binarisation that never changes done once and for all."""
+        """The same data; a binarisation that never changes is applied once and for all."""
         if self.binarize in ("dynamic", "none", "dequantize") or not isinstance(self.x, Tensor):
             return self
         return Split((self[:] * 255).to(torch.uint8), self.y, rest=self.rest)
 
 
 def _values(x: Tensor) -> Tensor:
-    """Bytes are grey levels, in 255ths; other numbers are what they are."""
+    """Bytes are grey levels and are divided by 255; other numbers are not changed."""
     return x / 255 if x.dtype == torch.uint8 else x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 
 def check_grey(name: str, x: Tensor, binarize: str) -> None:
-    """Only bytes, and values in [0, 1], are probabilities that a draw or a threshold can make binary."""
+    """Raise a ValueError unless x are bytes, or values in [0, 1]: only these are probabilities of a binary draw."""
     if binarize == "none" or x.dtype == torch.uint8 or not x.numel():
         return
     low, high = (float(each) for each in x.aminmax())
@@ -134,7 +141,7 @@ def _fixed(x: Tensor, rows: Tensor) -> Tensor:
 
 
 def _dequantize(x: Tensor, rows: Tensor) -> Tensor:
-    """u on a grid that float32 holds exactly beside 255 levels, so that x' never rounds to 0 or 1."""
+    """u lies on a grid that float32 represents exactly next to 255 levels, so that x' never rounds to 0 or 1."""
     u = ((torch.rand_like(x) * 2**15).floor() + 0.5) / 2**15
     return (x * 255 + u) / 256
 
@@ -150,7 +157,15 @@ _BINARIZE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """A dataset: train, valid (possibly None) and test (possibly None), of one event shape."""
+    """A dataset: train, valid (possibly None) and test (possibly None), of one event shape.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.data.split import Split, Splits
+        >>> splits = Splits("noise", train=Split(torch.randn(80, 3)), test=Split(torch.randn(20, 3)))
+        >>> splits.event_shape
+        (3,)
+    """
 
     name: str
     train: Split
@@ -172,7 +187,7 @@ class Splits:
 
 
 class _Chosen:
-    """Some of the rows that are read when they are asked for."""
+    """Some of the rows of data that are read when they are needed."""
 
     def __init__(self, x: Lazy, rows: Tensor) -> None:
         self.x, self.rows = x, rows
@@ -186,18 +201,18 @@ class _Chosen:
 
 
 def choose(x: Tensor | Lazy, rows: Tensor) -> Tensor | Lazy:
-    """Some rows, read now or when they are asked for, as x is."""
+    """Some of the rows, read now or when they are needed, as for x."""
     return x[rows] if isinstance(x, Tensor) else _Chosen(x, rows)
 
 
 class Wanted(NamedTuple):
-    """The columns that are read, as a program takes them.
+    """The columns that are read, and the names of the program's arguments for them.
 
     Args:
         first: the argument for x.
-        names: those for further columns.
-        required: how many of these data must have.
-        strict: whether data may have no more; else these are left alone.
+        names: the arguments for further columns.
+        required: how many further columns the data must have.
+        strict: whether more columns are an error; otherwise they are ignored.
     """
 
     first: str = "x"
@@ -206,12 +221,12 @@ class Wanted(NamedTuple):
     strict: bool = False
 
     def check(self, count: int) -> int:
-        """How many columns are read of so many; a ValueError where that is not what the program takes."""
+        """How many of `count` columns are read; a ValueError if the program needs more, or cannot take as many."""
         takes = ", ".join((self.first, *self.names))
         if count < 1 + self.required:
             raise ValueError(f"expected a column of data for each argument of the model({takes}), found {count}")
         if self.strict and count > 1 + len(self.names):
-            raise ValueError(f"expected columns that the model({takes}) takes, found {count}: give it those alone")
+            raise ValueError(f"expected columns that the model({takes}) takes, found {count}: pass only these columns")
         return min(count, 1 + len(self.names))
 
     def keys(self, columns: Mapping[str, Any]) -> tuple[str, ...]:
@@ -220,10 +235,10 @@ class Wanted(NamedTuple):
         keys = tuple(name for name in takes if name in columns)
         if unknown := sorted(columns.keys() - set(takes)):
             raise ValueError(
-                f"expected columns {', '.join(takes)}, as the model's arguments, found {unknown[0]!r}, too"
+                f"expected columns {', '.join(takes)}, as the model's arguments, found also {unknown[0]!r}"
             )
         if missing := [name for name in takes[: len(keys)] if name not in keys]:
-            raise ValueError(f"expected a column {missing[0]!r} before {keys[-1]!r}, as the model has it, found none")
+            raise ValueError(f"expected a column {missing[0]!r} before {keys[-1]!r}, as in the model, found none")
         return keys
 
 
@@ -231,7 +246,7 @@ ALONE, LABELS = Wanted(), Wanted("x", ("y",))
 
 
 class _DatasetRows:
-    """A torch Dataset, read row by row: x of (x, y, ...) tuples, y, or another; of rows that are dicts, by name."""
+    """A torch Dataset, read row by row: x or another column of rows (x, y, ...), or of rows that are dicts, by name."""
 
     workers = 0
 
@@ -257,7 +272,7 @@ def _entry(item: Any, entry: int | str = 0) -> Tensor:
 
 
 def _entries(item: Any, wanted: Wanted) -> tuple[int | str, ...]:
-    """The places, or the names, of the columns that are read of a row or a batch."""
+    """The positions, or the names, of the columns to read from a row or a batch."""
     if isinstance(item, Mapping):
         keys = wanted.keys(item)
         return keys[: wanted.check(len(keys))]
@@ -266,15 +281,15 @@ def _entries(item: Any, wanted: Wanted) -> tuple[int | str, ...]:
 
 ARRAYS = Tensor | np.ndarray
 
-# What can be trained on or evaluated: a DataLoader is read in its own order, anything else in ours.
+# Anything that can be trained on or evaluated. A DataLoader is read in its own order, other data in ours.
 Data = Split | Tensor | Dataset[Any] | DataLoader[Any] | Mapping[str, Tensor] | tuple[Tensor, ...]
 
 
 def as_split(data: Data, wanted: Wanted = LABELS) -> Split | DataLoader[Any]:
-    """Any data as a Split, or a DataLoader as it is; empty data are refused.
+    """Any data as a Split; a DataLoader is returned unchanged; empty data are refused.
 
-    Columns are those that are wanted, in their order: of a tuple of arrays or of rows by their place, of a dict of
-    arrays or of rows that are dicts by their names.
+    The wanted columns are read in their order: by position from a tuple of arrays or of rows, by name from a dict of
+    arrays or from rows that are dicts.
     """
     if isinstance(data, DataLoader):
         return data
@@ -303,7 +318,7 @@ def _split(columns: Sequence[Tensor | Lazy]) -> Split:
 
 
 def choosable(data: Data) -> Split:
-    """Data whose rows can be chosen as a Split; a DataLoader, which has an order of its own, is refused."""
+    """The data as a Split whose rows can be chosen. A DataLoader has its own order, so it is refused."""
     found = as_split(data)
     if isinstance(found, DataLoader):
         raise ValueError("expected data.load(...), a tensor or a Dataset, whose rows can be chosen, found a DataLoader")
@@ -316,7 +331,7 @@ Batch = tuple[Tensor, ...]  # (x,), (x, y), or with more columns
 def batches(
     data: Split | DataLoader[Any], order: Callable[[int], Tensor], size: int, wanted: Wanted = ALONE
 ) -> Iterator[Batch]:
-    """The data in batches of `size` (the last may be smaller), in the order that order(N) gives; the columns wanted."""
+    """The wanted columns in batches of `size` (the last may be smaller), in the order that order(N) gives."""
     if isinstance(data, DataLoader):
         for item in data:
             first, *others = (_entry(item, entry) for entry in _entries(item, wanted))
@@ -324,7 +339,7 @@ def batches(
         return
     columns = data.columns[: len(wanted.names)]
     rows = order(len(data)).split(size)
-    # The noise of a dynamic binarisation is drawn here, not by the workers, which have random numbers of their own.
+    # The noise of a dynamic binarisation is drawn here and not by the workers, which have their own random numbers.
     for x, index in zip(_stored(data.x, rows), rows, strict=True):
         yield data.checked(x, index), *(column[index] for column in columns)
 
@@ -336,7 +351,7 @@ def _stored(x: Tensor | Lazy, rows: Sequence[Tensor]) -> Iterator[Tensor]:
 
 
 def blocks(data: Data, size: int, wanted: Wanted = ALONE) -> Iterator[Batch]:
-    """The data in their own order, in blocks of `size`, whatever the batches they come in; the columns wanted."""
+    """The wanted columns in their own order, in blocks of `size`, whatever the batch size of the data."""
     held: list[Batch] = []
     for batch in batches(as_split(data, wanted), torch.arange, size, wanted):
         held.append(batch)
@@ -351,13 +366,13 @@ def blocks(data: Data, size: int, wanted: Wanted = ALONE) -> Iterator[Batch]:
 
 
 def known(y: Tensor) -> Tensor:
-    """Which rows have their label: a class that is not -1, or numbers none of which is NaN. (N,)"""
+    """Whether each row has its label: a class other than -1, or numbers without NaN. (N,)"""
     there = ~y.isnan() if y.is_floating_point() else y.long() != -1
     return there.flatten(1).all(1) if y.ndim > 1 else there
 
 
 def by_label(x: Tensor, y: Tensor | None = None) -> Iterator[tuple[Tensor, Batch]]:
-    """Row numbers and (x, y) of the labelled rows, then row numbers and (x,) of the others, where there are such."""
+    """Row numbers and (x, y) of the labelled rows, then row numbers and (x,) of the others, if there are any."""
     labelled = x.new_zeros(len(x), dtype=torch.bool) if y is None else known(y)
     for rows in (labelled.nonzero()[:, 0], (~labelled).nonzero()[:, 0]):
         if len(rows):
@@ -365,17 +380,17 @@ def by_label(x: Tensor, y: Tensor | None = None) -> Iterator[tuple[Tensor, Batch
 
 
 def at_random(n: int, count: int) -> Tensor:
-    """So many of n row numbers at random, ascending; all of them where there are no more.
+    """`count` of n row numbers at random, ascending; all of them if there are no more.
 
-    The first rows of data are no sample of them: folders are sorted by class. The choice depends on n and the library's
-    own seed alone, so that all who ask for as many rows look at the same, and those of fewer are among those of more.
+    The first rows of a dataset are not a random sample: folders are sorted by class. The choice depends only on n and
+    on the library's own seed, so equal counts give the same rows, and a smaller count gives a subset of a larger one.
     """
     order = np.random.default_rng((n, 7)).permutation(n)
     return torch.from_numpy(order[: checks.integer("rows", count)]).sort().values
 
 
 def subset(data: Split, rows: int, seed: int = 0) -> Split:
-    """So many rows `at_random`, all columns, as a model takes them; the seed is of a binarisation that draws."""
+    """Rows chosen by `at_random`, with all columns, as a model takes them; the seed is for a random binarisation."""
     few = at_random(len(data), rows)
     with seeded(seed, 12):
         y, rest = None if data.y is None else data.y[few], tuple(column[few] for column in data.rest)
@@ -387,15 +402,15 @@ def _whole(part: float) -> float:
 
 
 def how_many(name: str, part: float, n: int) -> int:
-    """A share of n below 1, or a count from 1 up."""
+    """The number of rows: a share of n if it is below 1, a count otherwise."""
     part = checks.number(name, part, 0)
     return round(part * n) if part < 1 else checks.integer(name, _whole(part))
 
 
 def split_rows(n: int, parts: dict[str, float]) -> dict[str, Tensor]:
-    """Disjoint random rows for each named part (a share of n below 1, a count from 1 up), then the rest as "train".
+    """Disjoint random rows for each named part (a share of n below 1, or a count from 1 up), and the rest as "train".
 
-    The seed is the library's own, not the run's: every run on a dataset trains and tests on the same rows.
+    The seed belongs to the library, not to the run: every run on a dataset trains and tests on the same rows.
     """
     order = torch.from_numpy(np.random.default_rng(0).permutation(n))
     taken = {}
@@ -408,15 +423,16 @@ def split_rows(n: int, parts: dict[str, float]) -> dict[str, Tensor]:
 
 
 def with_labels(splits: Splits, keep: float, seed: int = 0) -> Splits:
-    """The same data, with labels of some training rows only: as many of each class, the others become -1.
+    """The same data with labels of some training rows only: equally many of each class; the other labels become -1.
 
     Args:
         splits: data whose labels are classes.
         keep: a share of the training rows below 1, or a count from 1 up.
-        seed: of the choice of rows.
+        seed: seed of the choice of rows.
 
     Raises:
-        ValueError: no classes; fewer than one label of each class, or more than there are.
+        ValueError: the data have no classes; the count is below one label for each class, or above the number of
+            labels.
     """
     y = splits.train.y
     if splits.num_classes is None or not isinstance(y, Tensor):
@@ -427,7 +443,7 @@ def with_labels(splits: Splits, keep: float, seed: int = 0) -> Splits:
         raise ValueError(
             f"labels: expected from {splits.num_classes} (one of each class) to {int(known(y).sum())}, found {count}"
         )
-    # Rows in random order, dealt out class by class in turns: the n-th of its class comes before every n+1-th.
+    # Rows in random order, dealt out by turns over the classes: the n-th row of each class comes before every (n+1)-th.
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(y)))
     order = order[known(y)[order]]
     turns = torch.stack([(y[order] == label).long().cumsum(0) for label in range(splits.num_classes)])
