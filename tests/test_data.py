@@ -345,7 +345,12 @@ def bad(tmp_path):
         ("cut.npy", {}, "cut.npy: expected numbers in numpy's format"),
         ("objects.npy", {}, "objects.npy: expected numbers in numpy's format"),
         ("text.npz", {}, "text.npz: expected numbers in numpy's format"),
-        ("zip.npy", {}, "zip.npy: expected numbers in numpy's format, found a zip file; the name of a zip file of arrays ends in .npz"),
+        (
+            "zip.npy",
+            {},
+            "zip.npy: expected numbers in numpy's format, found a zip file; "
+            "the name of a zip file of arrays ends in .npz",
+        ),
         ("names.npz", {}, "expected an array named x, images or data, found foo"),
         ("missing.npy", {}, "missing.npy: expected numbers"),
         (
@@ -491,7 +496,9 @@ def table(column):
     [1.7e9 + np.arange(60), 8.5 + 1e-6 * np.arange(60), 1e-60 * np.arange(60), 1e60 * np.arange(60)],
 )
 def test_a_column_that_float32_rounds_away_is_refused(tmp_path, column):
-    message = "column 1: expected values that float32 can distinguish, found a mean of .* is lost; subtract its mean, or"
+    message = (
+        "column 1: expected values that float32 can distinguish, found a mean of .* is lost; subtract its mean, or"
+    )
     np.save(tmp_path / "x.npy", table(column))
     for ask in (lambda: from_arrays(table(column)), lambda: load(tmp_path / "x.npy")):
         with pytest.raises(ValueError, match=message):
