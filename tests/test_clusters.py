@@ -514,7 +514,7 @@ def test_recorded_their_sums_are_the_eager_ones(objective, double, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:y\nIf you want to enumerate sites")
 def test_the_mmd_of_a_class_is_refused():
-    message = r"MMD needs .* 'y' of OneHotCategorical is none; ELBO\(estimator=\"enumerated\"\) sums over its values"
+    message = r"MMD needs .* 'y' of OneHotCategorical is not; ELBO\(estimator=\"enumerated\"\) sums over its values"
     with pytest.raises(ValueError, match=message):
         MMD().loss_and_grads(made().model, made().guide, binary())
 

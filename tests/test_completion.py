@@ -317,7 +317,7 @@ def test_quadrants(seen, rows):
         ),
         (
             lambda: importance.sample(CompletionVAE(5, 2, MASK), 3),
-            r"expected a model that generates n data, .* found model\(x, s\); complete\(x\) draws what is unseen of x",
+            r"expected a model that generates n data, .* found model\(x, s\); complete\(x\) draws the unseen part of x",
         ),
         (lambda: importance.sample((lambda x: x, lambda x: None), 3), r"model\(n=...\), found model\(x\)$"),
         (

@@ -35,7 +35,7 @@ from pyrovae.training import train
 
 N, D, S, K = 24, 4, 0.5, 200  # rows, size of x, scale of x given z, particles
 PROGRAMS: dict[str, Callable[[], "Foreign"]] = {}
-PLACE = "depends on a row's place|cannot be run on|expected the 128 rows .* found .data. of 16|real parameters to shift"
+PLACE = "depends on a row's position|cannot be run on|expected the 128 rows .* found .data. of 16|real parameters to shift"
 SHARED = "all rows share it"
 ALL = ("evaluate", "diagnose", "gaps")
 
@@ -180,7 +180,7 @@ def plate_of_features_inside():
             pyro.sample("z", dist.Normal(posterior(x).loc[:, None], posterior(x).scale[:, None]))
 
     x = rows()
-    inside = refuses("gaps", because="refine: expected one proposal a row at 'z', found .128, 1.")
+    inside = refuses("gaps", because="refine: expected one proposal for each row at 'z', found .128, 1.")
     return Foreign(model, guide, x, inside, dim=-2, exact=evidence(x).mean().item())
 
 
@@ -201,7 +201,7 @@ def plates_that_pyro_numbers():
             with pyro.plate("features", D):
                 pyro.sample("e", dist.Normal((z + x.T) / 2, 0.3))
 
-    inside = refuses("gaps", because="refine: expected one proposal a row at 'e', found .4, 128.")
+    inside = refuses("gaps", because="refine: expected one proposal for each row at 'e', found .4, 128.")
     return Foreign(model, guide, rows(), inside)
 
 
@@ -352,7 +352,7 @@ def labels_that_the_guide_enumerates():
             pyro.sample("z", posterior(x - start[y]))
 
     loss = TraceEnum_ELBO(max_plate_nesting=1)
-    several = refuses("gaps", because="refine: expected one proposal a row at 'z', found .3, 128.")
+    several = refuses("gaps", because="refine: expected one proposal for each row at 'z', found .3, 128.")
     return Foreign(model, guide, rows(), several, objective=ELBO(estimator="enumerated"), loss=loss)
 
 
@@ -465,7 +465,7 @@ def a_site_that_is_blocked():
                 noise = pyro.sample("noise", dist.Normal(0.0, 0.5))
             pyro.sample("x", wide(z + noise), obs=x)
 
-    return Foreign(model, guide_z, rows(), refuses(*ALL, because="random numbers that no site draws"))
+    return Foreign(model, guide_z, rows(), refuses(*ALL, because="random numbers outside sites"))
 
 
 class Linear(PyroModule):
@@ -531,7 +531,7 @@ def a_table_of_embeddings_by_place():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(table(torch.arange(len(x)))[:, 0], 1.0))
 
-    return Foreign(local, guide, rows(), refuses(*ALL, "fit", "minibatches", because="depends on a row's place"))
+    return Foreign(local, guide, rows(), refuses(*ALL, "fit", "minibatches", because="depends on a row's position"))
 
 
 @program
@@ -664,7 +664,7 @@ def dropout_that_is_never_off():
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
             pyro.sample("x", dist.Normal(F.dropout(z[..., None].expand(*z.shape, D)), S).to_event(1), obs=x)
 
-    return Foreign(model, guide_z, rows(), refuses(*ALL, because="random numbers that no site draws"))
+    return Foreign(model, guide_z, rows(), refuses(*ALL, because="random numbers outside sites"))
 
 
 @program
@@ -692,7 +692,7 @@ def rows_that_the_model_chooses():
         with pyro.plate("data", len(x), subsample_size=12) as chosen:
             pyro.sample("z", posterior(x[chosen]))
 
-    return Foreign(model, guide, rows(), refuses(*ALL, because="random numbers that no site draws|found 12 of"))
+    return Foreign(model, guide, rows(), refuses(*ALL, because="random numbers outside sites|found 12 of"))
 
 
 @program

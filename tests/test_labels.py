@@ -905,7 +905,7 @@ def data(kind):
     }[kind]()
 
 
-NONE = "y: expected labels, found none; data come with theirs as Split"
+NONE = "y: expected labels, found none; pass data with labels as Split"
 RANGE = "y: expected classes from 0 to 2, found"
 REFUSED = {  # by both models, in training and in evaluation
     "out of range": f"{RANGE} 3 in row 2",
@@ -1016,8 +1016,8 @@ def test_a_number_that_is_missing_or_infinite(model):
         (lambda: made(ConditionalVAE).sample(2, [0, 3]), f"{RANGE} 3 in row 1"),
         (lambda: made(ConditionalVAE).sample(2, [0, -1]), f"{RANGE} -1 in row 1"),
         (lambda: made(ConditionalVAE).sample(2, [0.0, 1.0]), "y: expected classes as integers, found torch.float32"),
-        (lambda: importance.sample(pyrovae.VAE(D, 2), 3, [0, 1, 2]), "y: expected no labels, since the model has no"),
-        (lambda: importance.reconstruct(pyrovae.VAE(D, 2), binary(), classes()), "y: expected no labels, since"),
+        (lambda: importance.sample(pyrovae.VAE(D, 2), 3, [0, 1, 2]), "y: expected no labels, because the model has no"),
+        (lambda: importance.reconstruct(pyrovae.VAE(D, 2), binary(), classes()), "y: expected no labels, because"),
         (lambda: importance.reconstruct(made(ConditionalVAE), binary()), NONE),
         (lambda: importance.reconstruct(made(), binary(), classes(missing=1)), f"{RANGE} -1 in row 0"),
         (lambda: importance.reconstruct(made(), binary(), classes(29)), "a label for each of 30 rows, found 29"),
@@ -1032,7 +1032,7 @@ def test_a_number_that_is_missing_or_infinite(model):
         ),
         (
             lambda: fit(made(), Split(binary(), classes(missing=9)), objective=ELBO(estimator="analytic")),
-            "analytic needs reparametrised latents: 'y' of OneHotCategorical is none",
+            "analytic needs reparametrised latents: 'y' of OneHotCategorical is not",
         ),
         (lambda: SemiSupervised(-1.0), "alpha: expected a finite number >= 0, found -1.0"),
         (lambda: made(ConditionalVAE, num_classes=2, label_shape=2), "expected num_classes or label_shape, found 2"),

@@ -421,7 +421,7 @@ def test_a_latent_without_a_path_is_refused(objective):
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
     weight = nn.Parameter(torch.zeros(()))
-    with pytest.raises(ValueError, match="needs reparametrised latents: 'z' of Bernoulli is none"):
+    with pytest.raises(ValueError, match="needs reparametrised latents: 'z' of Bernoulli is not"):
         objective.differentiable_loss(model, guide, torch.zeros(4))
 
 

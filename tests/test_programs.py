@@ -451,7 +451,7 @@ def test_programs_that_do_not_belong_together_are_refused(linear, ask):
     found = r"same latents in model and guide, found \['z'\] in the model, \['zz'\] in the guide"
     with pytest.raises(ValueError, match=found):
         ASK[ask](misnamed(linear), linear.x)
-    with pytest.raises(ValueError, match=r"expected \(model, guide\), found 'x' observed in the guide alone"):
+    with pytest.raises(ValueError, match=r"expected \(model, guide\), found 'x' observed only in the guide"):
         ASK[ask](linear.exact[::-1], linear.x)
 
 

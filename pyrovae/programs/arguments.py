@@ -1,4 +1,4 @@
-"""What the programs are called with: rows of data and their labels, checked and on the right device."""
+"""The arguments of the programs: rows of data and their labels, checked and moved to the right device."""
 
 from functools import partial
 
@@ -11,12 +11,12 @@ from pyrovae.programs.traits import traits
 
 
 def check(programs: Programs, x: Tensor) -> None:
-    """Raise a ValueError unless x are data of these programs: finite, and what their own `check` asks for."""
+    """Raise a ValueError unless x are data of these programs: finite, and accepted by their own `check`."""
     (traits(programs).check or partial(checks.finite, "x"))(x)
 
 
 def encoded(programs: Programs, y: Tensor) -> Tensor:
-    """Labels as the site y has them: by the model's `encode_labels`, which refuses labels that it does not know."""
+    """Labels in the form of site y, by the model's `encode_labels`, which refuses unknown labels."""
     if (encode := traits(programs).encode_labels) is not None:
         return encode(y)
     checks.finite("y", y)
@@ -26,12 +26,12 @@ def encoded(programs: Programs, y: Tensor) -> Tensor:
 def arguments(
     programs: Programs, x: Tensor, y: Tensor | None = None, *rest: Tensor, labels: bool = True
 ) -> tuple[Tensor, ...]:
-    """What the programs are called with for rows x and their labels: checked, encoded, on the programs' device.
+    """The arguments of the programs for rows x and their labels: checked, encoded, on the programs' device.
 
     Args:
         programs: model and guide.
         x, y, rest: columns of the data.
-        labels: whether y is the labels; else it is a column as any other.
+        labels: whether y is the labels; otherwise it is an ordinary column.
     """
     device, dtype = placement(programs)
     check(programs, x := x.to(device, dtype))
@@ -42,7 +42,7 @@ def arguments(
         return (x,)
     if y is None:
         if needs_labels(programs):
-            raise ValueError("y: expected labels, found none; data come with theirs as Split(x, y) or (x, y) rows")
+            raise ValueError("y: expected labels, found none; pass data with labels as Split(x, y) or rows (x, y)")
         return (x,)
     y = encoded(programs, y.to(device))
     if len(y) != len(x):
@@ -51,6 +51,6 @@ def arguments(
 
 
 def column(value: Tensor, number: int, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
-    """A column of the data beside x, on the programs' device: finite, as no program is asked what its gaps mean."""
+    """A column besides x, on the programs' device. It must be finite: programs cannot take missing values."""
     checks.finite(f"column {number}", value)
     return value.to(device, dtype) if value.is_floating_point() else value.to(device)

@@ -1,4 +1,4 @@
-"""What every estimate takes for granted of a model and a guide, checked by running them on a few rows."""
+"""Checks the assumptions of every estimate about a model and a guide, by running them on a few rows."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,32 +22,32 @@ from pyrovae.programs.pair import Program, modules, owner
 from pyrovae.programs.particles import COPIES, FRONT, rows, run_copies, samples
 from pyrovae.randomness import seeded
 
-# Rows that are looked at: an even number, in which every second one is replaced.
+# Rows that the checks use: an even number, because every second one is replaced.
 ROWS = 16
-# Two scores are equal that differ by less, relatively to the larger of 1 and the largest score of the site.
+# Two scores count as equal if they differ by less, relative to the larger of 1 and the largest score of the site.
 CLOSE = 1e-3
-# What parameters are multiplied by to see whether rows have their own, which at first are often all the same.
+# Factor on the parameters that reveals parameters by row, which often start with equal values.
 SPREAD = 0.1
 
 ADVICE = "use pyrovae.SVI on all rows, or an amortised guide"
 
 
 def layout(model: Program, guide: Program, *args: Any, enumerated: bool = False, **kwargs: Any) -> str:
-    """A layout of particles that both programs take: `particles.FRONT` where that is right, else `particles.COPIES`.
+    """A layout of particles that works for both programs: `particles.FRONT` if it works, otherwise `particles.COPIES`.
 
     To find out, two particles are drawn, and each is replayed alone: every site must have the same score for each row.
-    That is done once for each pair of programs and kind of arguments, at parameters a little beside their own: zeros
-    that are still to be trained would hide a difference. Where scores differ, or the programs raise an error, particles
-    are copies of the rows, which is slower; that, too, is compared before it is used.
+    This is done once for each pair of programs and kind of arguments, at slightly perturbed parameters, because
+    untrained zeros could hide a difference. If scores differ, or the programs raise an error, particles are copies of
+    the rows, which is slower; this layout is checked in the same way.
 
     Raises:
-        ValueError: the programs give other scores in either layout; names the site.
+        ValueError: the scores differ in both layouts; the message names the site.
     """
     if (current := particles.current()) is not None:
         return current
     known = _known(model, particles.checked_as(guide))
     kind = (enumerated, *map(_kind, chain(args, kwargs.values())))
-    if kind not in known and recording():  # no value can be compared; the function was run before, and found none
+    if kind not in known and recording():  # values cannot be compared while recording; the function ran before
         return FRONT
     if kind not in known:
         known[kind] = _layout(model, guide, args, kwargs, enumerated)
@@ -55,16 +55,16 @@ def layout(model: Program, guide: Program, *args: Any, enumerated: bool = False,
 
 
 def laid_out(model: Program, guide: Program, *args: Any, enumerated: bool = False, **kwargs: Any) -> Any:
-    """Inside, particles are run in the `layout` of these programs."""
+    """Inside, particles use the `layout` of these programs."""
     return particles.using(layout(model, guide, *args, enumerated=enumerated, **kwargs))
 
 
 def _known(model: Program, guide: Program) -> dict[Any, str]:
-    """The layouts of two programs that are known, for each kind of arguments."""
+    """The known layouts of two programs, for each kind of arguments."""
     try:
         of_model = _layouts.setdefault(owner(model), WeakKeyDictionary())
         of_both = of_model.setdefault(owner(guide), {})
-    except TypeError:  # programs that cannot be held weakly
+    except TypeError:  # no weak reference to these programs is possible
         return {}
     return of_both.setdefault((getattr(model, "__name__", ""), getattr(guide, "__name__", "")), {})
 
@@ -82,28 +82,30 @@ def _layout(model: Program, guide: Program, args: Any, kwargs: Any, enumerated: 
     few = _few(args, kwargs)
     with _alone(model, guide, *few) as first:
         if _latents(first.q) != _latents(first.p):
-            return FRONT  # no pair: whoever asks for both says so
+            return FRONT  # not a pair: a caller that needs both raises the error
         alike = partial(_differing, first, *few, enumerated=enumerated)
         if any(site.get("unfit", "shared") for site in chain(*map(_sites, (first.q, first.p)))):
-            return FRONT  # no score for each row: refused where it is met
+            return FRONT  # there is no score for each row: a later check raises the error
         nested = any(site["fold"].others for site in chain(*map(_sites, (first.q, first.p))))
         with _spread(first):
             in_front = "plates inside that of the rows" if nested else alike(FRONT)
             if not in_front:
                 return FRONT
             if fault := alike(COPIES):
-                raise ValueError(f"expected programs that score each row by itself, but with several particles {fault}")
+                raise ValueError(
+                    f"expected programs that score each row separately, but with several particles {fault}"
+                )
     if not nested:
         warnings.warn(
             f"particles are run as copies of the rows, which is slower: with a dimension of particles in front, "
-            f"{in_front}. Index dimensions from the right, as z[..., 0] and cat(..., -1), to avoid it",
+            f"{in_front}. Index dimensions from the right, such as z[..., 0] and cat(..., -1), to avoid it",
             stacklevel=5,
         )
     return COPIES
 
 
 class First:
-    """Both programs run once on a few rows, each site scored for each row, (..., 1, N)."""
+    """Both programs run once on a few rows, with a score of each site for each row, (..., 1, N)."""
 
     def __init__(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
         self.model, self.guide = model, particles.checked_as(guide)
@@ -113,14 +115,14 @@ class First:
         self.parameters: list[Tensor] = []
 
     def again(self, args: Any, kwargs: Any, change: Callable[[Tensor], Tensor]) -> tuple[Trace, Trace]:
-        """The programs on other rows, and on latents that `change` has made of those of the rows."""
+        """Run the programs on other rows, and on latents that `change` computes from those of the rows."""
         q = _replayed(self.guide, args, kwargs, _changed(self.q, change))
         return q, _run("model", self.model, args, kwargs, _changed(self.p, change))
 
 
 @contextmanager
 def _alone(model: Program, guide: Program, args: Any, kwargs: Any) -> Iterator[First]:
-    """Inside, nothing is around the programs and their modules are in evaluation mode; no random number is used up."""
+    """Inside, no handler is active, the programs' modules are in evaluation mode, and no random number is consumed."""
     with seeded(0), alone(), torch.no_grad(), own_parameters(), particles.using(COPIES):
         visible = modules((model, guide))
         with mode(visible, training=False), called() as seen, own_parameters() as own, on_copies():
@@ -148,7 +150,7 @@ def _run(what: str, program: Program, args: Any, kwargs: Any, at: Trace | None =
 
 
 def _replayed(guide: Program, args: Any, kwargs: Any, at: Trace) -> Trace:
-    """The guide on given latents; no site where it scores its own draws alone, as flows without an inverse do."""
+    """The guide on given latents; an empty trace if it can score only its own draws, as flows without an inverse."""
     try:
         return _run("guide", guide, args, kwargs, at)
     except ValueError:
@@ -157,8 +159,8 @@ def _replayed(guide: Program, args: Any, kwargs: Any, at: Trace) -> Trace:
 
 def _unrunnable(what: str, args: Any, error: Exception) -> ValueError:
     return ValueError(
-        f"the {what} cannot be run on {rows(args)} rows, of which it must take any number: {checks.reason(error)} (a "
-        f"guide with parameters by row? {ADVICE})"
+        f"the {what} cannot be run on {rows(args)} rows, but it must accept any number: {checks.reason(error)} (does "
+        f"the guide have parameters by row? {ADVICE})"
     )
 
 
@@ -183,13 +185,13 @@ def _latents(trace: Trace) -> set[str]:
 
 
 def is_auxiliary(site: Any) -> bool:
-    """Whether a site of the guide only helps to draw another one, as those of Pyro's automatic guides do."""
-    observed = site["is_observed"] or "was_observed" in site["infer"]  # as Pyro's factors, which call themselves so
+    """Whether a site of the guide only serves to draw another one, as in Pyro's automatic guides."""
+    observed = site["is_observed"] or "was_observed" in site["infer"]  # Pyro's factors are marked as auxiliary, too
     return bool(site["infer"].get("is_auxiliary")) and not observed
 
 
 def _differing(first: First, args: Any, kwargs: Any, layout: str, enumerated: bool) -> str:
-    """The first site whose scores of two particles are not those of each alone, and how; "" where there is none."""
+    """The first site whose scores of two particles differ from those of each alone, and how; "" if there is none."""
     try:
         with particles.using(layout):
             with _enumeration(enumerated):
@@ -211,7 +213,7 @@ def _differing(first: First, args: Any, kwargs: Any, layout: str, enumerated: bo
 
 
 def _particle(site: Any, k: int) -> Tensor:
-    """The value of one particle, (..., 1, N, *event)."""
+    """The value of a single particle, (..., 1, N, *event)."""
     event = site["fn"].event_dim
     value = site["value"]
     size = value.shape[-event - 2] if value.ndim >= event + 2 else 0
@@ -221,7 +223,7 @@ def _particle(site: Any, k: int) -> Tensor:
 
 
 def _picked(trace: Trace, pick: Callable[[Any], Tensor]) -> Trace:
-    """The latents of a trace, but for enumerated ones, at other values."""
+    """The latents of a trace at other values, except enumerated ones."""
     picked = Trace()
     for name, site in samples(trace).items():
         if not site["is_observed"] and site["infer"].get("_enumerate_dim") is None:
@@ -230,7 +232,7 @@ def _picked(trace: Trace, pick: Callable[[Any], Tensor]) -> Trace:
 
 
 def _changed(trace: Trace, change: Callable[[Tensor], Tensor]) -> Trace:
-    """The same, each row's value made of those of the rows; what all rows share stays."""
+    """The same with each row's value computed from those of the rows; values that all rows share do not change."""
 
     def pick(site: Any) -> Tensor:
         if "fold" not in site:
@@ -252,14 +254,14 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def check_evaluation(model: Program, guide: Program, args: Sequence[Any]) -> list[nn.Module]:
-    """Raise a ValueError unless the score of a row is its own: asked before anything is said of single rows.
+    """Raise a ValueError unless the score of a row depends on this row only; called before anything is reported by row.
 
-    With the latents replayed, each site's scores must be the same when asked again (no noise but at sites), must move
-    with the rows when these are put in another order (no parameters by row), and stay when the other rows are
-    replaced (no coupling, as by batch norm in training mode).
+    With the latents replayed, each site's scores must be equal in a second run (no noise except at sites), must be
+    permuted with the rows (no parameters by row), and must not change when other rows are replaced (no coupling, as by
+    batch norm in training mode).
 
     Returns:
-        the modules that the programs call, which are asked in evaluation mode.
+        the modules that the programs call, which need evaluation mode.
     """
     if not rows(args):
         return []
@@ -272,15 +274,15 @@ def check_evaluation(model: Program, guide: Program, args: Sequence[Any]) -> lis
 
 
 def check_training(model: Program, guide: Program, args: Sequence[Any], all_rows: int | None) -> None:
-    """Raise a ValueError unless minibatches of rows in any order can train these programs.
+    """Raise a ValueError unless these programs can be trained on minibatches of rows in any order.
 
-    Rows may have no parameters of their own. What all rows share counts once in each batch; where a batch is less than
-    all rows, its plate has to say so (`pyro.plate("data", N, subsample_size=len(x))`), or the site its scale.
+    Rows may not have parameters of their own. A site that all rows share counts once in each batch; if a batch is
+    smaller than all rows, a plate has to declare it (`pyro.plate("data", N, subsample_size=len(x))`), or a scale.
 
     Args:
         model, guide: Pyro programs.
-        args: of a batch.
-        all_rows: of the training data; None where that is unknown.
+        args: the arguments for a batch.
+        all_rows: the number of rows of the training data; None if unknown.
     """
     if not rows(args):
         return
@@ -295,9 +297,7 @@ def check_training(model: Program, guide: Program, args: Sequence[Any], all_rows
 def _check_observed(first: First) -> None:
     seen, of_guide = _observed(first.p), _observed(first.q)
     if swapped := [name for name in of_guide if name not in first.p.nodes]:
-        raise ValueError(
-            f"expected (model, guide), found {swapped[0]!r} observed in the guide alone: are they swapped?"
-        )
+        raise ValueError(f"expected (model, guide), found {swapped[0]!r} observed only in the guide: are they swapped?")
     if not seen:
         raise ValueError(
             f"expected a model that observes data, found none of its sites {list(samples(first.p))} observed: "
@@ -326,7 +326,7 @@ def _check_shared(first: First, batch: int | None, all_rows: int | None) -> None
 
 
 def _noisy(first: First, args: Any, kwargs: Any) -> str:
-    """A site whose scores differ when asked again with other random numbers."""
+    """A site whose scores differ in a second run with other random numbers; "" if there is none."""
     with seeded(1):
         return _moved(first, args, kwargs, lambda x: x, lambda score: score)
 
@@ -334,15 +334,15 @@ def _noisy(first: First, args: Any, kwargs: Any) -> str:
 def _check_noise(first: First, args: Any, kwargs: Any) -> None:
     if site := _noisy(first, args, kwargs):
         raise ValueError(
-            f"site {site}: its score changes from run to run, by random numbers that no site draws (dropout in "
-            "training mode?); draw them by pyro.sample, or call .eval() on the module"
+            f"site {site}: its score changes from run to run because of random numbers outside sites (dropout in "
+            "training mode?); draw them with pyro.sample, or call .eval() on the module"
         )
 
 
 def _check_place(first: First, args: Any, kwargs: Any) -> None:
     order = torch.arange(len(args[0])).roll(1).flip(0)
     if site := _moved(first, *_at(args, kwargs, order), lambda x: x[order], lambda score: score[..., order]):
-        raise ValueError(f"site {site}: its distribution depends on a row's place, as by parameters by row; {ADVICE}")
+        raise ValueError(f"site {site}: its distribution depends on a row's position (parameters by row?); {ADVICE}")
 
 
 def _check_coupling(first: First, args: Any, kwargs: Any) -> None:
@@ -363,7 +363,7 @@ def _moved(
     expected: Callable[[Tensor], Tensor],
     kept: slice = slice(None),
 ) -> str:
-    """The first site whose scores on changed rows are not those expected; "" where there is none."""
+    """The first site whose scores on changed rows differ from those expected; "" if there is none."""
     again = first.again(args, kwargs, change)
     for what, before, after in zip(("guide", "model"), (first.q, first.p), again, strict=True):
         for name, site in samples(before).items():
@@ -386,8 +386,8 @@ def _at(args: Any, kwargs: Any, order: Tensor) -> tuple[list[Any], dict[str, Any
 
 @contextmanager
 def _spread(first: First) -> Iterator[None]:
-    """Inside, each entry of the parameters is changed a little, by itself, and keeps its sign."""
-    # Their data, as autograd counts what is written: a step whose graph is not done yet may hold them.
+    """Inside, each entry of the parameters is perturbed a little, independently, and keeps its sign."""
+    # Change their data, because autograd counts writes: a step whose backward pass is not finished may use them.
     moved = [value.data for value in {id(value): value for value in first.parameters}.values()]
     moved = [value for value in moved if value.is_floating_point()]
     before = [value.clone() for value in moved]

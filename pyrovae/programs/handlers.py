@@ -1,4 +1,4 @@
-"""Effect handlers: small changes to what the sites of a Pyro program mean.
+"""Effect handlers: small changes to the sites of a Pyro program.
 
 Pyro's parameter store, and what is private in Pyro (its stack of handlers and its allocator of dimensions), are used
 here alone. The tests pass with Pyro 1.9.2.
@@ -28,8 +28,8 @@ from torch.distributions import Independent
 class scale_latents(Messenger):
     """Multiplies the score of every latent site by beta, and changes nothing else.
 
-    Put it around BOTH programs: the guide's and the model's score of a latent make up the KL together.
-    Unlike `poutine.scale` it accepts 0, and leaves the observed sites alone.
+    Put it around BOTH programs: the KL is made of the guide's and the model's score of a latent.
+    Unlike `poutine.scale` it accepts 0, and does not change the observed sites.
     """
 
     def __init__(self, beta: float | Tensor) -> None:
@@ -54,10 +54,10 @@ class scale_observed(Messenger):
 
 
 class own_parameters(Messenger):
-    """Modules keep their parameters to themselves: they are used where they are, not through the global store.
+    """Lets modules use their own parameters directly, instead of through Pyro's global store.
 
-    The program's own `pyro.param` sites still live in the store. `found` collects every unconstrained parameter that
-    the programs used, by name; of two that call themselves the same, the second gets a prime.
+    The programs' own `pyro.param` sites still live in the store. `found` collects every unconstrained parameter that
+    the programs used, by name; if two different ones have the same name, the second gets a prime.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class own_parameters(Messenger):
     def __exit__(self, *fault: Any) -> None:
         super().__exit__(*fault)
         _take_out_module_parameters()
-        forget(self._answered)  # a handler inside, as automatic guides have, asked the store itself
+        forget(self._answered)  # a handler inside (automatic guides have one) may have used the store itself
         parameters, known = self._hidden
         pyro.get_param_store().set_state({"params": parameters, "constraints": known})
 
@@ -86,7 +86,7 @@ class own_parameters(Messenger):
         value = value.unconstrained() if hasattr(value, "unconstrained") else value
         while _is_a_modules(msg) and self.found.get(name, value) is not value:
             name += "'"
-        self.found[name] = value  # of the store's own the last: a PyroModule makes a nn.Parameter of its first one
+        self.found[name] = value  # the last value for the store's own: a PyroModule turns its first into a nn.Parameter
 
 
 def _is_a_modules(msg: dict[str, Any]) -> bool:
@@ -94,7 +94,7 @@ def _is_a_modules(msg: dict[str, Any]) -> bool:
 
 
 def forget(names: Iterable[str]) -> None:
-    """Take parameters out of Pyro's store, which by itself cannot where two names stand for one tensor."""
+    """Remove parameters from Pyro's store, which cannot do this itself if two names refer to one tensor."""
     store: Any = pyro.get_param_store()
     gone, state = set(names), store.get_state()
     store.clear()
@@ -102,8 +102,8 @@ def forget(names: Iterable[str]) -> None:
 
 
 def _take_out_module_parameters() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What the store holds of modules: parameters and constraints. A PyroModule asks the store before any handler
-    hears of it, and would take what another module of the same name left there."""
+    """Remove the modules' parameters and constraints from the store, and return them. A PyroModule looks into the store
+    before any handler is called, and would use a parameter that another module of the same name left there."""
     state: Any = pyro.get_param_store().get_state()
     taken = [name for name, value in state["params"].items() if isinstance(value, nn.Parameter)]
     forget(taken)
@@ -112,7 +112,7 @@ def _take_out_module_parameters() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 @contextmanager
 def lent_to_the_store(parameters: dict[str, Tensor]) -> Iterator[None]:
-    """Inside, Pyro's store knows these parameters by name: a PyroOptim asks it for the names of what it moves."""
+    """Inside, Pyro's store contains these parameters: a PyroOptim looks up the names of what it updates."""
     store: Any = pyro.get_param_store()
     lent = {name: value for name, value in parameters.items() if name not in store}
     store.set_state({"params": lent, "constraints": dict.fromkeys(lent, constraints.real)})
@@ -123,7 +123,7 @@ def lent_to_the_store(parameters: dict[str, Tensor]) -> Iterator[None]:
 
 
 class in_support(Messenger):
-    """Collects, in `flags`, whether the observed values are in their supports, at the sites that Pyro validates."""
+    """Collects, in `flags`, whether the observed values are in their supports, for the sites that Pyro validates."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,9 +142,9 @@ class in_support(Messenger):
         while isinstance(scored, Independent | MaskedDistribution | ExpandedDistribution):
             scored = scored.base_dist
         if getattr(scored, "_validate_args", False):
-            self.sites.add(msg["name"])  # seen where validation is on; recorded where it is off
+            self.sites.add(msg["name"])  # collected while validation is on; recorded while it is off
         if msg["name"] in self.sites:
-            with suppress(NotImplementedError):  # some distributions know no support
+            with suppress(NotImplementedError):  # some distributions have no support
                 value = msg["value"]
                 value = value.expand(q.shape()) if value.ndim < q.event_dim else value
                 self.flags.append(q.support.check(value).all())
@@ -152,9 +152,9 @@ class in_support(Messenger):
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, programs are run as if nothing was around them: no trace hears of them, no plate adds a dimension.
+    """Inside, programs run as if no handler were around them: no trace records them, no plate adds a dimension.
 
-    Only `own_parameters` stays: modules keep their parameters to themselves here, too.
+    Only `own_parameters` stays active, so that modules use their own parameters here, too.
     """
     handlers, dims = _PYRO_STACK[:], _DIM_ALLOCATOR._stack[:]
     _PYRO_STACK[:] = [handler for handler in handlers if isinstance(handler, own_parameters)]
@@ -166,21 +166,22 @@ def alone() -> Iterator[None]:
 
 
 def register(module: nn.Module) -> None:
-    """Tell Pyro of a module's parameters, under a name that no other module ever has.
+    """Register a module's parameters with Pyro, under a name that no other module ever has.
 
-    The module's own tensors are the truth: where one was replaced, the store's old one is dropped.
+    The module's own tensors are used: if one was replaced, the store's old tensor is dropped.
     """
     name = _names.setdefault(module, f"{type(module).__name__}-{next(_numbers)}")
     store = pyro.get_param_store()
     named = {param_with_module_name(name, key): value for key, value in module.named_parameters()}
     if stale := [full for full, value in named.items() if full in store and store[full] is not value]:
         forget(stale)
-    with warnings.catch_warnings():  # a part that stands still on purpose is nothing to warn of
+    with warnings.catch_warnings():  # a part that is frozen on purpose needs no warning
         warnings.filterwarnings("ignore", ".*was not registered in the param store")
         pyro.module(name, module)
 
 
-# Neither `id()` (the next object at the same address gets it) nor an attribute (a deep copy keeps it) is unique.
+# `id()` is not unique, because the next object at the same address gets it; nor is an attribute, because a deep copy
+# keeps it.
 _names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _numbers = count()
 
@@ -197,7 +198,7 @@ def store_unchanged() -> Iterator[None]:
 
 
 def given(name: str) -> Tensor | None:
-    """The value that an enclosing handler (condition, do, replay) gives to this site, if any."""
+    """The value that an enclosing handler (condition, do, replay) sets at this site, if any."""
     for handler in reversed(_PYRO_STACK):
         if isinstance(handler, ConditionMessenger | DoMessenger) and name in handler.data:
             if isinstance(handler.data, Trace):
@@ -209,7 +210,7 @@ def given(name: str) -> Tensor | None:
 
 
 def rows(default: int, **event_dims: int) -> int:
-    """How many rows plate "data" has when nothing is observed: those of the first site that a handler gives."""
+    """The number of rows of plate "data" if nothing is observed: that of the first site whose value a handler sets."""
     for name, event_dim in event_dims.items():
         value = given(name)
         if value is not None and value.ndim > event_dim:

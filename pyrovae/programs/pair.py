@@ -1,4 +1,4 @@
-"""A generative `model` and its variational `guide`: the two Pyro programs that everything here is asked of."""
+"""A generative `model` and its variational `guide`: the two Pyro programs with which everything here works."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -36,12 +36,12 @@ def pair(programs: Programs) -> tuple[Program, Program]:
 
 
 def owner(program: Program) -> Any:
-    """What a program is a method of, or the program itself."""
+    """The object whose method a program is, or the program itself."""
     return getattr(program, "__self__", program)
 
 
 def modules(programs: Programs) -> list[nn.Module]:
-    """The modules that the programs visibly belong to: the object itself, or what the two are methods of."""
+    """The modules to which the programs belong: the object itself, or the objects whose methods they are."""
     owners = [programs, *map(owner, pair(programs))]
     return list({id(each): each for each in owners if isinstance(each, nn.Module)}.values())
 
@@ -54,28 +54,28 @@ def no_side_effects(programs: Programs) -> Iterator[None]:
 
 
 def takes_labels(programs: Programs) -> bool:
-    """Whether the model has an argument y: then data come with their labels."""
+    """Whether the model has an argument y, so that the data need labels."""
     return "y" in inspect.signature(pair(programs)[0]).parameters
 
 
 def needs_labels(programs: Programs) -> bool:
-    """Whether the guide cannot do without y."""
+    """Whether the guide needs y."""
     return _defaults_of_y(programs) == [inspect.Parameter.empty]
 
 
 def classifies(programs: Programs) -> bool:
-    """Whether the guide draws y where there is no label: it has one, and can do without."""
+    """Whether the guide draws y if there is no label: it has an argument y, and does not need it."""
     return _defaults_of_y(programs) == [None]
 
 
 def _defaults_of_y(programs: Programs) -> list[Any]:
-    """The default of the guide's argument y, `Parameter.empty` where it has none; nothing where there is no y."""
+    """The default of the guide's argument y, `Parameter.empty` if it has no default; an empty list if it has no y."""
     parameters = inspect.signature(pair(programs)[1]).parameters.values()
     return [each.default for each in parameters if each.name == "y"]
 
 
 def placement(programs: Programs) -> tuple[torch.device | None, torch.dtype | None]:
-    """The device and dtype of the programs' parameters; None where their modules are not to be seen."""
+    """The device and dtype of the programs' parameters; None if their modules are unknown."""
     for module in modules(programs):
         for parameter in module.parameters():
             if parameter.is_floating_point():

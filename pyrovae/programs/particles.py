@@ -1,9 +1,9 @@
-"""Programs run for many particles at once, by a dimension in front of the rows or by copies of the rows.
+"""Runs programs for many particles at once, with an extra dimension in front of the rows or with copies of the rows.
 
-A program that indexes its dimensions from the right (`z[..., 0]`, `cat(..., -1)`) takes a dimension of particles in
-front of its rows, as Pyro's plates give it one. Others write `z[:, 0]`, or `h.view(-1, 1, 28, 28)`: they see each
-particle as one more row. Both give the same sites here: values (..., particles, rows, *event), a score for each
-particle and row, enumerated dimensions left of them, and what plates inside that of the rows hold as part of the event.
+A program that indexes its dimensions from the right (`z[..., 0]`, `cat(..., -1)`) works with a dimension of particles
+in front of its rows, as Pyro's plates add it. For a program with `z[:, 0]`, or `h.view(-1, 1, 28, 28)`, each particle
+becomes one more row. Both layouts give the same sites here: values (..., particles, rows, *event); a score for each
+particle and row; enumerated dimensions to the left of these. Plates inside that of the rows become part of the event.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ from pyrovae.programs import plates
 
 # The two layouts.
 FRONT, COPIES = "a dimension in front", "copies of the rows"
-# Plate dimensions that enumeration leaves to the programs, which begins at dim -3.
+# Plate dimensions that enumeration leaves to the programs; its own begin at dim -3.
 PLATES = 2
 
 _layout: ContextVar[str | None] = ContextVar("layout", default=None)
@@ -34,7 +34,7 @@ _layout: ContextVar[str | None] = ContextVar("layout", default=None)
 
 @contextmanager
 def using(layout: str) -> Iterator[None]:
-    """Inside, `run` lays particles out in this way."""
+    """Inside, `run` uses this layout of the particles."""
     token = _layout.set(layout)
     try:
         yield
@@ -43,7 +43,7 @@ def using(layout: str) -> Iterator[None]:
 
 
 def current() -> str | None:
-    """The layout that `using` has set, if any."""
+    """The layout set by `using`, if any."""
     return _layout.get()
 
 
@@ -69,10 +69,10 @@ def checked_as(guide: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run(program: Any, particles: int, args: Sequence[Any], kwargs: Mapping[str, Any], at: Trace | None = None) -> Trace:
-    """A program run `particles` times at once, on the latents of a trace where one is given; its sites scored.
+    """A program run for `particles` particles at once, on the latents of the trace `at` if given; all sites scored.
 
     Raises:
-        ValueError: a site that has no score for each row: it is shared, scaled, hidden or subsampled.
+        ValueError: a site has no score for each row: it is shared by all rows, scaled, hidden or subsampled.
     """
     if current() == COPIES:
         return run_copies(program, particles, args, kwargs, at)
@@ -95,10 +95,10 @@ def run_copies(
     at: Trace | None = None,
     lenient: bool = False,
 ) -> Trace:
-    """The same, for any program: the rows once for each particle.
+    """The same, for any program, with a copy of the rows for each particle.
 
     Args:
-        lenient: keep sites that all rows share as they are, and those that are scaled, hidden or subsampled.
+        lenient: accept sites that all rows share, and those that are scaled, hidden or subsampled, unchanged.
     """
     program = program.proposal(*args, **kwargs) if isinstance(program, RefinedGuide) else program
     n = rows(args)
@@ -131,7 +131,7 @@ def _score(trace: Trace) -> None:
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """Inside, a ValueError has one line: Pyro adds the shapes of all sites to what it, or we, have to say."""
+    """Inside, a ValueError is shortened to one line: Pyro appends the shapes of all sites to the message."""
     try:
         yield
     except ValueError as error:
@@ -147,7 +147,7 @@ def samples(trace: Trace) -> dict[str, Any]:
 
 
 def _scorable(trace: Trace) -> Trace:
-    """The same trace without subsampling, and without deterministic sites outside of plates, which have no score."""
+    """The same trace without subsampling sites and without deterministic sites outside plates, which have no score."""
     trace = prune_subsample_sites(trace)
     for name, site in samples(trace).items():
         if site["infer"].get("_deterministic") and not plates.frames(site):
@@ -156,26 +156,26 @@ def _scorable(trace: Trace) -> Trace:
 
 
 def plate_of(trace: Trace, rows: int | None) -> plates.Plate | None:
-    """The plate of the rows; None where no site is in any plate."""
+    """The plate of the rows; None if no site is in a plate."""
     found = samples(trace).values()
     return plates.of_rows(found, rows) if any(map(plates.frames, found)) else None
 
 
 def rows(args: Sequence[Any]) -> int | None:
-    """How many rows a program is called with; None where it is called with no data."""
+    """The number of rows with which a program is called; None if it is called without data."""
     return len(args[0]) if args and isinstance(args[0], Tensor) and args[0].ndim else None
 
 
 def refused(name: str, reason: str) -> ValueError:
-    """What is said of a site that has no score for each row."""
+    """The error for a site that has no score for each row."""
     return ValueError(f'site {name!r}: expected one unscaled score a row, in plate "data" alone, found {reason}')
 
 
 def unfit(site: Any, plate: plates.Plate | None) -> str:
-    """Why a site has no score for each row; "" where it has."""
+    """The reason why a site has no score for each row; "" if it has one."""
     if plate is None or not plate.holds(site):
         others = sorted(frame.name for frame in plates.frames(site))
-        return f"plates {others}: all rows share it; fix its value, and ask again"
+        return f"plates {others}: all rows share it; fix its value and try again"
     if plate.full_size != plate.size:
         return f"{plate.size} of {plate.full_size} rows"
     if isinstance(site["scale"], Tensor) or site["scale"] != 1:
@@ -184,7 +184,7 @@ def unfit(site: Any, plate: plates.Plate | None) -> str:
 
 
 def inner(site: Any, plate: plates.Plate) -> list[int]:
-    """The dimensions of the plates of a site beside that of the rows, from the left."""
+    """The dimensions of a site's plates other than that of the rows, from the left."""
     return sorted({frame.dim for frame in plates.frames(site)} - {plate.dim})
 
 
@@ -195,7 +195,7 @@ def _inner(site: Any, plate: plates.Plate | None) -> str:
 
 
 def _simple(site: Any, rows: int | None) -> bool:
-    """Whether a site is one of plate "data" alone, unscaled: by far the most are."""
+    """Whether a site is in plate "data" only, and unscaled, as most sites are."""
     fits = [
         frame.name == plates.NAME and frame.size > 0 and frame.size == (rows or frame.size) == frame.full_size
         for frame in plates.frames(site)
@@ -205,7 +205,7 @@ def _simple(site: Any, rows: int | None) -> bool:
 
 
 def _copies(value: Any, n: int | None, particles: int) -> Any:
-    """Rows once for each particle; anything else as it is."""
+    """Rows once for each particle; any other value unchanged."""
     if isinstance(value, Tensor) and value.ndim and len(value) == (len(value) if n is None else n):
         return value.repeat(particles, *[1] * (value.ndim - 1))
     return value
@@ -213,12 +213,12 @@ def _copies(value: Any, n: int | None, particles: int) -> Any:
 
 @dataclass(frozen=True)
 class Fold:
-    """From the dimensions of a site as a program has them, (..., plates, *event), to (..., particles, rows, *event).
+    """From the dimensions of a site in the program, (..., plates, *event), to (..., particles, rows, *event).
 
     Args:
-        dim: the rows', where each particle has its own.
-        others: those of plates inside, which become the first of the event.
-        particles: how many.
+        dim: the dimension of the rows, which contains the rows of all particles.
+        others: the dimensions of plates inside, which become the first dimensions of the event.
+        particles: the number of particles.
     """
 
     dim: int
@@ -227,12 +227,12 @@ class Fold:
 
     @property
     def _plates(self) -> tuple[list[int], list[int]]:
-        """The dimensions of plates that a site does not use, and those that it does: the rows' first."""
+        """The dimensions of plates that a site does not use, and of those that it uses, starting with the rows."""
         used = [self.dim, *self.others]
         return [dim for dim in range(-max(PLATES, *(-d for d in used)), 0) if dim not in used], used
 
     def __call__(self, value: Tensor, event_dim: int) -> Tensor:
-        """The value of a site, or anything else that has its dimensions."""
+        """Convert the value of a site, or any tensor with the same dimensions."""
         unused, used = self._plates
         least = len(unused + used)
         value = value.reshape(*[1] * (least + event_dim - value.ndim), *value.shape)
@@ -243,7 +243,7 @@ class Fold:
         return flat.unflatten(enumerated, (self.particles, -1))
 
     def back(self, value: Tensor, event_dim: int) -> Tensor:
-        """The value as the program has it."""
+        """Convert a value back to the program's dimensions."""
         unused, used = self._plates
         enumerated = value.ndim - event_dim - len(self.others) - 2
         flat = value.flatten(enumerated, enumerated + 1)
@@ -253,14 +253,14 @@ class Fold:
         return flat.permute(*range(enumerated), *places, *range(-event_dim, 0))
 
     def shapes(self, scores: Size) -> tuple[Size, Size]:
-        """Batch shape (..., particles, rows) of scores of this shape, and the sizes of the plates inside."""
+        """Batch shape (..., particles, rows) for scores of this shape, and the sizes of the plates inside."""
         unused, used = self._plates
         full = Size([1] * (len(unused + used) - len(scores))) + scores
         rows, *others = (full[dim] for dim in used)
         return full[: len(full) - len(unused + used)] + Size([self.particles, rows // self.particles]), Size(others)
 
     def score(self, log_prob: Tensor) -> Tensor:
-        """A site's scores, those of plates inside summed."""
+        """A site's scores, summed over the plates inside."""
         folded = self(log_prob, 0)
         return folded.flatten(-len(self.others)).sum(-1) if self.others else folded
 
@@ -269,7 +269,7 @@ def _folded(site: Any, plate: plates.Plate, particles: int) -> Any:
     others = tuple(inner(site, plate))
     if others and site["infer"].get("_enumerate_dim") is not None:
         found = ", ".join(sorted(frame.name for frame in plates.frames(site)))
-        raise refused(site["name"], f"an enumerated latent in plates {found}, which cannot be summed out here")
+        raise refused(site["name"], f"an enumerated latent in plates {found}, which cannot be summed out")
     fold = Fold(plate.dim, others, particles)
     shape, value = plates.score_shape(site), site["value"]
     event_dim = site["fn"].event_dim
@@ -283,7 +283,7 @@ def _folded(site: Any, plate: plates.Plate, particles: int) -> Any:
 
 
 def unfolded(trace: Trace) -> Trace:
-    """A copy of a trace with the values as the programs have them, for `poutine.replay`."""
+    """A copy of a trace with the values in the program's dimensions, for `poutine.replay`."""
     copy = trace.copy()
     for name, site in samples(copy).items():
         shared = "unfit" in site and "fold" not in site
@@ -296,19 +296,19 @@ def unfolded(trace: Trace) -> Trace:
 
 
 def trimmed(value: Tensor, event_dim: int) -> Tensor:
-    """Without the dimensions of 1 in front, which the program never had."""
+    """The value without leading dimensions of 1, which the program did not have."""
     while value.ndim > event_dim + 1 and value.shape[0] == 1:
         value = value[0]
     return value
 
 
 class Folded(TorchDistribution):
-    """A site's distribution, of which each particle has rows of its own, with batch shape (..., particles, rows).
+    """A site's distribution with batch shape (..., particles, rows).
 
     Args:
-        base_dist: as the program has it.
-        fold: how its dimensions become these.
-        shape: of the site's scores.
+        base_dist: the distribution in the program.
+        fold: the conversion of its dimensions.
+        shape: the shape of the site's scores.
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (as torch has it)
@@ -365,7 +365,7 @@ class Folded(TorchDistribution):
 
 
 def entries(fn: Any) -> Any:
-    """A distribution without the wrappers that say what its event is."""
+    """A distribution without the wrappers that define its event dimensions."""
     while isinstance(fn, Independent | Folded):
         fn = fn.base_dist
     return fn

@@ -1,4 +1,4 @@
-"""Which plate of a program is that of its rows, and how many rows it has: read off the sites, never off their names."""
+"""Finds a program's plate of the rows, and the number of rows, from its sites and not from names."""
 
 from collections.abc import Iterable, Mapping
 from itertools import zip_longest
@@ -9,17 +9,17 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-# The name that the plate of the rows usually has, and those that estimators put around programs.
+# The usual name of the plate of the rows, and the names of the plates that estimators put around programs.
 NAME, PARTICLES = "data", ("particles", "num_particles_vectorized")
 
 Site = Mapping[str, Any]
 
 
 class Plate(NamedTuple):
-    """The plate of the rows, which may have several names where a program opens one after the other.
+    """The plate of the rows. It has several names if a program opens one plate after the other.
 
-    `size` counts the rows that are scored, `full_size` those that their scores stand for (more, where it is
-    subsampled, and Pyro scales each score by full_size / size).
+    `size` is the number of rows that are scored. `full_size` is the number of rows that these scores represent; it is
+    larger if the plate is subsampled, and then Pyro scales each score by full_size / size.
     """
 
     names: frozenset[str]
@@ -33,7 +33,7 @@ class Plate(NamedTuple):
 
 
 def score_shape(site: Site) -> torch.Size:
-    """The shape of a site's log-probability. Pyro gives a plate without a size the size -1; here it has its own."""
+    """The shape of a site's log_prob. Pyro gives a plate without a size the size -1; here it is the true size."""
     fn, value = site["fn"], site["value"]
     drawn = value.shape[: value.ndim - fn.event_dim] if isinstance(value, Tensor) else ()
     # torch.broadcast_shapes imports sympy, which takes seconds.
@@ -42,25 +42,26 @@ def score_shape(site: Site) -> torch.Size:
 
 
 def frames(site: Site) -> list[Any]:
-    """The plates around a site that are dimensions of its score, but for those of particles."""
+    """The plates around a site that are dimensions of its score, except those of particles."""
     return [frame for frame in site["cond_indep_stack"] if frame.dim is not None and frame.name not in PARTICLES]
 
 
 def length(site: Site, frame: Any) -> int:
-    """How many scores a site has along a plate."""
+    """The number of scores of a site along a plate."""
     shape = score_shape(site)
     return shape[frame.dim] if len(shape) >= -frame.dim else 1
 
 
 def of_rows(sites: Iterable[Site], rows: int | None = None) -> Plate:
-    """The plate of the rows: the one named "data", else the only one as long as the rows.
+    """The plate of the rows: the one named "data", otherwise the only one with as many entries as there are rows.
 
     Args:
         sites: the sample sites of a program that was run.
-        rows: how many rows it was called with; None where that is unknown.
+        rows: the number of rows with which it was called; None if unknown.
 
     Raises:
-        ValueError: no such plate; several; one that is not as long as the rows, or a site in it with a single score.
+        ValueError: there is no such plate, or several; its size is not the number of rows; a site in it has a single
+            score.
     """
     sites = list(sites)
     sizes: dict[str, tuple[int, int, int]] = {}  # dim, size, full size
@@ -80,7 +81,7 @@ def of_rows(sites: Iterable[Site], rows: int | None = None) -> Plate:
 
 
 def _names(sizes: dict[str, tuple[int, int, int]], rows: int | None) -> set[str]:
-    """The plate of the rows, and those beside it: in the same place and of the same length."""
+    """The names of the plate of the rows, including other plates in the same dimension and of the same size."""
     fitting = {name for name, (_, *lengths) in sizes.items() if rows is None or rows in lengths}
     listed = ", ".join(f"{name!r} of {size}" for name, (_, size, _) in sizes.items()) or "none"
     here = "" if rows is None else f" {rows}"
@@ -97,17 +98,17 @@ def _names(sizes: dict[str, tuple[int, int, int]], rows: int | None) -> set[str]
 
 
 def _check(site: Site, plate: Plate) -> None:
-    """Every site in the plate has a score for each row."""
+    """Raise a ValueError unless a site in the plate has a score for each row."""
     frame = next(frame for frame in site["cond_indep_stack"] if frame.name in plate.names)
     if (found := length(site, frame)) != plate.size:
         raise ValueError(
             f"site {site['name']!r}: expected a value for each of {plate.size} rows of plate {frame.name!r}, found "
-            f"{found}: a plate without a size makes no rows; write pyro.plate({frame.name!r}, len(x))"
+            f"{found}: a plate without a size does not define rows; write pyro.plate({frame.name!r}, len(x))"
         )
 
 
 class noted(Messenger):
-    """Notes the sample sites of the programs inside, but for those of subsampling."""
+    """Collects the sample sites of the programs inside, except those of subsampling."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,4 +116,4 @@ class noted(Messenger):
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if not site_is_subsample(msg):
-            self.sites[msg["name"]] = dict(msg)  # Pyro goes on to change the message
+            self.sites[msg["name"]] = dict(msg)  # a copy, because Pyro changes the message later

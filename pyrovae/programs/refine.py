@@ -22,47 +22,57 @@ from pyrovae.randomness import generators, set_generators
 
 Shifts = dict[str, dict[str, Tensor]]
 
-# Draws that decide between a proposal and its refinement: few would often prefer the worse one by luck.
+# Draws that decide between a proposal and its refinement; with few draws, chance would often prefer the worse one.
 DRAWS = 64
 
 
 def refine(model: Program, guide: Program, steps: int = 20, learning_rate: float = 0.05, particles: int = 8) -> Program:
     """A guide that proposes q(z; t + d*), d* ~ argmax_d ELBO(x; q(z; t + d)), where `guide` proposes q(z; t).
 
-    t are the parameters of each latent site's distribution, unconstrained, and d their own shifts for each datum,
-    found by `steps` of Adam from 0; where the result is no better than the proposal (at the same noise), d* = 0.
-    Gradients reach the guide through t: it may be trained so, too. With many steps the amortisation gap is what is
-    gained. (Kim et al. 2018; Cremer, Li & Duvenaud 2018)
+    t are the unconstrained parameters of each latent site's distribution, and d the shifts of these for each datum. The
+    shifts are found by `steps` of Adam from 0. If the result is not better than the proposal (with the same noise), d*
+    = 0. Gradients reach the guide through t, so you can also train it this way. With many steps, the gain in the ELBO
+    is the amortisation gap. (Kim et al. 2018; Cremer, Li & Duvenaud 2018)
 
     Latents that the guide enumerates keep their distribution, and are summed over.
 
     Args:
-        model, guide: Pyro programs with a plate "data"; every latent reparametrised, or enumerated.
-        steps: of Adam, for each call.
-        learning_rate: of Adam at the start, in units of the unconstrained parameters.
+        model, guide: Pyro programs with a plate "data"; every latent is reparametrised or enumerated.
+        steps: steps of Adam in each call.
+        learning_rate: initial learning rate of Adam, in units of the unconstrained parameters.
         particles: draws for each estimate of the ELBO.
 
     Raises:
-        ValueError: when the guide is called: a latent that is neither; none to refine; one whose proposal depends on
-            an enumerated latent.
+        ValueError: when the guide is called: a latent is neither reparametrised nor enumerated; there is no latent to
+            refine; a proposal depends on an enumerated latent.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.models import VAE
+        >>> from pyrovae.programs.importance import log_likelihood
+        >>> from pyrovae.programs.refine import refine
+        >>> vae, x = VAE(event_shape=6, latent_dim=2), torch.ones(3, 6)
+        >>> log_p, error = log_likelihood((vae.model, refine(vae.model, vae.guide, steps=5)), x, particles=10)
+        >>> log_p.shape
+        torch.Size([3])
     """
     checks.integer("steps", steps, 0)
     checks.positive("learning_rate", learning_rate)
     checks.integer("particles", particles)
 
     def proposal(*args: Any, **kwargs: Any) -> Program:
-        """The guide with its proposals for these rows, or for copies of them, refined."""
+        """The guide with refined proposals, for these rows or for copies of them."""
 
         def elbo(shifts: Shifts, draws: int = particles) -> Tensor:
             q, p = traces(model, shifted(shifts)(guide), draws, *args, enumerated=True, **kwargs)
             return bound(q, p).mean(0)
 
         how = layout(model, guide, *args, enumerated=True, **kwargs)
-        # Buffers that training moves stay as they are.
+        # Buffers that training updates do not change here.
         with alone(), using(how), mode(modules((model, guide)), training=False):
             with torch.no_grad(), poutine.enum(first_available_dim=-2):
                 start: Shifts = {}
-                shifted(start)(guide)(*args, **kwargs)  # fills in what there is to shift, for each datum alone
+                shifted(start)(guide)(*args, **kwargs)  # creates zero shifts, separate for each datum
             if not start:
                 raise ValueError("refine: expected at least one latent site, found none to shift")
             best = _climb(elbo, start, steps, learning_rate)
@@ -72,7 +82,7 @@ def refine(model: Program, guide: Program, steps: int = 20, learning_rate: float
 
 
 class shifted(Messenger):
-    """Shifts the unconstrained parameters of each latent site's distribution; notes 0 where no shift is known."""
+    """Shifts the unconstrained parameters of each latent site's distribution; creates zeros if there is none yet."""
 
     def __init__(self, shifts: Shifts) -> None:
         super().__init__()
@@ -85,8 +95,8 @@ class shifted(Messenger):
         name, rows = msg["name"], tuple(msg["fn"].batch_shape)
         if name not in self.shifts and len(rows) > 1:
             raise ValueError(
-                f"refine: expected one proposal a row at {name!r}, found {rows}, one for each value of the enumerated "
-                "latents that it depends on, or in a plate inside that of the rows; give their values, and ask again"
+                f"refine: expected one proposal for each row at {name!r}, found {rows}, because it depends on an "
+                "enumerated latent, or lies in a plate inside that of the rows; fix the values of those latents"
             )
         try:
             msg["fn"] = _moved(msg["fn"], self.shifts.setdefault(name, {}))
@@ -95,7 +105,7 @@ class shifted(Messenger):
 
 
 def _moved(fn: Any, shifts: dict[str, Tensor]) -> Any:
-    """The distribution of the same kind whose parameters are T(T^-1(t) + shift), T onto their constraint."""
+    """A distribution of the same kind with parameters T(T^-1(t) + shift), where T maps to their constraint."""
     if isinstance(fn, Independent):
         return _moved(fn.base_dist, shifts).to_event(fn.reinterpreted_batch_ndims)
     if isinstance(fn, TransformedDistribution):
@@ -115,7 +125,7 @@ def _moved(fn: Any, shifts: dict[str, Tensor]) -> Any:
 
 
 def _climb(elbo: Callable[..., Tensor], start: Shifts, steps: int, learning_rate: float) -> Shifts:
-    """Adam on the sum of the ELBOs, in which each datum's shifts meet its own term alone; its steps shrink to 0."""
+    """Run Adam on the sum of the ELBOs. A datum's shifts affect only its own term. The learning rate decays to 0."""
     keys = [(site, name) for site, values in start.items() for name in values]
     flat = [start[site][name] for site, name in keys]
     moments = [(torch.zeros_like(value), torch.zeros_like(value)) for value in flat]
@@ -123,7 +133,7 @@ def _climb(elbo: Callable[..., Tensor], start: Shifts, steps: int, learning_rate
         flat = [value.detach().requires_grad_() for value in flat]
         with torch.enable_grad():
             slopes = torch.autograd.grad(elbo(_nested(keys, flat)).sum(), flat)
-        # A datum whose ELBO overflows stays where it is.
+        # The shifts of a datum whose ELBO overflows do not change.
         gradients = [g.nan_to_num(0, 0, 0) for g in slopes]
         moments = [
             (torch.lerp(g, first, 0.9), torch.lerp(g * g, second, 0.999))

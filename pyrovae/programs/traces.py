@@ -1,4 +1,4 @@
-"""Both programs run many times at once, each site scored for each row: what estimates are made of."""
+"""Runs both programs for many particles at once and scores each site for each row; estimates are built from this."""
 
 import math
 from collections.abc import Callable
@@ -16,19 +16,19 @@ from pyrovae.programs.assumptions import is_auxiliary, laid_out
 from pyrovae.programs.pair import Program
 from pyrovae.programs.particles import Folded, entries, run, samples
 
-# What scoring leaves at a site.
+# The keys that scoring adds to a site.
 SCORES = {"log_prob", "log_prob_sum", "unscaled_log_prob", "score_parts"}
-# How a KL can be had, from the best.
+# The ways to compute a KL, from the best.
 WAYS = ("closed form", "closed form at draws", "sampled")
 
 
 def traces(
     model: Program, guide: Program, particles: int, *args: Any, enumerated: bool = False, **kwargs: Any
 ) -> tuple[Trace, Trace]:
-    """The guide run `particles` times at once, and the model on its latents; every site scored, (particles, N).
+    """Run the guide for several particles at once, and the model on its latents; every site is scored, (particles, N).
 
-    Enumerated, a latent that the guide marks for it (infer={"enumerate": "parallel"}) takes each of its values, in
-    dimensions left of the particles; `averaged` and `log_weight` sum over them.
+    If `enumerated`, a latent that the guide marks with infer={"enumerate": "parallel"} takes each of its values, in
+    dimensions to the left of the particles; `averaged` and `log_weight` sum over them.
     """
     with laid_out(model, guide, *args, enumerated=enumerated, **kwargs):
         with poutine.enum(first_available_dim=-3) if enumerated else nullcontext():
@@ -37,7 +37,7 @@ def traces(
 
 
 def draw(program: Program, particles: int, *args: Any, **kwargs: Any) -> Trace:
-    """A program run `particles` times at once. Ask inside `laid_out`, which knows how it takes them."""
+    """A program run for `particles` particles at once. Call it inside `laid_out`, which finds the right layout."""
     return run(program, particles, args, kwargs)
 
 
@@ -47,14 +47,14 @@ def replayed(program: Program, at: Trace, particles: int, *args: Any, **kwargs: 
 
 
 def model_at(model: Program, q: Trace, particles: int, *args: Any, **kwargs: Any) -> Trace:
-    """The model run on the latents that a guide has drawn, which have to be its own."""
+    """The model run on the guide's latents. Guide and model must have the same latents."""
     p = replayed(model, q, particles, *args, **kwargs)
     check_pair(q, p)
     return p
 
 
 def sites(trace: Trace, observed: bool) -> dict[str, Any]:
-    """The observed (or the latent) sites by name; auxiliary ones, of which a guide makes its latents, are neither."""
+    """The observed (or the latent) sites by name, without the auxiliary sites from which a guide makes its latents."""
     return {name: site for name, site in _scored(trace, observed).items() if not is_auxiliary(site)}
 
 
@@ -63,12 +63,12 @@ def _scored(trace: Trace, observed: bool) -> dict[str, Any]:
 
 
 def log_prob(trace: Trace, observed: bool) -> Tensor:
-    """The sum of the observed (or of the latent) sites' log-probabilities. (particles, N)"""
+    """The sum of the log-probabilities of the observed (or the latent) sites. (particles, N)"""
     return sum(site["log_prob"] for site in _scored(trace, observed).values())
 
 
 def is_enumerated(site: Any) -> bool:
-    """Whether a latent takes each of its values."""
+    """Whether a latent is enumerated."""
     return site["infer"].get("_enumerate_dim") is not None
 
 
@@ -82,7 +82,7 @@ def averaged(q: Trace, values: Tensor, event_dim: int = 0) -> Tensor:
 
 
 def log_weight(q: Trace, p: Trace) -> Tensor:
-    """log p(x, z) - log q(z|x) of two scored traces; enumerated latents are summed out of it. (particles, N)"""
+    """log p(x, z) - log q(z|x) of two scored traces, with enumerated latents summed out. (particles, N)"""
     return summed_out(log_weight_of_each(q, p))
 
 
@@ -92,13 +92,13 @@ def summed_out(log_p: Tensor) -> Tensor:
 
 
 def log_weight_of_each(q: Trace, p: Trace) -> Tensor:
-    """The same for each value of the enumerated latents, which have no log q. (..., particles, N)"""
+    """The same for each value of the enumerated latents, for which there is no log q. (..., particles, N)"""
     drawn = [site["log_prob"] for site in _scored(q, False).values() if not is_enumerated(site)]
     return log_prob(p, True) + log_prob(p, False) - sum(drawn)
 
 
 def bound(q: Trace, p: Trace) -> Tensor:
-    """log p(x, z) - log q(z|x), of which the ELBO is the mean; over enumerated latents it is one. (particles, N)"""
+    """log p(x, z) - log q(z|x), whose mean is the ELBO; enumerated latents are averaged over. (particles, N)"""
     return averaged(q, log_prob(p, True) + log_prob(p, False) - log_prob(q, False))
 
 
@@ -110,8 +110,8 @@ def log_weights(model: Program, guide: Program, particles: int, *args: Any, **kw
 def log_mean_exp(log_w: Tensor) -> tuple[Tensor, Tensor]:
     """log of the mean weight over particles (K, N), and its standard error by the jackknife: two (N,).
 
-    e^2 = (K - 1) Var_k log m_k, m_k the mean without weight k. The delta method, which takes the logarithm for
-    straight, is too small by a quarter where few weights are large.  (Efron & Stein 1981)
+    e^2 = (K - 1) Var_k log m_k, where m_k is the mean without weight k. The delta method linearises the logarithm; with
+    few large weights its error is a quarter too small.  (Efron & Stein 1981)
     """
     k = len(log_w)
     log_mean = log_w.logsumexp(0) - math.log(k)
@@ -123,30 +123,31 @@ def log_mean_exp(log_w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def log_mean_exp_bias(log_w: Tensor) -> Tensor:
-    """How far below log E w the log of the mean weight is in the mean, by the jackknife: (K - 1) mean_k log (m_k / m).
+    """The jackknife estimate of the bias of the log of the mean weight as log E w: (K - 1) mean_k log (m_k / m).
 
-    At most 0; (K, N) to (N,). Where a few weights are nearly all, it is too near to 0 itself.
+    At most 0; (K, N) to (N,). If a few weights are nearly all of the sum, the estimate is too near to 0.
     """
     k = len(log_w)
     return (k - 1) * _without_each(log_w).mean(0) if k > 1 else torch.full_like(log_w[0], math.nan)
 
 
 def _without_each(log_w: Tensor) -> Tensor:
-    """log of the mean without weight k over the mean of all. (K, N)"""
+    """log of (the mean without weight k) / (the mean of all). (K, N)"""
     share = log_w.softmax(0)
     top = log_w.argmax(0, keepdim=True)
-    # What is left beside a weight that is nearly all, in all its digits.
+    # The rest beside a weight that is nearly all of the sum, without cancellation.
     rest = log_w.scatter(0, top, -math.inf).logsumexp(0) - log_w.logsumexp(0)
     left = torch.where(share > 0.5, rest, torch.log1p(-share))
     return left - math.log1p(-1 / len(log_w))
 
 
 def kl(q: Trace, p: Trace) -> tuple[dict[str, Tensor], str]:
-    """The KL by latent site, (particles, N), or per latent, (particles, N, *latent_shape); and how it was had.
+    """The KL by latent site, (particles, N), or by latent, (particles, N, *latent_shape); and how it was computed.
 
-    "closed form"; "closed form at draws" of the latents that come before; or "sampled", where torch knows no form, and
-    where the guide draws its latents in another order than the model: there a closed form of one, at draws of
-    those that the model has it depend on, is not its part of the KL. Enumerated latents are summed out.
+    It is computed in "closed form"; in "closed form at draws" of earlier latents; or "sampled". It is sampled if torch
+    has no closed form, and if the guide draws its latents in another order than the model: then the closed form for one
+    latent, at draws of the latents that it depends on in the model, is not its term of the KL. Enumerated latents are
+    summed out.
     """
     latents = sites(q, False)
     ordered = list(latents) == list(sites(p, False))
@@ -168,7 +169,7 @@ def kl(q: Trace, p: Trace) -> tuple[dict[str, Tensor], str]:
 
 
 def _auxiliary(q: Trace) -> dict[str, list[Any]]:
-    """The auxiliary sites of a guide by the latent that is drawn next, which is made of them."""
+    """The auxiliary sites of a guide, keyed by the next latent, which is a function of them."""
     found: dict[str, list[Any]] = {}
     waiting: list[Any] = []
     for name, site in _scored(q, False).items():
@@ -184,7 +185,7 @@ def _auxiliary(q: Trace) -> dict[str, list[Any]]:
 
 
 def _closed_kl(q: Any, p: Any) -> Tensor | None:
-    """KL(q || p), of every latent alone where they are independent; None where torch knows no form."""
+    """KL(q || p), for each latent separately if they are independent; None if torch has no closed form."""
     if q.batch_shape != p.batch_shape:  # torch's formulas do not all broadcast
         shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
         q, p = q.expand(shape), p.expand(shape)
@@ -200,12 +201,12 @@ def _closed_kl(q: Any, p: Any) -> Tensor | None:
 
 
 def over(weights: Tensor, like: Tensor) -> Tensor:
-    """Weights of rows (or of particles and rows) with dimensions of 1 behind, so that they multiply values of them."""
+    """Weights of rows (or of particles and rows), with trailing dimensions of 1 to broadcast against `like`."""
     return weights.reshape(*weights.shape, *[1] * (like.ndim - weights.ndim))
 
 
 def closed_mean(distribution: Any) -> Tensor | None:
-    """A distribution's mean; None where it has no closed form (flows), or where its values are no numbers."""
+    """A distribution's mean; None if it has no closed form (flows), or if its values are not numbers."""
     try:
         mean = distribution.mean
     except NotImplementedError:
@@ -216,12 +217,12 @@ def closed_mean(distribution: Any) -> Tensor | None:
 def is_point(trace: Trace) -> bool:
     """Whether a latent's distribution is a single value."""
     latents = sites(trace, False)
-    made = len(_scored(trace, False)) > len(latents)  # of auxiliary ones, which have a density
+    made = len(_scored(trace, False)) > len(latents)  # a function of auxiliary sites, which have a density
     return not made and any(isinstance(entries(site["fn"]), Delta) for site in latents.values())
 
 
 def at(trace: Trace, values: dict[str, Tensor]) -> Trace:
-    """A copy of a trace with these values at its sites, not scored yet."""
+    """A copy of a trace with these values at its sites, not yet scored."""
     moved = trace.copy()
     for name, site in moved.nodes.items():
         unscored: Any = {key: part for key, part in site.items() if key not in SCORES}
@@ -237,8 +238,8 @@ def detached(trace: Trace) -> Trace:
 def rescored(moved: Trace, run: Callable[[Trace], Trace]) -> Trace:
     """A guide's trace, scored at values that it did not draw (`at`, `detached`).
 
-    The distribution of its only site depends on no latent, and scores them itself. Where there are more, a later one
-    may be made of an earlier: there the guide is to be run again, with all its networks.
+    If the guide has a single site, its distribution depends on no other latent and can score the new values directly.
+    If it has several, a later site may depend on an earlier one, so the guide is run again, with all its networks.
     """
     if len(samples(moved)) > 1:
         return run(moved)
@@ -253,9 +254,9 @@ def check_latents(trace: Trace, what: str) -> None:
 
 
 def check_pair(q: Trace, p: Trace) -> None:
-    """Raise a ValueError unless guide and model have the same latents, and what the guide observes is in the model."""
+    """Raise a ValueError unless guide and model have the same latents, and the model has what the guide observes."""
     drawn, mine = sites(q, False), sites(p, False)
-    own = {name for name, site in mine.items() if "was_observed" not in site["infer"]}  # unconditioned: data
+    own = {name for name, site in mine.items() if "was_observed" not in site["infer"]}  # unconditioned sites are data
     if drawn.keys() != own:
         raise ValueError(
             f"expected the same latents in model and guide, found {sorted(own)} in the model, {sorted(drawn)} in the "
@@ -263,17 +264,17 @@ def check_pair(q: Trace, p: Trace) -> None:
         )
     for name, parts in _auxiliary(q).items():
         if not isinstance(entries(q.nodes[name]["fn"]), Delta):
-            found = f"{name!r} of {type(q.nodes[name]['fn']).__name__}"  # whose log q(z|x) would be an integral
+            found = f"{name!r} of {type(q.nodes[name]['fn']).__name__}"  # here log q(z|x) would be an integral
             raise ValueError(f"expected a latent that is a function of auxiliary {parts[0]['name']!r}, found {found}")
     for name, site in sites(q, True).items():
         if name not in p.nodes and not site["infer"].get("_deterministic"):
-            raise ValueError(f"expected (model, guide), found {name!r} observed in the guide alone: are they swapped?")
+            raise ValueError(f"expected (model, guide), found {name!r} observed only in the guide: are they swapped?")
 
 
 def check_pathwise(trace: Trace, what: str) -> None:
-    """Raise a ValueError unless every latent is a differentiable function of the guide's parameters, or enumerated."""
+    """Raise a ValueError unless every latent is enumerated, or a differentiable function of the guide's parameters."""
     for name, site in sites(trace, False).items():
         if not is_enumerated(site) and not getattr(site["fn"], "has_rsample", False):
             advice = '; ELBO(estimator="enumerated") sums over its values' if site["infer"].get("enumerate") else ""
-            found = f"{name!r} of {type(site['fn']).__name__} is none{advice}"
+            found = f"{name!r} of {type(site['fn']).__name__} is not{advice}"
             raise ValueError(f"{what} needs reparametrised latents: {found}")
