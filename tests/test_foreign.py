@@ -35,7 +35,9 @@ from pyrovae.training import train
 
 N, D, S, K = 24, 4, 0.5, 200  # rows, size of x, scale of x given z, particles
 PROGRAMS: dict[str, Callable[[], "Foreign"]] = {}
-PLACE = "depends on a row's position|cannot be run on|expected the 128 rows .* found .data. of 16|real parameters to shift"
+PLACE = (
+    "depends on a row's position|cannot be run on|expected the 128 rows .* found .data. of 16|real parameters to shift"
+)
 SHARED = "all rows share it"
 ALL = ("evaluate", "diagnose", "gaps")
 
