@@ -22,7 +22,7 @@ from pyrovae.networks import Conv, ResNet
 from pyrovae.training.faults import advice
 
 GREYS = torch.randint(0, 256, (300, 6), generator=torch.Generator().manual_seed(0)).float()
-HINT = "(x is as large as 255: where it is not of the order of 1, standardise it)"
+HINT = "(x is as large as 255: if it is not of order 1, standardise it)"
 BYTES = "These are bytes as floats: divide them by 255, or give them as uint8"
 
 
@@ -58,7 +58,7 @@ def test_data_of_the_order_of_one_get_no_advice():
 
 def test_counts_are_not_standardised():
     said = advice(pyrovae.VAE(6, 2, likelihood=Poisson), GREYS)
-    assert said == " (x is as large as 255: where it is not of the order of 1, give the encoder their logarithms " + (
+    assert said == " (x is as large as 255: if it is not of order 1, give the encoder their logarithms " + (
         "(networks.Log1p))"
     )
 

@@ -767,7 +767,7 @@ def test_without_labelled_rows_in_a_batch_only_the_others_come():
         (lambda: order_of(5, 9, 4, -1), "labelled_batch_size: expected an integer >= 0, found -1"),
         (lambda: order_of(5, 9, 4, 1.5), "labelled_batch_size: expected an integer >= 0, found 1.5"),
         (lambda: order_of(0, 9, 4), "y: expected some labels, found all 9 missing"),
-        (lambda: order_of(5, 9, 1), "batch_size: expected at least 2 where some labels are missing, found 1"),
+        (lambda: order_of(5, 9, 1), "batch_size: expected at least 2 if some labels are missing, found 1"),
     ],
 )
 def test_batches_that_cannot_be_are_refused(make, message):

@@ -825,7 +825,7 @@ def test_svi_takes_the_steps_of_pyro(name):
         svi = kind(case.model, with_parameter(case), pyro.optim.Adam({"lr": 0.01}), case.loss)
         torch.manual_seed(2)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "the programs are not one fixed graph")
+            warnings.filterwarnings("ignore", "the programs cannot be recorded as one graph")
             first = [svi.step(*case.args) for _ in range(2)]
             if kind is pyrovae.SVI:  # the others as a graph, where the programs are one
                 svi.prepare(*case.args)

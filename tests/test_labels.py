@@ -924,7 +924,7 @@ REFUSED = {  # by both models, in training and in evaluation
 IN_TRAINING = {"one row": "expected at least 2 rows to train on, found 1"}
 OF_M2_IN_TRAINING = {
     "all missing": "y: expected some labels, found all 30 missing",
-    "a loader, missing": "y: expected a Split or a Dataset where labels are missing, found a DataLoader",
+    "a loader, missing": "y: expected a Split or a Dataset if labels are missing, found a DataLoader",
 }
 OF_CONDITIONAL = {
     "no labels": NONE,
@@ -977,7 +977,7 @@ def test_a_missing_label_that_a_loader_brings_later_stops_the_run_and_undoes_the
     vae = made()
     before = copy.deepcopy(vae)
     training = Training(vae, DataLoader(TensorDataset(binary(), classes(missing=5).flip(0)), batch_size=10), epochs=2)
-    with pytest.raises(TrainingError, match="expected a Split or a Dataset where labels are missing"):
+    with pytest.raises(TrainingError, match="expected a Split or a Dataset if labels are missing"):
         list(training)
     assert same_bits(vae, before)
     assert training.step == 0
@@ -1056,7 +1056,7 @@ def test_questions_without_an_answer_are_refused(ask, message):
         ({"labelled_batch_size": 10}, "labelled_batch_size: expected at most 9 of the 10 rows of a batch"),
         ({"labelled_batch_size": 11}, "labelled_batch_size: expected at most 9 of the 10 rows of a batch"),
         ({"labelled_batch_size": -1}, "labelled_batch_size: expected an integer >= 0, found -1"),
-        ({"batch_size": 1}, "batch_size: expected at least 2 where some labels are missing, found 1"),
+        ({"batch_size": 1}, "batch_size: expected at least 2 if some labels are missing, found 1"),
     ],
 )
 def test_batches_without_room_are_refused(options, message):

@@ -455,7 +455,7 @@ def occupied(path):
         (["train", "--device", "cuda:99"], "device: expected auto, cpu or a GPU"),
         (["train", "--device", "meta"], "device: expected auto, cpu or a GPU"),
         (["train", "--clusters-after", "3"], "clusters_after: expected no such option, of which vae has no use"),
-        (["train", "--model", "mixture-vae", "--clusters-after", "101"], "initialise: expected a model that begins"),
+        (["train", "--model", "mixture-vae", "--clusters-after", "101"], "initialise: expected a model with"),
         (["train", "--model", "bayesian-vae(training_rows=5)"], "unknown option of model 'bayesian-vae'"),
         (["train", "--compile", "fast"], "unknown compile 'fast'"),
         (["train", "--matmul", "lowest"], "unknown matmul 'lowest'"),

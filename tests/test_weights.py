@@ -310,7 +310,7 @@ def test_convolutions_train():
 @pytest.mark.parametrize("data", [binary, lambda: DataLoader(TensorDataset(binary()), batch_size=5)])
 def test_rows_that_are_not_those_of_the_data_are_refused(data):
     assert len(pyrovae.fit(BayesianVAE(X, 2, 20), data(), epochs=1)) == 1
-    with pytest.raises(ValueError, match="training_rows: expected those of the training data, 20, found 30"):
+    with pytest.raises(ValueError, match="training_rows: expected the number of training data, 20, found 30"):
         pyrovae.fit(BayesianVAE(X, 2, 30), data(), epochs=1)
 
 

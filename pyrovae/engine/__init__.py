@@ -1,1 +1,1 @@
-"""A function of tensors as one graph. What is private in torch is used here alone."""
+"""A function of tensors as one graph. Private parts of torch are used only here."""

@@ -1,4 +1,4 @@
-"""A Python function of tensors as one graph. What is private in torch is used here, and nowhere else.
+"""A Python function of tensors as one graph. Private parts of torch are used here, and nowhere else.
 
 `Graph` records a function, `on_copies` runs one without a trace, `recording` and `called` say what is going on. Other
 rooms ask these alone. Private in torch, and so tied to its versions, are torch.fx.experimental.proxy_tensor,
@@ -32,24 +32,25 @@ Function = Callable[[list[Tensor], Any], Sequence[Tensor | None]]
 
 
 class UntraceableError(Exception):
-    """The function is no graph of fixed structure: what is in the way, and where."""
+    """The function is not a graph of fixed structure; the message says why, and where in the code."""
 
 
 class Graph:
     """function(parameters, arguments) as one graph of torch operations.
 
-    The function is run three times, on copies and with the same noise, which leaves everything as it was: once to see
-    which tensors it finds elsewhere (buffers, a closure's tensors), which become inputs of the graph; once to record
-    it; once to compare the graph's numbers with its own. Values of tensors may change from call to call, and what the
-    function writes into buffers the graph writes, too; shapes, Python values and the modes of modules are fixed.
+    The function is run three times, on copies and with the same noise, so that nothing changes outside. The first run
+    finds the tensors that the function uses from outside (buffers, tensors of a closure), which become inputs of the
+    graph; the second records the graph; the third compares the graph's results with the function's. Values of tensors
+    may change from call to call, and the graph also performs the function's writes to buffers. Shapes, Python values
+    and the modes of modules are fixed.
 
     Args:
         function: from (parameters, arguments) to a list of tensors or None; `parameters` are leaves with gradients.
-        parameters: tensors that the function may also find by itself.
+        parameters: tensors that the function may also access by itself.
         arguments: any nest of tensors and Python values.
 
     Raises:
-        UntraceableError: Python branches on the value of a tensor, or draws random numbers that torch does not know.
+        UntraceableError: Python branches on the value of a tensor, or draws random numbers outside of torch.
     """
 
     def __init__(self, function: Function, parameters: Sequence[Tensor], arguments: Any) -> None:
@@ -81,23 +82,23 @@ class Graph:
             except Exception as error:
                 raise UntraceableError(_what_and_where(error)) from error
         if {id(tensor) for tensor in [*self.module.parameters(), *self.module.buffers()]} & set(map(id, self.outside)):
-            raise UntraceableError("a parameter or buffer is used out of torch's sight")
+            raise UntraceableError("a parameter or buffer is used outside of torch's functions")
         again = _tried(self.module, inputs)
-        _compare(expected, again, "it gives other numbers at every run, with the same random numbers of torch")
+        _compare(expected, again, "its results differ from run to run, with the same random numbers of torch")
         self.run: Callable[..., Any] = self.module
         self.compiled, self.calls = False, 0
 
     def fits(self) -> bool:
-        """The modules are in the modes that they were in."""
+        """Whether the modules are in the modes of the recording."""
         return [module.training for module in self.modules] == self.modes
 
     def compile(self) -> None:
-        """Run compiled from now on, with the noise of eager torch; on a GPU, as a CUDA graph on static tensors."""
+        """Compile the graph, with the noise of eager torch; on a GPU it runs as a CUDA graph on static tensors."""
         on_gpu = self.outside[0].is_cuda
         if on_gpu:
             for tensor in self.outside:
                 torch._dynamo.mark_static_address(tensor)
-        # Not in the order of memory's peak: random numbers are drawn in the order of the program.
+        # Inductor may not reorder operations to save memory: random numbers must be drawn in the order of the program.
         options: dict[str, Any] = {"fallback_random": True, "reorder_for_peak_memory": False}
         options |= {"triton.cudagraphs": on_gpu}
         compiled = torch.compile(self.module, fullgraph=True, dynamic=False, options=options)
@@ -105,11 +106,11 @@ class Graph:
         def first(*inputs: Any) -> Any:
             self.run = self.module
             try:
-                with warnings.catch_warnings(action="ignore"):  # Inductor's, of its own deprecations
+                with warnings.catch_warnings(action="ignore"):  # Inductor's warnings of its own deprecations
                     expected, found = (_tried(run, inputs) for run in (self.module, compiled))
-                    _compare(expected, found, "compiled, it rounds to other numbers")
+                    _compare(expected, found, "compiled, its results differ by more than rounding")
                 self.run, self.compiled = compiled, True
-            except Exception as error:  # no C++ compiler, say; a fault of the graph itself is met again
+            except Exception as error:  # no C++ compiler, say; a fault of the graph itself shows again later
                 warnings.warn(f"the step runs as a graph, but uncompiled: {checks.reason(error)}", stacklevel=2)
             return self.run(*inputs)
 
@@ -123,7 +124,7 @@ class Graph:
 
 
 def signature(arguments: Any) -> Any:
-    """What a graph takes for granted of its arguments, and of torch."""
+    """The properties of the arguments, and of torch, on which a graph depends."""
     leaves, structure = pytree.tree_flatten(arguments)
     kinds = [(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else (type(x), x) for x in leaves]
     devices = {x.device.type for x in leaves if isinstance(x, Tensor)}
@@ -132,24 +133,24 @@ def signature(arguments: Any) -> Any:
 
 
 def skips_on_device(optimizer: Any) -> bool:
-    """Whether this optimiser takes `found_inf`, a tensor: a step with 1 in it changes nothing, and nobody waits."""
+    """Whether this optimiser accepts `found_inf`, a tensor: if it is 1, the step changes nothing, without a wait."""
     return getattr(optimizer, "_step_supports_amp_scaling", False)
 
 
 def recording() -> bool:
-    """Whether a graph is being recorded at this moment, where Python can ask for no value."""
+    """Whether a graph is being recorded at this moment, so that Python cannot read values of tensors."""
     return get_proxy_mode() is not None
 
 
 @contextmanager
 def on_copies() -> Iterator[None]:
-    """Inside, tensors from outside are read, and written, as copies, and no random number is used up."""
+    """Inside, outside tensors are read and written as copies, and no random number is consumed."""
     with torch.random.fork_rng(), _Replaced({}, []):
         yield
 
 
 class Elements(TorchDispatchMode):
-    """Counts the elements of all that torch makes inside, views aside, and those of the largest."""
+    """Counts the elements of all tensors that torch computes inside, except views, and of the largest one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,13 +165,16 @@ class Elements(TorchDispatchMode):
 
 
 class _Replaced(TorchFunctionMode):
-    """Inside, tensors are replaced as the table says: {id of the old: new}. One that was not made inside, and is not
-    in the table, gets a copy at first sight and is noted in `found`, or in tracing ends it."""
+    """Inside, tensors are replaced according to the table {id of the old: new}.
+
+    A tensor from outside that is not in the table is copied at first use and collected in `found`; while tracing, it
+    raises an error.
+    """
 
     def __init__(self, table: dict[int, Tensor], own: list[Tensor], tracing: bool = False) -> None:
         super().__init__()
         self.table, self.tracing, self.found = table, tracing, []  # type: ignore[var-annotated]
-        self.own = {id(tensor): tensor for tensor in own}  # which keeps them: an id must not come back
+        self.own = {id(tensor): tensor for tensor in own}  # keeps them alive: an id must not be reused
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = pytree.tree_map_only(Tensor, self._replace, (args, kwargs or {}))
@@ -186,31 +190,33 @@ class _Replaced(TorchFunctionMode):
             return tensor
         if id(tensor) not in self.table:
             if self.tracing:
-                raise UntraceableError(f"a tensor of shape {tuple(tensor.shape)} is made anew by something else")
+                raise UntraceableError(
+                    f"a tensor of shape {tuple(tensor.shape)} is created by code outside torch's functions"
+                )
             self.found.append(tensor)
             self.table[id(tensor)] = _copies([tensor])[0].requires_grad_(tensor.requires_grad)
             self.own[id(self.table[id(tensor)])] = self.table[id(tensor)]
         return self.table[id(tensor)]
 
 
-# Where Pyro's estimators and torch's distributions ask for a value only to report it, or to refuse it, while a graph is
-# being recorded: what they are told. By who asks; "" is anyone.
+# While a graph is recorded, Pyro's estimators and torch's distributions read some values, only to report or refuse
+# them. These are the answers that they get instead, keyed by the module that asks; "" is any module.
 _ANSWERS: dict[Any, dict[str, Callable[..., Any]]] = {
     Tensor.item: {"": lambda x: x.detach()},
     Tensor.__bool__: {
-        "pyro.util": lambda x: False,  # warn_if_nan: is it? The step's own flag says so
-        "pyro.infer.util": lambda x: True,  # Dice: are all probabilities > 0? If not, the flag will say so
+        "pyro.util": lambda x: False,  # warn_if_nan asks: is it NaN? The step's own flag reports it
+        "pyro.infer.util": lambda x: True,  # Dice asks: are all probabilities > 0? If not, the flag reports it
         "torch.distributions.distribution": lambda x: True,  # are the arguments valid?
         "pyrovae.programs.traces": lambda x: (
             True
-        ),  # closed_mean: is it finite? If not, the graph's numbers are not the program's
+        ),  # closed_mean asks: is it finite? If not, the graph's results will differ from the program's
     },
-    Tensor.register_hook: {"pyro.util": lambda x, hook: None},  # warn_if_nan, of a gradient
+    Tensor.register_hook: {"pyro.util": lambda x, hook: None},  # warn_if_nan, for a gradient
     F.one_hot: {"": lambda x, n: (x.unsqueeze(-1) == torch.arange(n, device=x.device)).long()},  # is x in range?
 }
 
 
-# Inductor draws a bernoulli from float32 uniforms whatever the dtype; eager torch, from uniforms of its own dtype.
+# Inductor draws a bernoulli from float32 uniforms for any dtype; eager torch uses uniforms of the tensor's dtype.
 _NOISE = {torch.ops.aten.bernoulli.default: lambda p, generator=None: (torch.rand_like(p) < p).to(p.dtype)}
 
 
@@ -223,7 +229,7 @@ def _asker() -> str:
 
 @contextmanager
 def called() -> Iterator[list[nn.Module]]:
-    """The modules that are called inside."""
+    """Collects the modules that are called inside."""
     called: dict[int, nn.Module] = {}
 
     def note(module: nn.Module, _: Any) -> None:
@@ -243,12 +249,12 @@ def _tensors(nest: Any) -> list[Tensor]:
 
 
 def _wrapped(tensor: Tensor) -> list[Tensor]:
-    """What a tensor of a subclass holds: Pyro's estimators wrap tensors to learn where they come from."""
+    """The tensors inside a tensor of a subclass: Pyro's estimators wrap tensors to learn their origin."""
     return [] if type(tensor) in (Tensor, nn.Parameter) else _tensors(vars(tensor))
 
 
 def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Copies to be written to. What is too large for a buffer, or expanded, is only read, and stays as it lies."""
+    """Copies that may be written. A tensor too large for a buffer, or expanded, is only read, so it is not copied."""
     with torch._C.DisableTorchFunction():
         return [tensor.detach() if tensor.numel() > 2**24 else _copy(tensor.detach()) for tensor in tensors]
 
@@ -259,25 +265,25 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def _tried(run: Callable[..., Any], inputs: Sequence[Sequence[Tensor]]) -> Any:
-    """The results on copies, with the next random numbers, which are not used up."""
+    """The results on copies, with the next random numbers, which are not consumed."""
     with torch.random.fork_rng(), torch.no_grad():
         return run(*([_alike(*both) for both in zip(_copies(part), part, strict=True)] for part in inputs))
 
 
 def _alike(copy: Tensor, tensor: Tensor) -> Tensor:
-    """The copy as a parameter, where the tensor is one: what is compiled for the one kind is not for the other."""
+    """The copy as a parameter, if the tensor is one, because compiled code for one kind does not accept the other."""
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(copy, tensor.requires_grad)
     return copy.requires_grad_(tensor.requires_grad)
 
 
 def _compare(expected: Sequence[Tensor | None], found: Sequence[Tensor | None], fault: str) -> None:
-    """Raise an UntraceableError unless the numbers agree, but for rounding: of each tensor, and of the largest."""
+    """Raise an UntraceableError unless the numbers agree up to rounding, relative to each tensor and to the largest."""
     largest = [x.abs().max().item() if x is not None and x.numel() and x.is_floating_point() else 0.0 for x in expected]
     whole = max((size for size in largest if math.isfinite(size)), default=0.0)
     for a, b, size in zip(expected, found, largest, strict=True):
         if (a is None) != (b is None):
-            raise UntraceableError("it takes another way at every run")
+            raise UntraceableError("its control flow differs from run to run")
         bound = 1e-3 * max(size, 1e-3 * whole) if math.isfinite(size) else 0.0
         if a is not None and b is not None and not torch.allclose(a, b, rtol=0, atol=bound, equal_nan=True):
             raise UntraceableError(fault)
@@ -286,7 +292,7 @@ def _compare(expected: Sequence[Tensor | None], found: Sequence[Tensor | None], 
 def _what_and_where(error: Exception) -> str:
     what = checks.reason(error)
     if "get value out of a tracing tensor" in what:
-        what = "Python asks for the value of a tensor"
+        what = "Python reads the value of a tensor"
     frames = traceback.extract_tb(error.__traceback__)
     if theirs := [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]:
         frame = theirs[-1]
@@ -294,6 +300,6 @@ def _what_and_where(error: Exception) -> str:
     return what
 
 
-# The packages themselves, not whatever lies in a folder of that name: a clone of this project, say.
+# Only the packages themselves, not any folder of that name, such as a clone of this project.
 _PACKAGES = (Path(torch.__file__).parent, Path(pyro.__file__).parent, Path(__file__).parents[1])
 _NOT_THEIRS = (*(str(folder) + os.sep for folder in _PACKAGES), "<")

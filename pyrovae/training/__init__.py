@@ -1,1 +1,1 @@
-"""Training any pair of Pyro programs: the loop, SVI as one graph, batches, and what went wrong."""
+"""Training for any pair of Pyro programs: the loop, SVI as one graph, batches, and the diagnosis of failures."""

@@ -1,4 +1,4 @@
-"""The batches of a training: which rows they are, and how they come to where the programs are."""
+"""The batches of a training: which rows they contain, and how they get to the programs' device."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -18,29 +18,29 @@ from pyrovae.programs.traits import traits
 from pyrovae.training.faults import TrainingError, check_data
 from pyrovae.training.sampler import Sampler
 
-# So many numbers at a time of other data, in at most ROWS rows.
+# Data that are not in memory are read this many numbers at a time, but at most ROWS rows.
 FLOATS = 2**20
 
 
 class Batches:
-    """An epoch's batches in the order of `shuffle(n)`; `read` makes of each what the objective is called with.
+    """The batches of an epoch, in the order of `shuffle(n)`; `read` turns each into the objective's arguments.
 
-    Rows in memory are put where the programs are once and for all. A batch is then their numbers, and to take them is
-    part of the step; of other data it is their values.
+    Rows in memory are moved to the programs' device once. A batch is then a tensor of row numbers, and the step selects
+    the rows. For other data, a batch contains their values.
 
     Args:
         programs: model and guide.
-        data: a Split or a DataLoader, in which the programs' own checks find no fault.
+        data: a Split or a DataLoader that passes the programs' own checks.
         size, labelled_batch_size: `batch_size` and `labelled_batch_size` of `Training`.
 
     Attributes:
         size: rows of a batch; the last may have fewer.
-        order: of the rows.
-        labels: whether data come with their labels.
+        order: the order of the rows.
+        labels: whether the data have labels.
 
     Raises:
-        ValueError: before the first batch, where the data or the sizes cannot be meant.
-        TrainingError: data that cannot be read.
+        ValueError: before the first batch, if the data or the sizes are invalid.
+        TrainingError: the data cannot be read.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Batches:
         self.size = _size(size, data)
         if isinstance(data, Split):
             data = data.binarize_once()
-            if self.wanted.names and data.y is not None:  # what is read when it is asked for is asked for once
+            if self.wanted.names and data.y is not None:  # lazy columns are read only once
                 every = torch.arange(len(data))
                 data = replace(data, y=data.y[every], rest=tuple(column[every] for column in data.rest))
         self.data = data
         check_data(programs, data)
         if (rows := traits(programs).training_rows) and rows != (_rows(data) or rows):
-            raise ValueError(f"training_rows: expected those of the training data, {_rows(data)}, found {rows}")
+            raise ValueError(f"training_rows: expected the number of training data, {_rows(data)}, found {rows}")
         self.order = Sampler(data, self.labels, self.size, labelled_batch_size)
         self.x = self._resident()
         columns = data.columns[: len(self.wanted.names)] if isinstance(data, Split) and self.x is not None else ()
@@ -68,12 +68,12 @@ class Batches:
 
     @property
     def rows(self) -> int | None:
-        """Rows in all; None for a stream that does not know."""
+        """The number of rows; None for a stream of unknown length."""
         return _rows(self.data)
 
     @property
     def number(self) -> int | None:
-        """Batches in an epoch; None for a stream that does not know its length."""
+        """Batches in an epoch; None for a stream of unknown length."""
         try:
             return len(self.data if isinstance(self.data, DataLoader) else self.order)
         except TypeError:
@@ -88,18 +88,18 @@ class Batches:
         try:
             for batch in batches(self.data, lambda n: self.order(shuffle), self.size, self.wanted):
                 yield self._placed(*batch)
-        except Exception as error:  # a worker's ends with its own message, after its traceback
+        except Exception as error:  # a worker's error has its own message after its traceback
             raise TrainingError(f"the data cannot be read: {checks.reason(error, last=True)}") from error
 
     def parts(self, data: Split) -> Iterator[Batch]:
-        """Other data in their own order, in blocks; the rows with a label apart from those without."""
+        """Other data in their own order, in blocks; labelled rows are separate from unlabelled ones."""
         size = max(self.size, min(ROWS, FLOATS // math.prod(data.event_shape)))
         for block in blocks(data, size, self.wanted):
             for _, part in by_kind(self.programs, *block):
                 yield self._placed(*part)
 
     def _placed(self, x: Tensor, *columns: Tensor) -> Batch:
-        """Data, and labels as the programs' site has them, where the programs are."""
+        """Data, and labels in the form of the programs' site, on the programs' device."""
         return x.to(*placement(self.programs)), *self._beside(*columns)
 
     def _beside(self, *columns: Any) -> Batch:
@@ -108,25 +108,27 @@ class Batches:
         return tuple(column(value, number, *placement(self.programs)) for number, value in enumerate(columns, 2))
 
     def _encoded(self, y: Tensor) -> Tensor:
-        """0 where labels are missing."""
+        """Encoded labels, with 0 for missing ones."""
         there = known(y)
         if isinstance(self.data, DataLoader) and not bool(there.all()):
-            raise ValueError("y: expected a Split or a Dataset where labels are missing, found a DataLoader")
+            raise ValueError("y: expected a Split or a Dataset if labels are missing, found a DataLoader")
         values = encoded(self.programs, y[there].to(placement(self.programs)[0]))
         full = values.new_zeros(len(y), *values.shape[1:])
         full[there.to(full.device)] = values
         return full
 
     def _resident(self) -> Tensor | None:
-        """Rows in memory, where the programs are: bytes as bytes, the rest as the programs' dtype."""
+        """Rows in memory, on the programs' device: bytes as bytes, other types as the programs' dtype."""
         x, (device, dtype) = getattr(self.data, "x", None), placement(self.programs)
         if not isinstance(x, Tensor):
             return None
         return x.to(device) if x.dtype == torch.uint8 else x.to(device, dtype)
 
     def read(self, x: Tensor, *columns: Tensor) -> Batch:
-        """The objective's arguments for a batch: x and its columns; or x and y of its labelled rows, then x of the
-        others. Part of the step."""
+        """The objective's arguments for a batch: x and its columns; or x and y of labelled rows, then x of the others.
+
+        This is a part of the step.
+        """
         if self.x is not None:
             assert isinstance(self.data, Split)
             rows = x
@@ -142,7 +144,7 @@ class Batches:
 
 
 def _rows(data: Any) -> int | None:
-    """How many rows there are in all; None for a stream that does not know."""
+    """The number of rows; None for a stream of unknown length."""
     try:
         return len(data.dataset if isinstance(data, DataLoader) else data)  # type: ignore[arg-type]
     except TypeError:

@@ -29,14 +29,14 @@ class Replayable(Protocol):
 
 
 def explained(training: Replayable, what: str, good: State, number: int) -> TrainingError:
-    """Replay the epoch from its start to the step that failed, and look at each site there."""
+    """Replay the epoch from its start to the failed step, and look at each site there."""
     training.restore(good)
     with training.stepping():
         remaining = training.batches(training.shuffle)
         batch = next(remaining)
         for done in range(number):
             training.take_step(batch, done)
-            batch = next(remaining, batch)  # where the last step spoilt a parameter, its batch again
+            batch = next(remaining, batch)  # if the last step spoilt a parameter, use its batch again
         calls = training.calls(batch)
         where = next((text for call in calls if (text := first_fault(training.programs, *call))), NOTHING)
     fault = failure(
@@ -50,7 +50,7 @@ def explained(training: Replayable, what: str, good: State, number: int) -> Trai
 
 
 def failure(training: Replayable, what: str, step: int, x: Tensor) -> TrainingError:
-    """The error that says which step failed, what was not finite there, and what the usual causes are."""
+    """The error that names the failed step, the quantity that was not finite, and the usual causes."""
     return TrainingError(
         f"step {step} (epoch {training.epoch + 1}): {what}{advice(training.programs, x)}. Usual causes: a learning "
         f"rate that is too high (here {training.rate:g}; try a tenth of it, or clip=1), a learned scale that vanishes "

@@ -1,4 +1,4 @@
-"""What is wrong with data before training, and with programs when training failed."""
+"""Finds the fault in data before training, and in programs after a failed step."""
 
 from typing import Any
 
@@ -18,11 +18,11 @@ from pyrovae.randomness import seeded
 
 
 class TrainingError(RuntimeError):
-    """Training met a loss or a gradient that is not finite, or unreadable data; the last good state is restored."""
+    """A loss or gradient was not finite, or the data were unreadable; the last good state has been restored."""
 
 
 def check_data(programs: Programs, part: Any) -> None:
-    """Check all rows in memory, and the first rows of what is read later, or is binary by the way it is read."""
+    """Check all rows in memory. If rows are read lazily, or binarised when read, check the first ones."""
     labels = of_labels(programs)
     with seeded(0), no_side_effects(programs):
         if labels and isinstance(y := getattr(part, "y", None), Tensor):
@@ -40,21 +40,21 @@ def check_data(programs: Programs, part: Any) -> None:
 
 
 def advice(programs: Programs, x: Tensor) -> str:
-    """What may be wrong with data on which training fails; nothing where they are of the order of 1."""
+    """What may be wrong with data on which training fails; "" if their values are of order 1."""
     most = x.nan_to_num().abs().max().item()
     if most <= 100:
         return ""
     likelihood = traits(programs).likelihood
     counts = likelihood is not None and likelihood.measure.over == COUNTS.over
     cure = "give the encoder their logarithms (networks.Log1p)" if counts else "standardise it"
-    return f" (x is as large as {most:.3g}: where it is not of the order of 1, {cure})"
+    return f" (x is as large as {most:.3g}: if it is not of order 1, {cure})"
 
 
-NOTHING = "every site is finite on that batch: a gradient, or another batch, is not"
+NOTHING = "all sites are finite on that batch: a gradient, or another batch, is not"
 
 
 def first_fault(programs: Programs, *args: Tensor) -> str:
-    """The first parameter, datum, site's value or site's log-probability that is not as it must be; "" if none."""
+    """The first parameter, datum, site's value or site's log-probability that is not valid; "" if there is none."""
     model, guide = pair(programs)
     for module in modules(programs):
         for name, parameter in module.named_parameters():
@@ -64,14 +64,14 @@ def first_fault(programs: Programs, *args: Tensor) -> str:
         check(programs, args[0])
     except ValueError as fault:
         return f"the data: {fault}"
-    # Validation would stop at the distribution, which does not know its site's name.
+    # Validation would stop at the distribution, which does not know the name of its site.
     with pyro.validation_enabled(False), torch.no_grad(), own_parameters():
         q = poutine.trace(guide).get_trace(*args)
         p = poutine.trace(poutine.replay(model, trace=q)).get_trace(*args)
         for trace, program in ((q, "guide"), (p, "model")):
             trace.compute_log_prob()
             for name, site in trace.nodes.items():
-                # The data were checked above, and may have entries that are missing.
+                # The data were checked above, and may have missing entries.
                 parts = ("log_prob",) if site.get("is_observed") else ("value", "log_prob")
                 found: Any = site
                 for part in parts if site["type"] == "sample" else ():

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrovae import checks
 
-# What torch.set_float32_matmul_precision knows; "auto" is one of them, found by `fastest_matmul`.
+# The values of torch.set_float32_matmul_precision; "auto" chooses one of them by `fastest_matmul`.
 MATMULS = ("auto", "highest", "high", "medium")
 
 
@@ -25,11 +25,11 @@ def matmul_precision(name: str) -> Iterator[None]:
 
 
 def fastest_matmul(parameters: Iterable[Tensor], batch_size: int) -> tuple[str, float, float]:
-    """The choice: "medium" where it is as exact as "highest" and faster, else "highest"; medium's error; its speed.
+    """Return "medium" if it is as exact as "highest" and faster, else "highest"; the error of "medium"; its speed-up.
 
-    "medium" allows bfloat16, which some processors take and others do not: it is tried on a product of a batch with
-    the largest matrix of these parameters, and trusted where its largest error stays below 1e-5 of the result's
-    largest value (float32 rounding gives about 1e-6, bfloat16 1e-2).
+    "medium" allows bfloat16, which some processors use and others do not. It is tried on the product of a batch with
+    the largest matrix of these parameters, and accepted if its largest error is below 1e-5 of the result's largest
+    value (float32 rounding gives about 1e-6, bfloat16 1e-2).
     """
     matrices = [value for value in parameters if value.ndim == 2 and value.dtype == torch.float32]
     if not matrices:
@@ -56,11 +56,11 @@ def _seconds(x: Tensor, w: Tensor) -> float:
 
 
 def chosen(asked: str, parameters: Iterable[Tensor], batch_size: int) -> tuple[str, dict[str, float]]:
-    """The precision to use, and what was measured to choose it.
+    """The precision to use, and the measurements on which the choice is based.
 
     Args:
         asked: one of MATMULS.
-        parameters: of the programs.
+        parameters: the programs' parameters.
         batch_size: rows of a step.
     """
     checks.member("matmul", asked, MATMULS)

@@ -1,4 +1,4 @@
-"""Learning rates as functions of the share of training that is done."""
+"""Learning-rate schedules: factors as functions of the completed share of the training."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ def constant(share: float) -> float:
 
 
 def cosine(share: float) -> float:
-    """Learning rate: factor (1 + cos(pi t)) / 2 at the share t of training.  (Loshchilov & Hutter 2017)"""
+    """Learning rate: factor (1 + cos(pi t)) / 2 at the completed share t.  (Loshchilov & Hutter 2017)"""
     return (1 + math.cos(math.pi * share)) / 2
 
 
@@ -23,9 +23,9 @@ def stages(share: float) -> float:
 
 
 def checked(schedule: Any) -> Callable[[float], float]:
-    """A learning-rate schedule, after a look at it from start to end: a rate below 0 would climb the loss."""
+    """Return a learning-rate schedule, after a check from start to end: a negative rate would increase the loss."""
     if not callable(schedule):
-        raise ValueError(f"lr_schedule: expected a function, as pyrovae.training.rates.cosine, found {schedule!r}")
+        raise ValueError(f"lr_schedule: expected a function such as pyrovae.training.rates.cosine, found {schedule!r}")
     for number in range(1001):
         checks.number(f"lr_schedule at {number / 1000:g} of the training", schedule(number / 1000), 0)
     return schedule

@@ -11,24 +11,24 @@ from pyrovae.data.split import known
 
 
 class Sampler:
-    """The rows of an epoch. Where labels are missing, each batch begins with rows that have theirs, as many in each.
+    """The rows of an epoch. If labels are missing, each batch begins with a fixed number of labelled rows.
 
-    An epoch meets every row: each of the kind that lasts longer once, those of the other over and over. Whatever the
-    ratio in the data, batches are of one kind, and a graph of the step is recorded once.
+    An epoch reads every row. Of the two kinds, the one that needs more batches is read once, the other repeatedly. So
+    all batches have the same composition, whatever the ratio in the data, and the graph of a step is recorded once.
 
     Args:
-        data: a Split, or anything else of which the rows are not known.
+        data: a Split, or other data whose rows are not known.
         labels: whether labels are used at all.
-        size: of a batch.
-        labelled_batch_size: rows of a batch that have their label; None is half of it, or as many as there are.
+        size: rows of a batch.
+        labelled_batch_size: labelled rows of a batch; None is half the batch, or as many as there are.
 
     Attributes:
-        labelled_batch_size: the same, as found; None where every row has its label, 0 where none has.
-        share: of the rows with a label in the data.
+        labelled_batch_size: the resulting number; None if every row has its label, 0 if none has.
+        share: the share of labelled rows in the data.
 
     Raises:
-        ValueError: every label is missing; more labelled rows than there are, or than leave room for others; batches
-            of one row, which have no room for both.
+        ValueError: every label is missing; there are not as many labelled rows, or no room for others; the batch size
+            is 1, with no room for both kinds.
     """
 
     def __init__(self, data: Any, labels: bool, size: int, labelled_batch_size: int | None = None) -> None:
@@ -53,7 +53,7 @@ class Sampler:
     def _checked(self, labelled_batch_size: int | None, there: int) -> int:
         if labelled_batch_size is None:
             if self.size == 1:
-                raise ValueError("batch_size: expected at least 2 where some labels are missing, found 1")
+                raise ValueError("batch_size: expected at least 2 if some labels are missing, found 1")
             return min(there, self.size // 2)
         if labelled_batch_size > min(there, self.size - 1):
             raise ValueError(
@@ -68,7 +68,7 @@ class Sampler:
         return max(rounds, -(-len(self.with_label) // self.labelled_batch_size)) if self.labelled_batch_size else rounds
 
     def __call__(self, shuffle: Callable[[int], Tensor] = torch.arange) -> Tensor:
-        """The rows, one batch after the other; shuffle(n) is an order of n things."""
+        """The rows, one batch after the other; shuffle(n) returns an order of n items."""
         if not self.labelled_batch_size:
             return self.others[shuffle(len(self.others))]
         n, room = len(self), self.size - self.labelled_batch_size
@@ -81,6 +81,6 @@ class Sampler:
 
 
 def _over_and_over(rows: Tensor, count: int, shuffle: Callable[[int], Tensor]) -> Tensor:
-    """So many of the rows: all of them in one order, then in the next."""
+    """`count` rows: all of them in one order, then all in the next order, and so on."""
     rounds = -(-count // len(rows))
     return torch.cat([rows[shuffle(len(rows))] for _ in range(rounds)])[:count]

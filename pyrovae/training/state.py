@@ -1,4 +1,4 @@
-"""All that changes in a training: what a checkpoint holds."""
+"""The state of a training, which a checkpoint saves."""
 
 import copy
 from typing import Any, Protocol
@@ -43,7 +43,7 @@ def weights(training: Changing) -> dict[str, Tensor]:
 
 
 def state(training: Changing) -> State:
-    """A copy of all that changes in training, as tensors and as what JSON can say; `restore` takes it back."""
+    """A copy of all that changes in training, as tensors and JSON values; `restore` accepts it."""
     optimizer = training.svi.optimizer.state_dict()
     tensors = {f"weights.{name}": value for name, value in weights(training).items()}
     tensors |= {f"best.{name}": value for name, value in training.best.items()}
@@ -55,13 +55,13 @@ def state(training: Changing) -> State:
 
 
 def restore(training: Changing, state: State) -> None:
-    """Go on from a `state`, to the same bits as if there had been no interruption."""
+    """Continue from a `state`, bit by bit as if there had been no interruption."""
     tensors, about = {name: value.clone() for name, value in state[0].items()}, state[1]
     copy_into(_part(tensors, "weights"), weights(training))
     training.best = _part(tensors, "best")
     optimizer = files.together(about["optimizer"], tensors)
     held = [value for group in training.svi.optimizer.param_groups for value in group["params"]]
-    with channels_last(modules(training.programs)):  # as the parameters lie in steps, so does what belongs to them
+    with channels_last(modules(training.programs)):  # the optimiser's state has the memory layout that parameters have
         kept = {
             int(index): {name: _laid_out(value, held[int(index)]) for name, value in values.items()}
             for index, values in optimizer["state"].items()

@@ -1,4 +1,4 @@
-"""Stochastic variational inference: Pyro's SVI, whose step is recorded once and runs as one graph."""
+"""Stochastic variational inference: Pyro's SVI, with the step recorded once and run as one graph."""
 
 import copy
 import inspect
@@ -19,41 +19,52 @@ from pyrovae.programs.handlers import in_support, lent_to_the_store, own_paramet
 from pyrovae.programs.pair import Program, modules
 from pyrovae.randomness import generators, set_generators
 
-# Steps from which on it pays to compile a graph: that costs 18 s the first time, 3 s where Inductor's cache knows it,
+# The number of steps from which compiling a graph pays off: it costs 18 s the first time, 3 s with Inductor's cache,
 # and saves 1.5 to 2.5 ms a step (two threads of an AVX2 processor).
 PAYS = 8000
-# Kinds of arguments that get a graph of their own.
+# The largest number of kinds of arguments that get their own graph.
 KINDS = 16
-MANY = f"found more than {KINDS} kinds of arguments: new ones run eagerly. What changes should be a tensor"
-# Steps by `step` with arguments of a kind before it is recorded: recording takes about as long as so many steps, and
-# some kinds are never asked for again. A planned training records at once (`prepare`).
+MANY = f"found more than {KINDS} kinds of arguments: new ones run eagerly. Pass values that change as tensors"
+# `step` records a graph after this many steps with arguments of a kind: recording takes as long as about so many steps,
+# and some kinds never come back. A planned training records at once (`prepare`).
 EAGER = 100
 
 
 class SVI:
-    """Signature and meaning of pyro.infer.SVI: `step` and `evaluate_loss`, in the units of the loss.
+    """A drop-in replacement for pyro.infer.SVI, with `step` and `evaluate_loss` in the units of the loss.
 
-    A step (both programs, the loss, its gradients) is recorded as one graph of torch operations, by `prepare` or once
-    `step` has met such arguments EAGER times, and from then on the graph alone is run: same random numbers, same
-    results, none of Pyro's work. Programs that are no such graph (Python branches on a sampled value) run eagerly, with
-    one warning that says what is in the way, and where.
+    A step (both programs, the loss, its gradients) is recorded as one graph of torch operations, by `prepare`, or after
+    EAGER calls of `step` with such arguments. From then on only the graph runs: it gives the same random numbers and
+    results, without Pyro's overhead. Programs that cannot be recorded (Python branches on a sampled value) run eagerly,
+    with one warning that says why, and where in the code.
 
-    Modules keep their own tensors, so models in one process never share any; after training, Pyro's store holds the
-    values of the programs' own `pyro.param` sites and nothing else. A step whose loss or gradient is not finite, or
-    whose data leave their support, changes no parameter. `step` then runs it again eagerly, where Pyro's validation
-    names the site in a ValueError; if there is no error, the step is counted in `skipped`.
+    Modules keep their own tensors, so models in one process never share any. After training, Pyro's store holds the
+    values of the programs' own `pyro.param` sites and nothing else. If the loss or a gradient of a step is not finite,
+    or its data are outside their support, no parameter changes. `step` then runs the step again eagerly, where Pyro's
+    validation names the site in a ValueError; if there is no error, the step is counted in `skipped`.
 
     Args:
-        model, guide: Pyro programs. What changes from step to step comes as a tensor; for Python values, shapes, and
-            train or eval mode, each new combination is recorded anew.
-        optim: torch.optim.Adam or functools.partial of it (anything from a list of parameters to a torch optimiser;
-            fused where it can be), a torch optimiser, which trains what it holds, or a PyroOptim.
+        model, guide: Pyro programs. Pass values that change from step to step as tensors; each new combination of
+            Python values, shapes, and train or eval mode is recorded separately.
+        optim: torch.optim.Adam or a functools.partial of it (any function from a list of parameters to a torch
+            optimiser; it is fused if possible); a torch optimiser, which trains the parameters that it holds; or a
+            PyroOptim.
         loss: one of `objectives`, any of Pyro's estimators, or a function of (model, guide, *args, **kwargs).
-        clip: the largest norm of the gradient, to which a longer one is shortened.
-        compile: True compiles every graph, False runs the programs eagerly, "auto" compiles where it will pay.
-        steps: how many are planned, where that is known: then "auto" decides at once, for the first kind of arguments.
-        read: from a step's arguments to a tuple of the programs' arguments; part of the graph.
-        autocast: of torch.autocast around the programs, e.g. torch.bfloat16.
+        clip: the largest norm of the gradient; a longer gradient is scaled to this norm.
+        compile: True compiles every graph, False runs the programs eagerly, "auto" compiles if it pays off.
+        steps: the number of planned steps, if known; "auto" then decides at once for the first kind of arguments.
+        read: a function from a step's arguments to a tuple of the programs' arguments; it is a part of the graph.
+        autocast: the dtype of torch.autocast around the programs, such as torch.bfloat16.
+
+    Example:
+        >>> import torch
+        >>> import pyrovae
+        >>> from pyrovae.objectives import ELBO
+        >>> vae, x = pyrovae.VAE(event_shape=6, latent_dim=2), torch.ones(8, 6)
+        >>> svi = pyrovae.SVI(vae.model, vae.guide, torch.optim.Adam, ELBO())
+        >>> losses = [svi.step(x) for _ in range(50)]  # nats per datum
+        >>> losses[-1] < losses[0]
+        True
     """
 
     def __init__(
@@ -93,10 +104,10 @@ class SVI:
         return "eager" if first is None else "compiled" if first.compiled else "graph"
 
     def prepare(self, *args: Any, **kwargs: Any) -> None:
-        """Find the programs' parameters, and record a step with such arguments; it changes nothing.
+        """Find the programs' parameters, and record a step with such arguments, without any change to parameters.
 
         Raises:
-            ValueError: there is nothing to train; arguments that the programs refuse.
+            ValueError: there are no parameters to train; the programs refuse the arguments.
         """
         if self._graph((args, kwargs)) is None:
             self._discover(args, kwargs)
@@ -104,10 +115,10 @@ class SVI:
             raise ValueError("expected programs with parameters to train, found none: no module is registered")
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
-        """One gradient step; the loss before it as a number, or a tuple of numbers where the loss is one.
+        """Take one gradient step. Returns the loss before it as a number, or a tuple of numbers if the loss is one.
 
-        The first steps with arguments of a kind run eagerly, so that parameters that begin at random draw their values
-        as they do under Pyro's SVI; then it is recorded.
+        The first steps with arguments of a kind run eagerly, so that parameters with a random start draw their values
+        as under Pyro's SVI; then a graph is recorded.
         """
         graph = self._graph((args, kwargs)) if self._often((args, kwargs)) else None
         before = generators() if graph is not None else []
@@ -115,7 +126,7 @@ class SVI:
         if graph is not None and not taken:
             after = generators()
             set_generators(before)
-            losses, gradients, taken = self._evaluate(None, args, kwargs)  # raises, or knows better than the graph
+            losses, gradients, taken = self._evaluate(None, args, kwargs)  # raises, or corrects the graph's result
             set_generators(after)
         self._take(gradients, taken)
         self.skipped += not taken
@@ -123,13 +134,13 @@ class SVI:
         return numbers[0] if len(numbers) == 1 else numbers
 
     def step_async(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """One gradient step that nobody waits for: its loss, and whether it is taken, as tensors on the device."""
+        """Take a gradient step without waiting for it: its loss, and whether it is taken, as tensors on the device."""
         losses, gradients, taken = self._evaluate(self._graph((args, kwargs)), args, kwargs)
         self._take(gradients, taken)
         return torch.stack(losses).sum(), taken.clone()
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
-        """The loss of these programs, with its gradients added to the `.grad` of their parameters; no step is taken."""
+        """The loss of these programs; adds its gradients to the `.grad` of their parameters, without taking a step."""
         if hasattr(self.loss, "loss_and_grads"):
             return self.loss.loss_and_grads(model, guide, *args, **kwargs)
         value = self.loss(model, guide, *args, **kwargs)
@@ -156,7 +167,7 @@ class SVI:
         return torch.autocast(next(arg.device.type for arg in args if isinstance(arg, Tensor)), self.autocast)
 
     def _graph(self, arguments: Any) -> Graph | None:
-        """The graph for such arguments, recorded if there is none; None where they run eagerly."""
+        """The graph for such arguments, recorded if necessary; None if they run eagerly."""
         if self.compile is False:
             return None
         kind = self._kind(arguments)
@@ -177,7 +188,7 @@ class SVI:
         return graph
 
     def _often(self, arguments: Any) -> bool:
-        """Whether a step with such arguments is worth a graph, or has one."""
+        """Whether there is a graph for such arguments, or whether recording one pays off."""
         kind = self._kind(arguments)
         if self.compile is False or kind in self._graphs:
             return True
@@ -188,7 +199,7 @@ class SVI:
         return self._eager[kind] > EAGER
 
     def _kind(self, arguments: Any) -> Any:
-        """What has a graph of its own: arguments of one shape, and modes of the modules."""
+        """The key of a graph: the arguments' shapes and the modes of the modules."""
         return (*(owner.training for owner in self._owners), signature(arguments))
 
     def _record(self, arguments: Any) -> Graph | None:
@@ -199,7 +210,7 @@ class SVI:
             function = partial(self._function, support=in_support())
             return Graph(function, list(self.parameters.values()), arguments)
         except UntraceableError as error:
-            self._warn(f"the programs are not one fixed graph, and run eagerly: {error}")
+            self._warn(f"the programs cannot be recorded as one graph, and run eagerly: {error}")
             return None
 
     def _warn(self, what: str) -> None:
@@ -219,13 +230,13 @@ class SVI:
     def _function(
         self, parameters: list[Tensor] | None, arguments: Any, support: in_support | None = None
     ) -> list[Tensor | None]:
-        """Whether the step may be taken, the losses, and the gradients of these parameters (None: of all there are)."""
+        """Whether the step may be taken, the losses, and the gradients of these parameters (None: of all of them)."""
         args, kwargs = arguments
         by_autograd = getattr(self.loss, "differentiable_loss", None)
         if not hasattr(self.loss, "loss_and_grads"):
             by_autograd = self.loss
         elif parameters is None and not isinstance(self.loss, Objective):
-            by_autograd = None  # eagerly Pyro's estimators take their own way, which also answers without parameters
+            by_autograd = None  # eagerly, Pyro's estimators compute their own gradients, if any
         with torch.enable_grad(), own_parameters() as own, support or nullcontext():
             args = self._read(*args)
             with self._autocast(args):
@@ -251,7 +262,7 @@ class SVI:
         return [torch.stack(flags).all(), *losses, *gradients]
 
     def _take(self, gradients: list[Tensor | None], taken: Tensor) -> None:
-        """Let the optimiser move the parameters, if the step is to be taken."""
+        """Let the optimiser update the parameters, if the step is to be taken."""
         parameters = list(self.parameters.values())
         if isinstance(self.loss, Objective):
             self.loss.step += 1
@@ -275,7 +286,7 @@ class SVI:
             parameter.grad = None
 
     def _adopt(self, found: dict[str, Tensor]) -> None:
-        """Give the optimiser the parameters that it has not seen yet, each by the first of its names."""
+        """Add parameters that are new to the optimiser, each under the first of its names."""
         if isinstance(self.optim, torch.optim.Optimizer):
             return
         first = {id(value): name for name, value in reversed([*self.parameters.items(), *found.items()])}
@@ -295,7 +306,7 @@ class SVI:
 
 
 class _Share:
-    """One parameter's part of an optimiser, as PyroOptim has an optimiser for each, whose state it saves and loads."""
+    """One parameter's part of an optimiser. PyroOptim saves and loads the state of an optimiser for each parameter."""
 
     def __init__(self, whole: torch.optim.Optimizer, parameter: Tensor) -> None:
         self.whole, self.parameter = whole, parameter
@@ -316,19 +327,19 @@ class _Share:
 
 
 def _as_tensor(loss: Any) -> Tensor:
-    """A loss, which estimators may give as a Python number, of double precision."""
+    """A loss as a tensor of double precision; some estimators return a Python number."""
     return loss.detach() if isinstance(loss, Tensor) else torch.tensor(loss, dtype=torch.float64)
 
 
 def laid_out(value: Tensor, parameter: Tensor) -> Tensor:
-    """A gradient or a moment in its parameter's memory layout, which fused optimisers take for granted."""
+    """A gradient or a moment in its parameter's memory layout, which fused optimisers require."""
     if value.shape != parameter.shape or value.stride() == parameter.stride():
         return value
     return torch.empty_like(parameter).copy_(value).detach()
 
 
 def _factory(optim: Any) -> tuple[Callable[..., Any] | None, dict[str, float]]:
-    """What builds one torch optimiser, if the parameters can share one, and how each gradient is clipped."""
+    """The function that builds one torch optimiser, if the parameters can share one; and the options of clipping."""
     if isinstance(optim, torch.optim.Optimizer):
         return None, {}
     if isinstance(optim, PyroOptim):
@@ -343,7 +354,7 @@ def _factory(optim: Any) -> tuple[Callable[..., Any] | None, dict[str, float]]:
 
 
 def _fused(build: Callable[..., Any], parameters: list[Tensor]) -> Any:
-    """The optimiser of these parameters, as one fused kernel where torch has it and nothing else is asked for."""
+    """The optimiser of these parameters, fused if torch supports it and no other implementation is requested."""
     kind: Any = build
     given: set[str] = set()
     while isinstance(kind, partial):
@@ -352,7 +363,7 @@ def _fused(build: Callable[..., Any], parameters: list[Tensor]) -> Any:
         if inspect.isclass(kind) and "fused" in inspect.signature(kind).parameters.keys() - given:
             try:
                 return build(parameters, fused=True)
-            except RuntimeError:  # not on this device, not of this dtype, not with foreach
+            except RuntimeError:  # not supported on this device, for this dtype, or with foreach
                 pass
         return build(parameters)
     except (TypeError, ValueError) as error:

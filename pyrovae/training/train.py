@@ -36,7 +36,7 @@ from pyrovae.training.svi import SVI
 
 Record = dict[str, Any]
 
-# Rows from which a model is initialised: enough for some dozens of clusters.
+# The number of rows for `initialise`: enough for some dozens of clusters.
 INITIAL = 10_000
 
 
@@ -59,46 +59,61 @@ def fit(
     matmul: str = "highest",
     autocast: bool = False,
 ) -> list[Record]:
-    """Train a model's two programs by SVI; returns one record an epoch, losses in nats per datum.
+    """Train a model's two programs by SVI. Returns one record for each epoch, with losses in nats per datum.
 
-    With `patience` the programs end with the parameters of the best epoch, else with those of the last.
+    With `patience` the programs end with the parameters of the best epoch, otherwise with those of the last.
 
     Args:
         programs: an object with a model and a guide (`VAE`), or your own pair (model, guide) with a plate "data".
         data: `data.load(...)`, a tensor (N, *event_shape), a torch Dataset or a DataLoader.
 
-    The options are those of `Training`, which explains each.
+    The other arguments are the options of `Training`, which documents them.
+
+    Example:
+        >>> import torch
+        >>> import pyrovae
+        >>> records = pyrovae.fit(pyrovae.VAE(event_shape=6, latent_dim=2), torch.ones(32, 6), epochs=2, compile=False)
+        >>> [record["epoch"] for record in records], records[1]["loss"] < records[0]["loss"]
+        ([1, 2], True)
     """
-    return list(Training(**locals()))  # all of the arguments above, and nothing else yet
+    return list(Training(**locals()))  # locals() are the arguments above, and nothing else at this point
 
 
 class Training:
-    """One training, as an iterator over its epochs: whoever iterates may save its state between two of them.
+    """A training, as an iterator over its epochs. You can save its state between two epochs.
 
     Args:
         programs, data: as in `fit`.
         epochs: passes over the training data.
-        batch_size: rows a step; None is 128, or all rows where there are fewer. The last batch may be smaller.
-        objective: None is what the model is usually trained by, `ELBO()` where it does not say.
-        labelled_batch_size: where some labels are missing, so many rows of each batch have a label, drawn over and
-            over; the loss weighs both kinds by their numbers in the data. None is half the batch, or as many as there
-            are.
+        batch_size: rows of a step; None is 128, or all rows if there are fewer. The last batch may be smaller.
+        objective: None is the model's default objective, or `ELBO()` if it has none.
+        labelled_batch_size: if some labels are missing, the number of labelled rows in each batch; they are read
+            repeatedly, and the loss weights both kinds by their numbers in the data. None is half the batch, or as many
+            as there are.
         optimizer: builds a torch optimiser from (parameters, lr=...).
-        learning_rate: its lr.
-        lr_schedule: factor on it, a function of the share of training done (`constant`, `cosine`, `stages`).
-        clip: largest norm of a gradient, None for any.
-        patience: stop after so many epochs without a better validation loss, counted from the end of the warm-up.
-        initialise: after so many epochs the model's own `initialise` sees training rows (`MixtureVAE` finds its
-            clusters in them), and the optimiser and the search for the best epoch begin anew; 0 is never.
-        seed: of the order of the rows and of all noise.
-        compile: of the step, as in `SVI`: "auto" compiles it where all steps together will pay for that.
-        matmul: precision of float32 matrix products, as torch calls it: "highest"; "high" and "medium" may be faster;
-            "auto" measures speed and error of "medium" here, and takes it where it is as exact and faster.
-        autocast: run the programs in bfloat16 where torch.autocast finds that safe; parameters stay as they are.
+        learning_rate: the optimiser's lr.
+        lr_schedule: factor on the learning rate, a function of the completed share (`constant`, `cosine`, `stages`).
+        clip: largest norm of a gradient; None for no limit.
+        patience: stop after this many epochs without a better validation loss, counted from the end of the warm-up.
+        initialise: the epoch after which the model's own `initialise` is called with training rows (`MixtureVAE` finds
+            its clusters); the optimiser and the search for the best epoch then start again. 0 is never.
+        seed: seed of the order of the rows and of all noise.
+        compile: whether to compile the step, as in `SVI`: "auto" compiles it if that pays off over all steps.
+        matmul: precision of float32 matrix products, in torch's terms: "highest"; "high" and "medium" may be faster;
+            "auto" measures speed and error of "medium" on this machine, and uses it if it is as exact and faster.
+        autocast: run the programs in bfloat16 where torch.autocast considers it safe; parameters stay in float32.
 
     Raises:
-        ValueError: before the first step, where an argument or the data cannot be meant.
-        TrainingError: a loss or gradient that is not finite, or data that cannot be read.
+        ValueError: before the first step, if an argument or the data are invalid.
+        TrainingError: a loss or gradient is not finite, or the data cannot be read.
+
+    Example:
+        >>> import torch
+        >>> import pyrovae
+        >>> vae = pyrovae.VAE(event_shape=6, latent_dim=2)
+        >>> training = pyrovae.Training(vae, torch.ones(32, 6), epochs=3, batch_size=8, compile=False)
+        >>> [record["epoch"] for record in training], training.step
+        ([1, 2, 3], 12)
     """
 
     def __init__(
@@ -145,7 +160,7 @@ class Training:
         self.objective.step = 0
         if not callable(optimizer):
             found = repr(optimizer) if isinstance(optimizer, str) else f"an object of class {type(optimizer).__name__}"
-            raise ValueError(f"optimizer: expected a class, as torch.optim.Adam, found {found}")
+            raise ValueError(f"optimizer: expected a class such as torch.optim.Adam, found {found}")
         built = partial(optimizer, lr=learning_rate)
         dtype, steps = torch.bfloat16 if checks.boolean("autocast", autocast) else None, self.steps or 0
         self.svi = SVI(*pair(programs), built, self.objective, clip, compile, steps, self.batches.read, dtype)
@@ -161,7 +176,7 @@ class Training:
         self.best: dict[str, Tensor] = {}
 
     def _prepare(self) -> None:
-        """Record a step: what cannot be trained is refused before the first."""
+        """Record a step, so that programs that cannot be trained are refused before the first one."""
         with seeded(self.seed, 4), self._training():
             try:
                 self._record(*next(self.batches()))
@@ -188,14 +203,14 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """All epochs done, or no better validation loss for `patience` of them."""
+        """Whether all epochs are done, or `patience` epochs passed without a better validation loss."""
         return self.epoch >= self.epochs or (
             self.patience is not None and self.epochs_without_improvement >= self.patience
         )
 
     @property
     def steps(self) -> int | None:
-        """In all epochs; None for a stream that does not know its length."""
+        """The number of steps in all epochs; None for a stream of unknown length."""
         return None if self.batches.number is None else self.epochs * self.batches.number
 
     def _epoch(self, bar: Any) -> Record:
@@ -216,16 +231,16 @@ class Training:
         return record | settings | {"seconds": time.perf_counter() - start}
 
     def _pass(self, good: State, bar: Any) -> float:
-        """One step for each batch; the mean loss of a row. Nobody waits for a step before the end."""
+        """Take one step for each batch; returns the mean loss of a row. It waits for the device only at the end."""
         losses: list[Tensor] = []
         taken: list[Tensor] = []
-        sizes: list[int] = []  # where some labels are missing, of the rows without: the others are as many in each
+        sizes: list[int] = []  # if some labels are missing, the unlabelled rows: the number of labelled ones is fixed
         fault: ValueError | None = None
         with self.stepping():
             for batch in self.batches(self.shuffle):
                 try:
                     loss, was_taken = self.take_step(batch, len(sizes))
-                except ValueError as error:  # Pyro's validation, where a step runs eagerly
+                except ValueError as error:  # Pyro's validation, if a step runs eagerly
                     fault = error
                     break
                 losses.append(loss)
@@ -256,7 +271,7 @@ class Training:
     @contextmanager
     def stepping(self) -> Iterator[None]:
         with warnings.catch_warnings(), self.noise(), self._training():
-            warnings.filterwarnings("ignore", "Encountered")  # Pyro's, of what is reported whole below
+            warnings.filterwarnings("ignore", "Encountered")  # Pyro's warning; the error below reports it in full
             yield
 
     def shuffle(self, n: int) -> Tensor:
@@ -270,7 +285,7 @@ class Training:
         return self.svi.step_async(*batch)
 
     def _validate(self) -> float | None:
-        """The loss on the validation data, at the beta that the schedule leads to and with the same noise always."""
+        """The loss on the validation data, at the schedule's final beta and always with the same noise."""
         if self.valid is None:
             return None
         total = rows = 0.0
@@ -301,7 +316,7 @@ class Training:
         with seeded(self.seed, 5):
             some = islice(self.batches(torch.randperm), -(-INITIAL // self.batches.size))
             initialise = traits(self.programs).initialise
-            assert initialise is not None, "_initialise_after lets nothing else pass"
+            assert initialise is not None, "_initialise_after checks this"
             initialise(torch.cat([self.batches.read(*batch)[0] for batch in some]))
         self.svi.optimizer.load_state_dict(self.fresh)
         self.best_loss, self.best_epoch, self.epochs_without_improvement, self.best = math.inf, self.epoch, 0, {}
@@ -311,36 +326,36 @@ class Training:
         return state.weights(self)
 
     def state(self) -> State:
-        """A copy of all that changes in training, as tensors and as what JSON can say; `restore` takes it back."""
+        """A copy of all that changes in training, as tensors and JSON values; `restore` accepts it."""
         return state.state(self)
 
     def restore(self, saved: State) -> None:
-        """Go on from a `state`, to the same bits as if there had been no interruption."""
+        """Continue from a `state`, bit by bit as if there had been no interruption."""
         state.restore(self, saved)
 
     def calls(self, batch: Batch) -> list[Batch]:
-        """What the programs are called with for a batch: where some labels are missing, twice."""
+        """The arguments of the programs for a batch; if some labels are missing, the programs are called twice."""
         args = self.batches.read(*batch)
         return [args[:2], args[2:]] if self.batches.order.labelled_batch_size else [args]
 
 
-def _objective(programs: Programs, asked: Objective | None) -> Objective:
-    found = (traits(programs).objective or ELBO)() if asked is None else asked
-    if not isinstance(found, Objective):
-        raise ValueError(f"objective: expected one of pyrovae.objectives, found {type(found).__name__}")
-    return found
+def _objective(programs: Programs, option: Objective | None) -> Objective:
+    objective = (traits(programs).objective or ELBO)() if option is None else option
+    if not isinstance(objective, Objective):
+        raise ValueError(f"objective: expected one of pyrovae.objectives, found {type(objective).__name__}")
+    return objective
 
 
 def _initialise_after(programs: Programs, asked: int, epochs: int, batches: Batches) -> int:
     found = checks.integer("initialise", asked, 0)
     if found > epochs or (found and traits(programs).initialise is None):
-        raise ValueError(f"initialise: expected a model that begins from data in {epochs} epochs, found {asked}")
+        raise ValueError(f"initialise: expected a model with `initialise`, and at most {epochs} epochs, found {asked}")
     if found and isinstance(batches.data, Split) and len(batches.data) < (least := traits(programs).initial_rows or 1):
-        raise ValueError(f"initialise: expected at least {least} rows to begin from, found {len(batches.data)}")
+        raise ValueError(f"initialise: expected at least {least} rows of training data, found {len(batches.data)}")
     return found
 
 
 def _summary(record: Record) -> str:
-    """What the progress bar says of an epoch."""
+    """The progress bar's text for an epoch."""
     valid = f", valid {record['valid_loss']:.2f}" if "valid_loss" in record else ""
     return f"epoch {record['epoch']}, loss {record['loss']:.2f}{valid} nats"

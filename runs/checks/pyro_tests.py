@@ -20,5 +20,5 @@ if not os.environ.get("PYRO"):
 def pytest_collection_modifyitems(items: list[Any]) -> None:
     """Programs that are no fixed graph run eagerly, and say so; Pyro's tests take every warning for an error."""
     for item in items:
-        item.add_marker(pytest.mark.filterwarnings("ignore:the programs are not one fixed graph"))
+        item.add_marker(pytest.mark.filterwarnings("ignore:the programs cannot be recorded as one graph"))
         item.add_marker(pytest.mark.filterwarnings("ignore:found more than .* kinds of arguments"))
