@@ -404,7 +404,9 @@ def test_a_recipe_says_when_clusters_are_found_and_at_which_beta(options, epochs
 
 def test_programs_that_find_nothing_in_data_are_not_initialised():
     for programs, epochs in ((pyrovae.VAE(X, D), 1), (made(), 3)):
-        with pytest.raises(ValueError, match="initialise: expected a model with `initialise`, and at most 2 epochs, found"):
+        with pytest.raises(
+            ValueError, match="initialise: expected a model with `initialise`, and at most 2 epochs, found"
+        ):
             pyrovae.Training(programs, binary(), epochs=2, initialise=epochs)
 
 

@@ -448,9 +448,7 @@ def test_bad_input_is_refused_before_any_step(vae, data, options, message):
 
 def test_data_that_are_not_of_the_order_of_one_are_named(x):
     """The first step's scales are zero or infinite, which torch says, but not why."""
-    with pytest.raises(
-        ValueError, match=r"\(x is as large as 1e\+06: if it is not of order 1, standardise it\)"
-    ):
+    with pytest.raises(ValueError, match=r"\(x is as large as 1e\+06: if it is not of order 1, standardise it\)"):
         fit(pyrovae.VAE(6, 2, likelihood=Normal), x * 1e6, epochs=1)
 
 
