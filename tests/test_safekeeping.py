@@ -54,7 +54,9 @@ def _here(made, tmp_path, monkeypatch):
 def asked(**options):
     """A recipe that takes a moment."""
     known = {"data": "x.npy", "likelihood": "normal", "network": "mlp(hidden=[4])", "batch_size": 10, "compile": "no"}
-    return recipe.locate(Recipe(**known | {"epochs": EPOCHS, "particles": 3} | options), Path.cwd())
+    return recipe.locate(
+        Recipe(**known | {"epochs": EPOCHS, "particles": 3, "tracker": "tensorboard"} | options), Path.cwd()
+    )
 
 
 def train(path, until=EPOCHS, resume=False, **options):
