@@ -233,7 +233,7 @@ def test_the_summary_can_be_written_down(linear):
 
 
 VERDICTS = {
-    "guide close to the posterior where it draws: KL to the posterior 0.90 nats, .* or a mode's that": {},
+    "guide close to the posterior where it draws: KL to the posterior 0.90 nats, .* or to a mode that": {},
     "guide at fault: KL to the posterior 1.10 nats, k-hat > 0.7 at 4%": {"kl": {"value": 1.1}},
     "guide at fault: KL to the posterior at least 0.90 nats, k-hat > 0.7 at 6%": {"k": {"share_unusable": 0.06}},
     "guide at fault, its family: .* amortisation gap 0.10, approximation gap at least 1.00": {

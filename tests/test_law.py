@@ -120,7 +120,7 @@ MODELS = {
     "five of a flow": (lambda: VAE((1, 4, 4), 5, prior=priors.AutoregressiveFlow), NOT_CHECKED),
     "sphere": (
         lambda: VAE((1, 4, 4), 2, prior=priors.UniformSphere, guide=guides.PowerSpherical),
-        "law of 'z' not checked: two values together are integrated over all real ones, found Sphere",
+        "law of 'z' not checked: two joint values are integrated over all real numbers only, found Sphere",
     ),
 }
 
@@ -201,7 +201,7 @@ def test_what_is_no_law_says_so():
             return pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
     found = law.check((programs, programs), Split(torch.zeros(60)[:, None])[:][:, 0])
-    assert found["unchecked"] == ["law of 'f' not checked: a factor, no distribution to draw from"]
+    assert found["unchecked"] == ["law of 'f' not checked: a factor, not a distribution to draw from"]
     assert not found["passed"]
     assert found["sites"]["z"]["largest_integral"] == pytest.approx(1, abs=1e-5)
 

@@ -1,4 +1,4 @@
-"""Numbers and verdicts from trained programs, each with its error."""
+"""Numbers and verdicts from trained programs, each number with its error."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Calibration: is the guide the posterior over what the model generates, and are the data what it generates?"""
+"""Calibration: is the guide the posterior for data from the model, and do the data look like data from the model?"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -22,10 +22,10 @@ from pyrovae.randomness import seeded
 scipy = LazyModule("scipy")
 
 
-# Simulated data that a bin of a rank histogram expects at least, for the chi-square test to hold.
+# The smallest number of simulated data that a bin of a rank histogram needs for the chi-square test.
 EXPECTED = 5
 
-# A number of a set of data (N, *event_shape), or one of each datum, (N,).
+# A function from data (N, *event_shape) to one number, or to one number for each datum, (N,).
 Statistic = Callable[[Tensor], Tensor]
 STATISTICS: dict[str, Statistic] = {
     "mean": torch.mean,
@@ -38,25 +38,25 @@ Arguments = tuple[Tensor, ...]
 
 
 def ranks(programs: Programs, data: Data | int, draws: int = 99, seed: int = 0) -> dict[str, Tensor]:
-    """How many of L draws z_l ~ q(z|x) are below z, for (z, x) ~ p(z, x): 0, ..., L, by site (N, *latent_shape).
+    """The ranks of z among L draws z_l ~ q(z|x), for (z, x) ~ p(z, x): 0, ..., L, by site (N, *latent_shape).
 
-    Equally likely each where q is the posterior: guides too narrow have too many ranks at both ends, too wide ones in
-    the middle, a bias on one side. Of equal values a part drawn at random counts as below, so that discrete latents
-    have ranks, too. (Talts et al. 2018)
+    All ranks are equally likely if q is the posterior. A guide that is too narrow has too many ranks at both ends, one
+    that is too wide has too many in the middle, and a biased one on one side. Ties are broken at random, so that ranks
+    of discrete latents work, too. (Talts et al. 2018)
 
     Args:
         programs: model and guide.
-        data: a number of data that the model generates, or data, for as many. Labels in them are kept, and a model that
-            needs them, or that has no argument n, takes data.
+        data: a number of data that the model generates; or data, of which as many are generated. Labels in them are
+            kept. A model that needs labels, or has no argument n, needs data.
         draws: L.
-        seed: of the noise.
+        seed: seed of the noise.
     """
     checks.integer("draws", draws)
     found: dict[str, list[Tensor]] = {}
     with no_side_effects(programs):
         for number, (args, kwargs) in enumerate(_calls(programs, data, seed)):
             with seeded(seed, 8, number):
-                with using(COPIES):  # of one particle: the rows as they are
+                with using(COPIES):  # a single particle: the rows are unchanged
                     p = draw(free(pair(programs)[0], args), 1, *args, **kwargs)
                 given = seen(programs, p, args)
                 with laid_out(*pair(programs), *given):
@@ -68,7 +68,7 @@ def ranks(programs: Programs, data: Data | int, draws: int = 99, seed: int = 0) 
 
 
 def _calls(programs: Programs, data: Data | int, seed: int) -> Iterator[tuple[Arguments, dict[str, int]]]:
-    """What the model is called with, block by block."""
+    """The model's arguments, block by block."""
     if isinstance(data, int):
         checks.integer("data", data)
         refuse_conditional(programs, "ranks")
@@ -79,12 +79,12 @@ def _calls(programs: Programs, data: Data | int, seed: int) -> Iterator[tuple[Ar
 
 
 def free(model: Program, args: Arguments) -> Program:
-    """The model with its data to be drawn, at the labels that are given."""
+    """The model with its data to be drawn, at the given labels."""
     return poutine.condition(poutine.uncondition(model), dict(zip(("y",), args[1:], strict=False)))
 
 
 def seen(programs: Programs, p: Trace, args: Arguments) -> Arguments:
-    """What the guide is called with for data that the model has drawn."""
+    """The guide's arguments for data that the model has drawn."""
     x = _data(p, "x" if not args else "")[0]
     if args or not needs_labels(programs):
         return (x, *args[1:])
@@ -92,7 +92,7 @@ def seen(programs: Programs, p: Trace, args: Arguments) -> Arguments:
 
 
 def _data(p: Trace, name: str = "") -> Tensor:
-    """The data drawn, (particles, N, *event_shape), at the site of this name, or the only one that was observed."""
+    """The drawn data, (particles, N, *event_shape), at the site of this name, or at the only one that was observed."""
     names = [name] if name else [each for each, site in sites(p, False).items() if "was_observed" in site["infer"]]
     if len(names) != 1 or names[0] not in p.nodes:
         raise ValueError(f"expected one observed site, found {names if not name else list(sites(p, False))}")
@@ -113,14 +113,14 @@ def _rank(draws: Tensor, value: Tensor) -> Tensor:
 def simulation_based(
     programs: Programs, data: Data | int = 1000, draws: int = 99, bins: int = 20, seed: int = 0
 ) -> dict[str, Any]:
-    """Histograms of `ranks`, a chi-square test of each for uniformity, and of all together: what JSON can hold.
+    """Histograms of `ranks`, a chi-square test of uniformity for each, and one for all together; JSON can hold it.
 
-    p_value = min(1, latents x the least of p_values) (Bonferroni): small where the guide is not the posterior, on data
-    that the model generates; these are other data than those it was trained on, where the model is wrong.
+    p_value = min(1, number of latents x smallest p-value) (Bonferroni). It is small if the guide is not the posterior
+    for data that the model generates. These differ from the training data if the model is wrong.
 
     Args:
         programs, data, draws, seed: as in `ranks`.
-        bins: of a histogram, which divide the L + 1 ranks; at least five data for each.
+        bins: bins of a histogram, a divisor of L + 1; each needs at least five data.
     """
     if (checks.integer("draws", draws) + 1) % checks.integer("bins", bins, 2):
         raise ValueError(f"bins: expected a divisor of draws + 1 = {draws + 1}, found {bins}")
@@ -142,7 +142,7 @@ def simulation_based(
 
 
 def histograms(ranks: Tensor, draws: int, bins: int) -> Tensor:
-    """How many of the ranks (N, *latent_shape) from 0 to L are in each of equal bins. (latents, bins)"""
+    """The numbers of ranks (N, *latent_shape) from 0 to L in each of equal bins. (latents, bins)"""
     _enough(len(ranks), bins)
     places = ranks.reshape(len(ranks), -1).T * bins // (draws + 1)
     return torch.stack([torch.bincount(each, minlength=bins) for each in places])
@@ -155,7 +155,6 @@ def _enough(rows: int, bins: int) -> None:
 
 def uniformity(counts: Tensor) -> list[float]:
     """p-values of the chi-square test that all bins are equally likely, for each row of counts (latents, bins)."""
-    # A second to import, for all who use pyrovae.
     return [float(p) for p in scipy.stats.chisquare(counts.numpy(), axis=1).pvalue]
 
 
@@ -166,22 +165,23 @@ def predictive(
     replicates: int = 100,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Predictive checks: P(T(x') >= T(x)) for data x' that the model replicates, as many as x.  (Box 1980; Rubin 1984)
+    """Predictive checks: P(T(x') >= T(x)) for replicated data x', with as many rows as x.  (Box 1980; Rubin 1984)
 
-    posterior: x'_n ~ p(x|z_n), z_n ~ q(z|x_n): the same latents, drawn again; its p-values lean to 1/2, since the
-    latents have seen the data. prior: z_n ~ p(z): new data. Near 0 the data's statistic is above what the model makes,
-    near 1 below; ties count half, x itself too: from 1 / (2R + 2) up. Given labels are kept. "zeros", the share of
-    entries that are 0, is left out where there are none, in data or replicates.
+    posterior: x'_n ~ p(x|z_n), z_n ~ q(z|x_n), with the same latents; its p-values tend towards 1/2, because the
+    latents depend on the data. prior: z_n ~ p(z), new data. A p-value near 0 means that the statistic of the data is
+    larger than the model's; near 1, that it is smaller. Ties count half, and x itself counts, so p-values start at 1 /
+    (2R + 2). Given labels are kept. "zeros", the share of entries that are 0, is omitted if neither data nor replicates
+    have any.
 
     Args:
-        programs: model and guide, one observed site beside labels.
+        programs: model and guide, with one observed site besides labels.
         data: a Split, a tensor, a Dataset or a DataLoader.
-        statistics: T by name; a number of all data (N, *event_shape), or one of each datum, (N,).
+        statistics: T by name; a number for all data (N, *event_shape), or one for each datum, (N,).
         replicates: R.
-        seed: of the noise.
+        seed: seed of the noise.
 
     Raises:
-        ValueError: a statistic that is no number, as a mean is of data with missing entries.
+        ValueError: a statistic is not a finite number, such as the mean of data with missing entries.
     """
     checks.integer("replicates", replicates)
     with no_side_effects(programs):
@@ -214,7 +214,7 @@ def _statistics(statistics: Mapping[str, Statistic], x: Tensor) -> dict[str, Ten
     for name, value in found.items():
         if value.shape not in ((), (len(x),)) or not bool(torch.isfinite(value).all()):
             raise ValueError(
-                f"statistic {name!r}: expected a finite number, or one of each of {len(x)} rows, found "
+                f"statistic {name!r}: expected a finite number, or one for each of {len(x)} rows, found "
                 f"shape {tuple(value.shape)} with {int((~torch.isfinite(value)).sum())} that are not finite"
             )
     return found
@@ -230,6 +230,6 @@ def _replicates(programs: Programs, args: Arguments, kind: str, count: int) -> T
 
 
 def _compare(made: Tensor, observed: Tensor) -> dict[str, Any]:
-    """Mean and standard deviation of T(x') (R, ...), and the share of them that is not below T(x)."""
+    """Mean and standard deviation of T(x') (R, ...), and the share of replicates that is not below T(x)."""
     p = ((made > observed).double() + (made == observed).double() / 2).sum(0).add(0.5) / (len(made) + 1)
     return {"mean": made.mean(0).tolist(), "sd": made.std(0, correction=0).tolist(), "p_value": p.tolist()}

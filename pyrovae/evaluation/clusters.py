@@ -1,4 +1,4 @@
-"""Clusters: where a guide puts each datum, and how far that agrees with labels that it has never seen."""
+"""Clusters: the class to which a guide assigns each datum, and the agreement with labels that it has not seen."""
 
 from typing import Any
 
@@ -23,18 +23,18 @@ scipy = LazyModule("scipy")
 
 
 def responsibilities(programs: Programs, data: Data, particles: int = 16, seed: int = 0) -> Tensor:
-    """q(y|x) = E_q[q(y|z, x)] of a latent class y: the mean over draws of what the guide draws before it. (N, K)
+    """q(y|x) = E_q[q(y|z, x)] for a latent class y: the mean over draws of the latents before y. (N, K)
 
     The cluster of a datum is argmax_y q(y|x): `responsibilities(vae, data).argmax(1)`.
 
     Args:
-        programs: model and guide, which draws a class y, as a number or one-hot, where there are no labels.
-        data: a Split, a tensor, a Dataset or a DataLoader; labels in them are not looked at.
-        particles: draws.
-        seed: of the noise.
+        programs: model and guide; the guide draws a class y, as a number or one-hot, if there are no labels.
+        data: a Split, a tensor, a Dataset or a DataLoader; labels in them are ignored.
+        particles: number of draws.
+        seed: seed of the noise.
 
     Raises:
-        ValueError: a guide that has no such y.
+        ValueError: the guide has no such y.
     """
     checks.integer("particles", particles)
     found = []
@@ -51,7 +51,7 @@ def responsibilities(programs: Programs, data: Data, particles: int = 16, seed: 
 
 
 def has_clusters(programs: Programs, data: Data) -> bool:
-    """Whether the guide, which sees no labels, puts each datum into a class y."""
+    """Whether the guide assigns each datum to a class y without labels."""
     if takes_labels(programs):
         return False
     with no_side_effects(programs), seeded(0, 6):
@@ -61,21 +61,28 @@ def has_clusters(programs: Programs, data: Data) -> bool:
 
 
 def agreement(clusters: Tensor, labels: Tensor) -> dict[str, Any]:
-    """How far clusters agree with labels; what a cluster or a class is called changes nothing.
+    """The agreement of clusters with labels. It does not depend on how clusters and classes are numbered.
 
-    accuracy = max_m 1/N sum_n [m(cluster_n) = label_n] over the matchings m of each cluster to a class of its own
-    (Kuhn 1955): of clusters beyond the number of classes no row is right, one that unites two classes is right about
-    one. nmi = 2 I(c; l) / (H(c) + H(l)) (Strehl & Ghosh 2002); ari, the share of pairs that both keep together or
-    both apart, 0 in the mean of chance and 1 at best (Hubert & Arabie 1985).
+    accuracy = max_m 1/N sum_n [m(cluster_n) = label_n] over the matchings m of each cluster to a different class (Kuhn
+    1955). If there are more clusters than classes, the rows of unmatched clusters count as wrong; a cluster that joins
+    two classes is right for one of them. nmi = 2 I(c; l) / (H(c) + H(l)) (Strehl & Ghosh 2002); ari is the share of
+    pairs that both keep together or both separate, adjusted to 0 on average for random clusters and 1 at best (Hubert &
+    Arabie 1985).
 
     Args:
         clusters: integers (N,).
-        labels: integers (N,); rows with -1 have none, and are left out.
+        labels: integers (N,); rows with the label -1 are omitted.
 
     Raises:
-        ValueError: no integers (N,); of different lengths; fewer than two classes among the labels.
+        ValueError: not integers (N,); different lengths; fewer than two classes among the labels.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.evaluation.clusters import agreement
+        >>> result = agreement(torch.tensor([1, 1, 0, 0]), torch.tensor([0, 0, 1, 1]))
+        >>> result["accuracy"], result["nmi"], result["ari"]
+        (1.0, 1.0, 1.0)
     """
-    # More than a second to import, for all who use pyrovae.
     clusters, labels = _integers("clusters", clusters), _integers("labels", labels)
     if len(clusters) != len(labels):
         raise ValueError(f"labels: expected one for each of {len(clusters)} rows, found {len(labels)}")

@@ -25,36 +25,36 @@ from pyrovae.programs.traces import (
 )
 from pyrovae.scores import mean
 
-# The guide is at fault where it has no weights at all, k-hat is above `psis.usable` at more than this share of the
-# data, or KL(q(z|x) || p(z|x)) is more than so many nats per datum.
+# The guide is at fault if it has no finite weights, if k-hat is above `usable` for more than this share of the data, or
+# if KL(q(z|x) || p(z|x)) is more than this many nats per datum.
 SHARE, NATS = 0.05, 1.0
 
-# A share of the data with such a k-hat above which the gaps are lower bounds, both, and name nobody.
+# If k-hat is too large for more than this share of the data, both gaps are lower bounds, and the verdict names neither.
 MOST = 0.5
 
-# How the verdict on a good guide begins, and what else there is to ask.
+# The start of the verdict on a good guide, and a hint for further checks.
 CLOSE, ADVICE = "guide close to the posterior where it draws", "see anneal with start='prior'"
-# What no weights at the guide's own draws can show.
-BLIND = "a density that does not integrate to one, or a sampler that is not it, shows in no weight (see examine)"
+# Faults that weights at the guide's own draws cannot show.
+BLIND = "weights cannot show a density that does not integrate to one, or a wrong sampler (see examine)"
 
 
 def by_datum(programs: Programs, data: Data, particles: int = 1000, seed: int = 0) -> dict[str, Tensor]:
-    """What weights w_k = p(x, z_k) / q(z_k|x), z_k ~ q(z|x), say of the guide at each datum: arrays (N,).
+    """Diagnostics of the guide at each datum from weights w_k = p(x, z_k) / q(z_k|x), z_k ~ q(z|x): arrays (N,).
 
-    k: Pareto k-hat, above `psis.usable(K)` (.7 of 2000 draws and more) where no mean of weights is to be trusted; ess:
+    k: Pareto k-hat; means of weights are unreliable if it is above `usable(K)` (.7 for 2000 draws and more); ess:
     (sum w)^2 / sum w^2, of K draws;
     log_likelihood = log 1/K sum_k w_k; elbo = 1/K sum_k log w_k; kl = log_likelihood - elbo, which estimates
-    KL(q(z|x) || p(z|x)), from below in the mean; kl_error: its standard error, by the delta method. Latents that the
-    guide enumerates are summed out of w. Where all weights are 0, or one is infinite or no number, k and kl are inf,
-    ess is 0. (Vehtari et al. 2024)
+    KL(q(z|x) || p(z|x)), and is too low on average; kl_error: its standard error, by the delta method. Latents that the
+    guide enumerates are summed out of w. If all weights are 0, or one is infinite or NaN, k and kl are inf, and ess is
+    0. (Vehtari et al. 2024)
 
-    A part of the posterior where the guide never draws shows in none of them.
+    None of these numbers shows a part of the posterior where the guide never draws.
 
     Args:
         programs: model and guide, with a continuous latent, or enumerated ones.
         data: a Split, a tensor, a Dataset or a DataLoader.
         particles: K >= 25.
-        seed: of the noise.
+        seed: seed of the noise.
     """
     checks.integer("particles", particles, pareto_k.LEAST)
     return by_row(programs, data, particles, seed, _weights, _of_weights)
@@ -63,7 +63,7 @@ def by_datum(programs: Programs, data: Data, particles: int = 1000, seed: int = 
 def _weights(q: Trace, p: Trace) -> Numbers:
     _check(q)
     log_w = log_weight(q, p)
-    # By site, so that a log weight near 0, the difference of large scores, is not taken for an exact one.
+    # For each site, so that a log weight near 0, as a difference of large scores, does not count as exact.
     scores = [averaged(q, site["log_prob"].abs()) for trace in (q, p) for site in _all_sites(trace)]
     return {"log_weight": log_w, "bound": bound(q, p), "magnitude": sum(scores, torch.zeros_like(log_w))}
 
@@ -102,29 +102,39 @@ def _check(q: Trace) -> None:
 def diagnose(
     programs: Programs, data: Data, particles: int = 1000, seed: int = 0, steps: int = 0, learning_rate: float = 0.03
 ) -> dict[str, Any]:
-    """What `by_datum` finds, in one dictionary that JSON can hold, and a `verdict` in words.
+    """Summarise `by_datum` in one dictionary that JSON can hold, with a `verdict` in words.
 
-    By weights at the guide's own draws alone it sees neither a mode where the guide never draws, nor a density that
-    does not integrate to one, nor a model that draws otherwise than it scores: `examine` asks for those, too.
+    It uses only weights at the guide's own draws. So it cannot detect a mode where the guide never draws, a density
+    that does not integrate to one, or a model whose samples do not follow its scores; `examine` checks for those, too.
 
-    k: how many data have k-hat up to .5, up to `threshold` = `psis.usable(particles)`, and above; `median` and
-    `largest` are None where they are infinite.
-    kl, ess, elbo and log_likelihood are means over the `sound` data alone, whose weights have a finite sum above 0 and
-    whose KL is finite; the others are in `unsound_rows`.
+    k: the numbers of data with k-hat up to .5, up to `threshold` = `usable(particles)`, and above; `median` and
+    `largest` are None if they are infinite.
+    kl, ess, elbo and log_likelihood are means over the `sound` data, whose weights have a finite sum above 0 and whose
+    KL is finite; the other rows are in `unsound_rows`.
 
     Args:
         programs, data, particles, seed: as in `by_datum`.
-        steps, learning_rate: of the refinement in `gaps`, which then tells whether the encoder or the family is at
-            fault; 0 asks for none.
+        steps, learning_rate: options of the refinement in `gaps`, which shows whether the encoder or the family is at
+            fault; with 0 steps there is no refinement.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.evaluation.diagnostics import diagnose
+        >>> from pyrovae.models import VAE
+        >>> vae = VAE(event_shape=6, latent_dim=2)
+        >>> for parameter in vae.parameters(): _ = parameter.data.zero_()  # so that q(z|x) = p(z) = p(z|x)
+        >>> result = diagnose(vae, torch.ones(20, 6), particles=100)
+        >>> abs(result["kl"]["value"]) < 1e-6, result["verdict"][:28]
+        (True, 'guide close to the posterior')
     """
     checks.integer("particles", particles, pareto_k.LEAST)
-    # First what refuses more before any work.
+    # The refinement first, because it refuses more, before any work is done.
     lost = gaps(programs, data, steps, learning_rate, particles, seed) if checks.integer("steps", steps, 0) else None
     return summary(by_datum(programs, data, particles, seed), particles, seed, lost)
 
 
 def summary(table: dict[str, Tensor], particles: int, seed: int, lost: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The dictionary of `diagnose`, of what `by_datum` found with so many particles, and of the `gaps` where known."""
+    """The dictionary of `diagnose`, from the table of `by_datum` with this many particles, and the `gaps` if known."""
     k, sound = table["k"], torch.isfinite(table["kl"])
     good, usable = pareto_k.good(particles), pareto_k.usable(particles)
     found: dict[str, Any] = {
@@ -157,13 +167,13 @@ def _finite(value: Tensor | float) -> float | None:
 
 
 def verdict(found: dict[str, Any]) -> str:
-    """Guide or model, in a sentence: the first of these that holds of what `diagnose` found.
+    """Guide or model, in a sentence: the first of these cases that holds for the results of `diagnose`.
 
-    Some rows are unsound: the guide, or programs that do not belong together. k-hat is above its threshold at more than
-    5 % of the data, or KL > 1 nat per datum: the guide; of the two gaps the larger one says whether its encoder or its
-    family, unless k-hat is above its threshold at most of the data: then both are lower bounds, which name neither.
-    Else the guide is close to the posterior where it draws, and what log p(x) lacks is the model's, or that of a mode
-    where the guide never draws.
+    Some rows are unsound: the guide is at fault, or the programs do not belong together. k-hat is above its threshold
+    for more than 5 % of the data, or KL > 1 nat per datum: the guide is at fault, and the larger of the two gaps names
+    its encoder or its family, unless k-hat is above its threshold for most of the data; then both gaps are lower
+    bounds, and name neither. Otherwise the guide is close to the posterior where it draws, and what log p(x) lacks is
+    due to the model, or to a mode where the guide never draws.
     """
     unsound, share = found["unsound_rows"], found["k"]["share_unusable"]
     if unsound:
@@ -174,13 +184,13 @@ def verdict(found: dict[str, Any]) -> str:
     above = f"k-hat > {pareto_k.usable(found['particles']):.2g} at {share:.0%} of the data"
     seen = f"KL to the posterior {least}{kl:.2f} nats, {above}"
     if share <= SHARE and kl <= NATS:
-        lacks = f"what log p(x) lacks is the model's, or a mode's that the guide never meets ({ADVICE})"
+        lacks = f"what log p(x) lacks is due to the model, or to a mode that the guide never reaches ({ADVICE})"
         return f"{CLOSE}: {seen}; {lacks}; {BLIND}"
     return f"guide at fault{_which(found['gaps'], seen, share)}" if "gaps" in found else f"guide at fault: {seen}"
 
 
 def _which(gaps: dict[str, Any], seen: str, share: float) -> str:
-    """Encoder or family, by the larger gap; the second is a lower bound, and where k-hat is bad so are both."""
+    """Encoder or family, by the larger gap. The second gap is a lower bound; if k-hat is too large, both are."""
     encoder, family = (gaps[f"{kind}_gap"]["value"] for kind in ("amortisation", "approximation"))
     which, larger = ("its shared encoder", "first") if encoder > family else ("its family", "second")
     both = f"{encoder:.2f}, approximation gap at least {family:.2f}"

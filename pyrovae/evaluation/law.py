@@ -1,4 +1,4 @@
-"""Whether a model's densities integrate to one, and whether it draws what it scores: no guide is asked."""
+"""Whether a model's densities integrate to one, and whether its samples follow its densities; it needs no guide."""
 
 import math
 from collections.abc import Iterator
@@ -28,38 +28,38 @@ from pyrovae.randomness import seeded
 scipy = LazyModule("scipy")
 
 
-# Where the integral is off by more than this, or the p-value of the draws below that, the law is at fault.
+# The law is at fault if the integral is off by more than this, or if the p-value of the draws is below that.
 OFF, REJECTED = 1e-3, 1e-4
-# Rows that are generated, fewer where each has many values; bins of the chi-square test.
+# Rows to generate (fewer if each has many values); bins of the chi-square test.
 ROWS, VALUES, BINS = 50, 10000, 20
-# Distributions that are no law to draw from: factors, constants, priors that are none.
+# Distributions that cannot be checked: factors, constants, and priors that are not distributions.
 NO_LAW = {Unit: "a factor", Delta: "a single point", ImproperUniform: "improper", MaskedDistribution: "masked"}
-# Event shapes at which a likelihood is built anew: two values are the most that are integrated together.
+# Event shapes for which a likelihood is rebuilt: at most two values are integrated jointly.
 SHAPES = ((2,), (1, 1, 2), (1,))
-# Rows of which two values are integrated together, on a square grid.
+# Rows for which two values are integrated jointly, on a square grid.
 PAIRS = 4
 
 
 def check(programs: Programs, data: Data, entries: int = 50, draws: int = 200, seed: int = 0) -> dict[str, Any]:
-    """Of each site of the model: is the integral of its density 1, and are its draws of that density?
+    """For each site of the model: does its density integrate to 1, and do its draws follow that density?
 
-    Where a site is a product of distributions of single numbers, exp(log_prob) of `entries` of them is summed or
-    integrated: entries at random, with parameters at draws of the prior, as the decoder makes them. Draws are put
-    through F, the integral up to them, and have to be uniform there (the probability integral transform), by a
-    chi-square and a Kolmogorov-Smirnov test. Two numbers that are drawn together are integrated together; a likelihood
-    of more is built anew for two, where its class allows that. What has no law of this kind says why: `unchecked`.
+    If a site is a product of distributions of single numbers, exp(log_prob) of `entries` of them is summed or
+    integrated: entries at random, with parameters from the decoder at draws of the prior. Draws are mapped through the
+    distribution function F, and have to be uniform (the probability integral transform), by a chi-square and a
+    Kolmogorov-Smirnov test. Two numbers that are drawn jointly are integrated jointly. A likelihood of more values is
+    rebuilt for two, if its class allows it. A site that cannot be checked gives the reason: `unchecked`.
 
-    A model(n=...) draws its data itself, while model(x) scores them: at the same latents and data both have to give
-    every site the same log-probability.
+    A model(n=...) draws its data, and model(x) scores them: at the same latents and data, both must give every site the
+    same log-probability.
 
-    With latents that all rows share the model is taken at a draw of them.
+    A model with latents that all rows share is checked at a draw of them.
 
     Args:
-        programs: model and guide; of the guide nothing is asked.
-        data: rows for a model that generates none by itself; else their size counts alone.
-        entries: how many distributions of a site.
-        draws: of each.
-        seed: of the noise.
+        programs: model and guide; the guide is not used.
+        data: rows for a model that cannot generate data by itself; otherwise only their number matters.
+        entries: number of distributions of a site.
+        draws: draws from each.
+        seed: seed of the noise.
     """
     checks.integer("entries", entries, 2)
     checks.integer("draws", draws, BINS)
@@ -73,14 +73,14 @@ def check(programs: Programs, data: Data, entries: int = 50, draws: int = 200, s
         found = {name: _site(programs, site, few.nodes[name], entries, draws) for name, site in _random(p)}
         try:
             alike = {} if args else _scored_alike(programs, p)
-        except ValueError as error:  # more than one observed site, say
+        except ValueError as error:  # for example, more than one observed site
             alike = {}
             found["model(n=...)"] = {"unchecked": f"{checks.reason(error)}, to score its draws by model(x)"}
     return _summary(found, alike, {"entries": entries, "draws": draws, "seed": seed})
 
 
 def _arguments(programs: Programs, rows: Split, count: int, seed: int) -> Arguments:
-    """What the model is called with: nothing but n where it generates its data by itself."""
+    """The model's arguments: only n, if it generates its data by itself."""
     with suppress(ValueError):
         refuse_conditional(programs, "law")
         return ()
@@ -89,7 +89,7 @@ def _arguments(programs: Programs, rows: Split, count: int, seed: int) -> Argume
 
 def _generated(programs: Programs, args: Arguments, rows: int) -> Trace:
     some = tuple(each[:rows] for each in args)
-    with using(COPIES):  # of one particle: the rows as they are, for any program
+    with using(COPIES):  # a single particle: the rows are unchanged, for any program
         p = draw(free(pair(programs)[0], some), 1, *some, **({} if args else {"n": rows}))
     for site in samples(p).values():
         site["fn"] = site["fn"].base_dist if isinstance(site["fn"], Folded) else site["fn"]
@@ -97,7 +97,7 @@ def _generated(programs: Programs, args: Arguments, rows: int) -> Trace:
 
 
 def _random(p: Trace) -> Iterator[tuple[str, Any]]:
-    """The sites that have a law: all but what is deterministic."""
+    """The sites that have a distribution: all except deterministic ones."""
     for observed in (False, True):
         for name, site in sites(p, observed).items():
             if not site["infer"].get("_deterministic"):
@@ -140,7 +140,7 @@ def _refuse(fn: Any) -> None:
         fn = fn.base_dist
     for kind, reason in NO_LAW.items():
         if isinstance(fn, kind):
-            raise ValueError(f"{reason}, no distribution to draw from" if kind is not MaskedDistribution else reason)
+            raise ValueError(f"{reason}, not a distribution to draw from" if kind is not MaskedDistribution else reason)
 
 
 def _pair(fn: Any, draws: int) -> Law:
@@ -148,7 +148,7 @@ def _pair(fn: Any, draws: int) -> Law:
 
 
 def _rebuilt(programs: Programs, site: Any) -> Any:
-    """The likelihood of the site at one or two values, at normal parameters."""
+    """The likelihood of the site for one or two values, at normal parameters."""
     size, likelihood = math.prod(site["fn"].event_shape), traits(programs).likelihood
     reason = f"{size} values are drawn together ({type(site['fn']).__name__})"
     if likelihood is None or not (site["is_observed"] or "was_observed" in site["infer"] or site["name"] == "x"):
@@ -163,7 +163,7 @@ def _rebuilt(programs: Programs, site: Any) -> Any:
 
 
 def _each(fn: Any, entries: int, draws: int) -> Law:
-    """Of a product of single numbers: entries of all its parts."""
+    """The law of a product of single numbers: entries from all its parts."""
     parts = list(_parts(fn, fn((draws,))))
     found = []
     for p, drawn, kept in parts:
@@ -174,7 +174,7 @@ def _each(fn: Any, entries: int, draws: int) -> Law:
 
 
 def _parts(p: Any, drawn: Tensor, kept: Tensor | None = None) -> Iterator[tuple[Any, Tensor, Tensor | None]]:
-    """The distributions of single numbers that it is made of, their draws, and which are no given values."""
+    """The distributions of single numbers in p, their draws, and the mask of values that are not given."""
     shape = drawn.shape[1:]
     inner = p.base_dist if isinstance(p, Independent | ExpandedDistribution) else p
     if isinstance(inner, NaNMasked):
@@ -191,7 +191,7 @@ def _parts(p: Any, drawn: Tensor, kept: Tensor | None = None) -> Iterator[tuple[
 
 
 def _p_value(u: Tensor) -> float:
-    """Of two tests that u is uniform, the smaller times two; 0 where a draw has no F: it is not in the support."""
+    """Twice the smaller p-value of two tests that u is uniform; 0 if a draw is outside the support and has no F."""
     if bool(u.isnan().any()):
         return 0.0
     (chi,) = uniformity(torch.histc(u, BINS, 0, 1)[None])
@@ -199,7 +199,7 @@ def _p_value(u: Tensor) -> float:
 
 
 def _scored_alike(programs: Programs, p: Trace) -> dict[str, float]:
-    """By site, how far log_prob of what model(n=...) drew is from that of model(x) at it: the largest difference."""
+    """By site, the largest difference between log_prob in model(n=...) and in model(x) at the same values."""
     with using(COPIES):
         q = replayed(pair(programs)[0], p, 1, *seen(programs, p, ()))
     off = {}

@@ -1,4 +1,4 @@
-"""Pareto k-hat: how heavy the tail of importance weights is, and so how far a mean of them can be trusted."""
+"""Pareto k-hat: how heavy the tail of importance weights is, and so how reliable their mean is."""
 
 import math
 
@@ -7,44 +7,45 @@ from torch import Tensor
 
 from pyrovae import checks
 
-# The weights' mean has a finite variance below the first, and is practically of use below the second where there are
-# many draws; of few, `usable` says what they allow.
+# Below the first value the mean of the weights has a finite variance. Below the second it is usable in practice with
+# many draws; `usable` gives the value for few.
 GOOD, USABLE = 0.5, 0.7
-# What a tail needs to be fitted, and the draws of which that many, a fifth, are the tail.
+# The smallest number of weights in a fitted tail, and the number of draws of which a fifth are that many.
 TAIL, LEAST = 5, 25
-# Largest weights that differ by less, relatively, have no tail: it would be one of rounding errors. So would it be
-# where they differ by fewer roundings of log w than these: a sum over the values of a datum rounds more than once.
+# If the largest weights differ by less than this, relatively, the tail is only rounding error. The same holds if they
+# differ by fewer roundings of log w than this: a sum over the values of a datum rounds more than once.
 EVEN, ROUNDINGS = 1e-4, 8
 
 
 def usable(draws: int) -> float:
-    """k-hat up to which a mean of so many weights can be trusted: min(1 - 1 / log10 K, .7).  (Vehtari et al. 2024)"""
+    """The largest k-hat for which a mean of K weights is reliable: min(1 - 1 / log10 K, .7).  (Vehtari et al. 2024)"""
     return min(1 - 1 / math.log10(checks.integer("draws", draws, LEAST)), USABLE)
 
 
 def good(draws: int) -> float:
-    """k-hat up to which it is well behaved, too: .5, or `usable` where that is less."""
+    """The largest k-hat for which it also has a finite variance: .5, or `usable` if that is less."""
     return min(GOOD, usable(draws))
 
 
 def k_hat(log_w: Tensor, magnitude: Tensor | None = None) -> Tensor:
     """k-hat of the largest min(K/5, 3 sqrt K) weights: their excess over the next is as P(e > t) = (1 + kt/s)^(-1/k).
 
-    Moments of order 1/k and beyond are infinite: above 1/2 the variance of the weights, above 1 their mean. Below
-    `usable` a mean of K weights converges at a practical rate. -inf where the largest are equal, or the effective
-    sample size is K, but for rounding, as with the exact posterior; inf where fewer than five are above 0, or one is no
-    number. (Vehtari, Simpson, Gelman, Yao & Gabry 2024)
+    Moments of order 1/k and above are infinite: above 1/2 the variance of the weights, above 1 their mean. Below
+    `usable` a mean of K weights converges at a practical rate. The result is -inf if the largest weights are equal, or
+    the effective sample size is K, up to rounding, as with the exact posterior; it is inf if fewer than five weights
+    are above 0, or one is NaN. (Vehtari, Simpson, Gelman, Yao & Gabry 2024)
 
     Args:
-        log_w: log weights (K, N), K >= 25, in the dtype in which they were computed, whose rounding is not a tail.
-        magnitude: of the terms that were summed to log w, (N,), which rounding errors are relative to; None takes the
-            largest |log w|, right where the terms are of one sign.
+        log_w: log weights (K, N), K >= 25, in the dtype in which they were computed, so that rounding is not taken for
+            a tail.
+        magnitude: the size of the terms that were summed to log w, (N,), to which rounding errors are relative; None
+            uses the largest |log w|, which is right if all terms have the same sign.
 
     Returns:
         k-hat (N,).
 
     Raises:
-        ValueError: another shape; fewer draws.
+        ValueError: log_w has another shape, or fewer draws.
     """
     if log_w.ndim != 2 or len(log_w) < LEAST:
         raise ValueError(
@@ -57,18 +58,18 @@ def k_hat(log_w: Tensor, magnitude: Tensor | None = None) -> Tensor:
     k, _ = fit_pareto(excess)
     size = log_w.nan_to_num(0, 0, 0).abs().amax(0) if magnitude is None else magnitude
     even = (ROUNDINGS * torch.finfo(log_w.dtype).eps * size.double()).clamp(min=EVEN)
-    unequal = 1 - effective_sample_size(log_w.double()) / len(log_w)  # about the relative variance of the weights
+    unequal = 1 - effective_sample_size(log_w.double()) / len(log_w)  # about the weights' relative variance
     k = torch.where((excess[-1] < even) | (unequal < even.square()), -math.inf, k)
     fitted = torch.isfinite(top[-TAIL:]).all(0) & ~log_w.isnan().any(0)
     return torch.where(fitted, k, math.inf)
 
 
 def fit_pareto(x: Tensor) -> tuple[Tensor, Tensor]:
-    """k and s of the generalised Pareto density p(x) = (1 + kx/s)^(-1/k - 1) / s that columns of x were drawn from.
+    """k and s of the generalised Pareto density p(x) = (1 + kx/s)^(-1/k - 1) / s, fitted to each column of x.
 
-    The posterior mean of t = -k/s under a prior that the data scale, by quadrature; given t, k is at the maximum of the
-    likelihood, mean log(1 - tx) (Zhang & Stephens 2009). k is then drawn to 1/2 as by ten more data (Vehtari et al.
-    2024, appendix G).
+    t = -k/s is its posterior mean under a prior that depends on the data, by quadrature; k is the maximum-likelihood
+    value given t, mean log(1 - tx) (Zhang & Stephens 2009). k is then shrunk to 1/2 as if by ten more data (Vehtari et
+    al. 2024, appendix G).
 
     Args:
         x: draws above 0, (n, N), n >= 5.
@@ -83,7 +84,7 @@ def fit_pareto(x: Tensor) -> tuple[Tensor, Tensor]:
     places = 1 - (points / (torch.arange(1, points + 1).to(x) - 0.5)).sqrt()
     t = 1 / x[-1] + places[:, None] / (3 * x[int(n / 4 + 0.5) - 1])
     k = torch.stack([_shape(x, each) for each in t])
-    # At t = 0, the exponential, this is 0 / 0; its neighbours speak for it.
+    # At t = 0, the exponential distribution, this is 0 / 0; the neighbouring values of t suffice.
     log_likelihood = (n * ((-t / k).log() - k - 1)).nan_to_num(-math.inf)
     t = (log_likelihood.softmax(0) * t).sum(0)
     k = _shape(x, t)
@@ -95,5 +96,5 @@ def _shape(x: Tensor, t: Tensor) -> Tensor:
 
 
 def effective_sample_size(log_w: Tensor) -> Tensor:
-    """(sum_k w_k)^2 / sum_k w_k^2, from 1 to K; 0 where all weights are, or one is no number. (K, N) to (N,)"""
+    """(sum_k w_k)^2 / sum_k w_k^2, from 1 to K; 0 if all weights are 0, or one is NaN. (K, N) to (N,)"""
     return (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp().nan_to_num(0, 0)

@@ -1,4 +1,4 @@
-"""Whether a density integrates to one, and a sampler draws from it: by sums and integrals over each value alone."""
+"""Whether a density integrates to one, and a sampler draws from it, by sums and integrals over single values."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -12,41 +12,40 @@ from torch.distributions import VonMises, constraints
 
 from pyrovae.distributions import Levels
 
-# Gauss and Legendre's nodes in a panel, the panels of each unit of t that are tried in turn, and how near two
-# of the results are to be; t itself goes from -SPAN to SPAN, so that a side begins at e^-SPAN of its scale.
+# Gauss-Legendre nodes in a panel; the numbers of panels for each unit of t, which are tried in turn; and the tolerance
+# between two results. t goes from -SPAN to SPAN, so that a side begins at e^-SPAN of its scale.
 NODES, PANELS, SAME, SPAN = 8, (1, 2, 4, 8, 16, 32, 64), 1e-4, 40
-# An edge at 0 has numbers much nearer to it than others have: there t is stretched.
+# Floating-point numbers are much denser near an edge at 0 than elsewhere, so t is stretched there.
 STRETCH = 2
-# Values that are evaluated at a time, and at most in all.
+# Values that are evaluated at a time, and at most in total.
 FLOATS, MOST = 2**21, 3 * 10**8
-# Integers that are summed over at most, and what those beyond may hold.
+# The largest number of integers in a sum, and the mass that may lie beyond them.
 INTEGERS, BEYOND = 2**16, 1e-6
-# Steps of the square grid over two values, each way from its centre, how far they go, sinh(8) standard deviations, and
-# how near two results are to be.
+# Steps of the square grid over two values, on each side of its centre; its extent, sinh(8) standard deviations; and the
+# tolerance between two results.
 STEPS, REACH, SAME_PAIRS = (60, 120, 240), 8.0, 5e-4
 
 
 class Law(NamedTuple):
-    """Of M entries of a distribution: the total mass (M,), and F(x) at R draws, uniform where they are of it (R, M)."""
+    """For M entries of a distribution: the total mass (M,), and F(x) at R draws, which should be uniform, (R, M)."""
 
     total: Tensor
     pit: Tensor
 
 
 def law(p: Any, draws: Tensor, at: Tensor) -> Law:
-    """Sum or integrate exp(log_prob) over the support, and find F(x) of the draws by the same sums.
+    """Sum or integrate exp(log_prob) over the support, and compute F(x) of the draws by the same sums.
 
-    F is that of the density divided by its total, so that a missing constant is seen in the total alone. With discrete
-    values F(x) is drawn between its limits, and uniform (Smith 1985). Draws outside of the support have no F: NaN.
+    F is normalised by the total, so that a missing constant affects only the total. For discrete values F(x) is drawn
+    uniformly between its limits (Smith 1985). Draws outside the support have no F: NaN.
 
     Args:
         p: a distribution of single numbers, or of vectors that can be enumerated.
-        draws: of it, (R, *batch_shape, *event_shape).
-        at: M entries, as places in the flattened batch shape.
+        draws: draws from p, (R, *batch_shape, *event_shape).
+        at: M entries, as positions in the flattened batch shape.
 
     Raises:
-        ValueError: a support that is neither an interval nor a list of values; a sum or an integral that does not
-            converge.
+        ValueError: the support is neither an interval nor a list of values; a sum or an integral does not converge.
     """
     if (period := _period(p)) is not None:
         wrapped = (draws + period / 2).remainder(period) - period / 2
@@ -58,14 +57,14 @@ def law(p: Any, draws: Tensor, at: Tensor) -> Law:
 
 
 def pair_law(p: Any, draws: Tensor) -> Law:
-    """The same of two real values that are drawn together: their integral, and F(u), F(v|u) of u, v, decorrelated.
+    """The same for two real values that are drawn jointly: their integral, and F(u), F(v|u) of the decorrelated u, v.
 
     Args:
         p: a distribution of event size 2.
-        draws: of it, (R, *batch_shape, *event_shape).
+        draws: draws from p, (R, *batch_shape, *event_shape).
     """
     if not isinstance(_plain(p.support), type(constraints.real)):
-        raise ValueError(f"two values together are integrated over all real ones, found {p.support}")
+        raise ValueError(f"two joint values are integrated over all real numbers only, found {p.support}")
     flat = draws.cpu().double().flatten(1 + len(p.batch_shape))
     centre, lower = flat.mean(0), torch.linalg.cholesky(flat.movedim(0, -1).cov() if flat.ndim == 2 else _cov(flat))
     before: Tensor | None = None
@@ -82,13 +81,13 @@ def pair_law(p: Any, draws: Tensor) -> Law:
 
 
 def _period(p: Any) -> float | None:
-    """Of a distribution on the circle, whose density repeats, so that one turn of it has a mass of 1."""
+    """The period of a distribution on the circle, whose mass over one period is 1; None for other distributions."""
     inner = p.base_dist if isinstance(p, ExpandedDistribution) else p
     return 2 * math.pi if isinstance(inner, VonMises) else getattr(inner, "period", None)
 
 
 def _plain(support: Any) -> Any:
-    """A constraint without what is around it: the event dimensions, a mixture, values that may be missing."""
+    """A constraint without wrappers for event dimensions, mixtures, or missing values."""
     while (inner := getattr(support, "base_constraint", getattr(support, "observed", None))) is not None:
         support = inner
     return support
@@ -98,12 +97,12 @@ def _bounds(support: Any) -> tuple[Any, Any]:
     if isinstance(support, type(constraints.real)):
         return -torch.inf, torch.inf
     if not hasattr(support, "lower_bound") and not hasattr(support, "upper_bound"):
-        raise ValueError(f"its support is no interval of numbers: {support}")
+        raise ValueError(f"its support is not an interval of numbers: {support}")
     return getattr(support, "lower_bound", -torch.inf), getattr(support, "upper_bound", torch.inf)
 
 
 def _evaluated(log_prob: Callable[[Tensor], Tensor], values: Tensor, like: Tensor) -> Tensor:
-    """On the device of the draws, in double where the distribution takes it: a network inside may not."""
+    """Evaluate on the device of the draws, in double precision if the distribution accepts it (a network may not)."""
     try:
         found = log_prob(values.to(like.device, torch.float64))
     except (RuntimeError, TypeError):
@@ -128,7 +127,7 @@ def _sum(p: Any, support: Any, draws: Tensor, at: Tensor) -> Law:
 
 
 def _values(p: Any, support: Any, draws: Tensor) -> Iterator[Tensor]:
-    """All values, (G, 1, ..., *event_shape), in ascending order where they are numbers; more and more integers."""
+    """All values, (G, 1, ..., *event_shape), in ascending order if they are numbers; integers in growing ranges."""
     ones = [1] * len(p.batch_shape)
     if isinstance(support, Levels):
         yield support.values(draws).reshape(-1, *ones)
@@ -145,7 +144,7 @@ def _values(p: Any, support: Any, draws: Tensor) -> Iterator[Tensor]:
 
 
 def _places(values: Tensor, draws: Tensor, at: Tensor, batch_dims: int) -> Tensor:
-    """Which of the values each draw is, -1 where it is none. (R, M)"""
+    """The index of the value that each draw equals; -1 if there is none. (R, M)"""
     drawn = draws.flatten(1, batch_dims) if batch_dims else draws[:, None]
     drawn = drawn[:, at]
     if drawn.ndim > 2:
@@ -163,8 +162,11 @@ def _places(values: Tensor, draws: Tensor, at: Tensor, batch_dims: int) -> Tenso
 def _integral(
     log_prob: Callable[[Tensor], Tensor], draws: Tensor, at: Tensor, bounds: tuple[Any, Any], support: Any = None
 ) -> Law:
-    """On either side of a place c with a high density, x = c -+ r, r = s e^t, or the whole side times sigmoid(t): any
-    scale, and any power of r at an edge, is met by the same panels of t."""
+    """Integrate on either side of a point c with a high density.
+
+    x = c -+ r, with r = s e^t, or the whole side times sigmoid(t). So the same panels of t suit any scale, and any
+    power of r at an edge.
+    """
     shape = draws.shape[1:]
     low, high = (torch.as_tensor(bound).cpu().double().expand(shape).flatten()[at] for bound in bounds)
     x = draws.cpu().double().reshape(len(draws), -1)[:, at]
@@ -176,13 +178,13 @@ def _integral(
     if not bool(inside.any(0).all()):
         raise ValueError("its sampler draws no value in its support")
     cell = (torch.nextafter(draws, draws + torch.inf) - draws).cpu().double().reshape(len(draws), -1)[:, at]
-    x = (x + (torch.rand_like(x) - 0.5) * cell).clamp(low, high)  # what rounded to it may have been anywhere in between
+    x = (x + (torch.rand_like(x) - 0.5) * cell).clamp(low, high)  # a rounded draw may have been anywhere in its cell
     where = torch.where(inside, x, torch.nan)
     filled = where.nanmedian(0).values
     whole = draws[0].cpu().double().flatten()
 
     def log_density(values: Tensor) -> Tensor:
-        """At values (G, M), each of its own entry."""
+        """At values (G, M), each for its own entry."""
         parts = values.split(max(1, FLOATS // max(1, whole.numel())))
         full = whole.expand(max(len(part) for part in parts), -1).clone()
         found = []
@@ -198,7 +200,7 @@ def _integral(
         nodes, weights = _nodes(centre, low, high, scale, panels)
         if len(nodes) * whole.numel() > MOST:
             break
-        # Far out a density may be no number, by 0 times infinity: there is none.
+        # Far out a density may be NaN, from 0 times infinity: it counts as 0.
         mass = log_density(nodes).exp().nan_to_num(0, torch.inf) * weights
         total = mass.sum(0)
         if before is not None and _near(total, before):
@@ -210,9 +212,9 @@ def _integral(
 
 
 def _resolved(law: Law, lost: Tensor) -> Law:
-    """Without the entries whose mass lies nearer to an edge than numbers do; most have to be left."""
+    """Without the entries whose mass lies nearer to an edge than floating-point numbers; most entries must remain."""
     if lost.double().mean() > 0.5:
-        raise ValueError("mass lies nearer to the edge of its support than numbers do")
+        raise ValueError("mass lies nearer to the edge of its support than floating-point numbers")
     return Law(law.total[~lost], law.pit[:, ~lost])
 
 
@@ -223,7 +225,7 @@ def _near(total: Tensor, before: Tensor, same: float = SAME) -> bool:
 def _fullest(
     log_density: Callable[[Tensor], Tensor], centre: Tensor, low: Tensor, high: Tensor, scale: Tensor, rounds: int = 5
 ) -> Tensor:
-    """A place in each entry around which much mass is: from round to round the node that has most of it."""
+    """A point of each entry with much mass around it: in each round the node with the most mass."""
     for _ in range(rounds):
         nodes, weights = _nodes(centre, low, high, scale, 1)
         share = log_density(nodes) + weights.log()
@@ -232,18 +234,18 @@ def _fullest(
 
 
 def _nodes(centre: Tensor, low: Tensor, high: Tensor, scale: Tensor, panels: int) -> tuple[Tensor, Tensor]:
-    """Places, ascending, and weights of an integral over [low, high]. Two (G, M)"""
+    """Nodes, ascending, and weights of an integral over [low, high]. Two (G, M)"""
     x, w = (torch.from_numpy(each) for each in np.polynomial.legendre.leggauss(NODES))
     t = ((torch.arange(-SPAN * panels, SPAN * panels)[:, None] + 0.5 + x / 2) / panels).flatten()[:, None]
     w = (w / (2 * panels)).repeat(2 * SPAN * panels)[:, None]
-    tiny = torch.finfo(torch.float32).tiny  # torch's Gamma, say, rounds to its own dtype
+    tiny = torch.finfo(torch.float32).tiny  # some distributions, such as torch's Gamma, round to their own dtype
     sides = []
     for edge, sign in ((low, -1), (high, 1)):
         side = (edge - centre).abs()
         whole = torch.isfinite(edge)
         k = torch.where(edge == 0, STRETCH, 1)
         r = torch.where(whole, side * (k * t).sigmoid(), scale * t.exp())
-        near = edge - sign * side * (-k * t).sigmoid()  # with all the digits that it has near the edge
+        near = edge - sign * side * (-k * t).sigmoid()  # with full precision near the edge
         values = torch.where(whole & (t > 0), near, centre + sign * r)
         first, last = (torch.nextafter(each, centre) for each in (low, high))
         values = values.clamp(torch.where(low == 0, tiny, first), torch.where(high == 0, -tiny, last))
@@ -254,7 +256,7 @@ def _nodes(centre: Tensor, low: Tensor, high: Tensor, scale: Tensor, panels: int
 
 
 def _at(nodes: Tensor, cdf: Tensor, x: Tensor) -> Tensor:
-    """F at x (R, M), between its values at the nodes (G, M)."""
+    """F at x (R, M), interpolated between its values at the nodes (G, M)."""
     place = torch.searchsorted(nodes.T.contiguous(), x.T.contiguous()).T.clamp(1, len(nodes) - 1)
     left, right = nodes.gather(0, place - 1), nodes.gather(0, place)
     share = ((x - left) / (right - left).clamp(min=torch.finfo(x.dtype).tiny)).clamp(0, 1)
@@ -262,7 +264,7 @@ def _at(nodes: Tensor, cdf: Tensor, x: Tensor) -> Tensor:
 
 
 def _cov(flat: Tensor) -> Tensor:
-    """Of draws (R, *batch, 2). (*batch, 2, 2)"""
+    """The covariance of draws (R, *batch, 2). (*batch, 2, 2)"""
     off = flat - flat.mean(0)
     return (off[..., :, None] * off[..., None, :]).mean(0)
 
