@@ -1,4 +1,4 @@
-"""Numbers from a trained model, each with its error."""
+"""Scores of a trained model, each with its error."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -35,54 +35,67 @@ from pyrovae.programs.traits import traits
 from pyrovae.randomness import seeded
 from pyrovae.scores import mean
 
-# Burda, Grosse & Salakhutdinov 2016: a latent is active if the mean of q(z|x) varies over the data by more than this.
+# Burda, Grosse & Salakhutdinov 2016: a latent is active if the mean of q(z|x) has a variance over the data above this.
 ACTIVE = 0.01
 
-# For the mean of q(z|x) where there is no closed one: however few particles a score has.
+# Draws for the mean of q(z|x) if it has no closed form, whatever the number of particles of a score.
 DRAWS = 100
 
-# Where the guide is a point: the log-probability 0 that Pyro gives it is a convention, no density.
+# The measure if the guide is a point: the log-probability 0 that Pyro assigns is a convention, not a density.
 POINT, NOT_OF_A_POINT = (
     "none: the guide is a point",
     ("elbo", "kl", "log_likelihood", "monte_carlo_error", "monte_carlo_bias", "elbo_error"),
 )
 HOW = (*WAYS, POINT)
-UNKNOWN = Measure("none", "unknown")  # of programs whose likelihood says nothing
+UNKNOWN = Measure("none", "unknown")  # for programs whose likelihood has no measure
 
-# By site, the terms of the reconstruction and of the KL.
+# The terms of the reconstruction and of the KL, by site.
 ADDITIVE = ("observed.", "kl.", "kl_per_latent.")
 
 
 def evaluate(
     programs: Programs, data: Data, particles: int = 100, seed: int = 0, draws: int = 10, keep: Path | None = None
 ) -> dict[str, Any]:
-    """What a model is worth on data, in nats per datum: a dictionary that JSON can hold.
+    """Evaluate a model on data, in nats per datum: a dictionary that JSON can hold.
 
     elbo = reconstruction - kl, at beta = 1; reconstruction = E_q[log p(x|z)]; kl = KL(q(z|x) || p(z)), in closed form
-    where the guide draws the latents in the model's order and torch knows the form, else sampled (`kl_estimator` says
-    which); log_likelihood = log 1/K sum_k p(x, z_k) / q(z_k|x), a lower bound in the mean. A label that is given is
-    observed, too: then all this is of log p(x, y), and `observed_by_site` and `kl_by_site` tell the parts. Where only
-    some rows have theirs, each is scored by what is known of it, as `measure` says; a site that a row lacks adds 0 to
-    its mean. Latents that the guide enumerates are summed out. `standard_error` is that of the mean over the data;
-    `monte_carlo_error` is what the K particles add to the log-likelihood's (by the jackknife) and to the elbo's, where
-    it stands beside; `monte_carlo_bias` estimates how far below log p(x) the log-likelihood is in the mean, which is no
-    part of its error, and is not taken off it. A guide that classifies has an `accuracy`,
-    one that finds clusters by itself their agreement with the labels: `clusters`. A guide of one point has no density:
-    of it only the reconstruction is a number, the rest is NaN, and `measure` says so. `active_units` are not told of
-    one row.
+    if the guide draws the latents in the model's order and torch has the form, otherwise sampled (see `kl_estimator`);
+    log_likelihood = log 1/K sum_k p(x, z_k) / q(z_k|x), a lower bound on average. Latents that the guide enumerates are
+    summed out.
 
-    A model with latents w that all rows share, as `BayesianVAE`, says by `at_draws` what it is at some of them.
-    Then log_likelihood = log 1/S sum_s p(x|w_s), w_s ~ q(w), and all else is a mean over the w_s; no KL(q(w) || p(w)),
-    which the training data pay, is in it. All rows meet the same w_s: their errors add up, and `monte_carlo_error` is
-    the most that the mean's can be.
+    A given label is observed, too. Then all scores are those of log p(x, y), and `observed_by_site` and `kl_by_site`
+    give its parts. If only some rows have labels, each row is scored by what is known of it, as `measure` says; a site
+    that a row lacks adds 0 to the mean.
+
+    `standard_error` is that of the mean over the data. `monte_carlo_error` is the error from the K particles, of the
+    log-likelihood (by the jackknife) and of the elbo. `monte_carlo_bias` estimates how far the log-likelihood is below
+    log p(x) on average; it is not part of the error, and the log-likelihood is not corrected for it.
+
+    A guide that classifies has an `accuracy`; one that finds clusters without labels has their agreement with the
+    labels, `clusters`. A guide of one point has no density: only the reconstruction is a number, the rest is NaN, and
+    `measure` says so. `active_units` are omitted if there is a single row.
+
+    A model with latents w that all rows share, such as `BayesianVAE`, provides models at draws of w by `at_draws`. Then
+    log_likelihood = log 1/S sum_s p(x|w_s), w_s ~ q(w), and all other scores are means over the w_s; they do not
+    contain KL(q(w) || p(w)), which belongs to the training data. All rows share the same w_s, so their errors add up,
+    and `monte_carlo_error` is an upper bound for the error of the mean.
 
     Args:
         programs: model and guide.
-        data: a Split, a tensor, a Dataset or a DataLoader; how it is batched changes no digit.
+        data: a Split, a tensor, a Dataset or a DataLoader; the result does not depend on the batch size.
         particles: K.
-        seed: of the noise.
-        draws: S, where there are such w.
-        keep: an empty folder for what is done so far, or that of an evaluation like this that was interrupted.
+        seed: seed of the noise.
+        draws: S, if there are such w.
+        keep: an empty folder for intermediate results, or the folder of the same evaluation that was interrupted.
+
+    Example:
+        >>> import torch
+        >>> import pyrovae
+        >>> vae = pyrovae.VAE(event_shape=6, latent_dim=2)
+        >>> for parameter in vae.parameters(): _ = parameter.data.zero_()  # so that p(x|z) = 2^-6 and q(z|x) = p(z)
+        >>> scores = pyrovae.evaluate(vae, torch.ones(20, 6), particles=10)
+        >>> round(scores["log_likelihood"]["value"], 4), scores["measure"]  # -6 log 2
+        (-4.1589, 'mass over binary values')
     """
     return summary(programs, data, scores(programs, data, particles, seed, draws, keep), particles, seed, draws)
 
@@ -90,7 +103,7 @@ def evaluate(
 def summary(
     programs: Programs, data: Data, scored: tuple[dict[str, Tensor], str], particles: int, seed: int, draws: int = 10
 ) -> dict[str, Any]:
-    """The dictionary of `evaluate`, of what `scores` found."""
+    """The dictionary of `evaluate`, from the results of `scores`."""
     table, estimator = dict(scored[0]), scored[1]
     shared = traits(programs).at_draws is not None
     error, bias, of_elbo = (table.pop(name) for name in ("monte_carlo_error", "monte_carlo_bias", "elbo_error"))
@@ -117,22 +130,22 @@ def summary(
 
 
 def _error(values: Tensor) -> Tensor:
-    """The standard error of the mean over draws, (K, ...) to (...); of one it is unknown."""
+    """The standard error of the mean over draws, (K, ...) to (...); NaN for a single draw."""
     return values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.full_like(values[0], math.nan)
 
 
 def _of_mean(errors: Tensor, shared: bool) -> float:
-    """The error of a mean over rows, of their errors: where all rows share their noise, the most that it can be."""
+    """The error of a mean over rows, from the rows' errors; if all rows share their noise, an upper bound."""
     return errors.mean().item() if shared else (errors.square().sum().sqrt() / len(errors)).item()
 
 
 def active(means: Tensor, noise: Tensor | float = 0.0) -> Tensor:
-    """Which latents are active, Var_x E_q[z|x] > ACTIVE: means (N, ...), beyond the variance that noise gives them."""
+    """Which latents are active: Var_x E_q[z|x] > ACTIVE for means (N, ...), beyond the variance from their noise."""
     return means.var(0, correction=0) - noise > ACTIVE
 
 
 def _active_units(means: dict[str, Tensor]) -> dict[str, Any]:
-    """How many latents of each site are active; of one row nothing tells."""
+    """The number of active latents of each site; nothing for a single row."""
     if any(len(each) < 2 for each in means.values()):
         return {}
     each = {site: values.unbind(1) for site, values in means.items()}
@@ -140,9 +153,9 @@ def _active_units(means: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def codes(programs: Any, data: Data, seed: int = 0, draws: int = 10) -> dict[str, Tensor]:
-    """E_q[z|x] at each latent site that all rows have, and the variance that draws give it, (N, 2, *latent_shape).
+    """E_q[z|x] at each latent site that all rows have, and its variance from sampling, (N, 2, *latent_shape).
 
-    Where there is no closed mean, or it is one at draws of other latents, it is that of DRAWS draws.
+    If the mean has no closed form, or has one only at draws of other latents, it is that of DRAWS draws.
 
     Args:
         programs, data, seed, draws: as in `evaluate`; latents that all rows share are averaged over.
@@ -168,7 +181,7 @@ def _codes(programs: Programs, args: Sequence[Tensor], seed: tuple[int, ...]) ->
 
 
 def _classes(programs: Programs, data: Data, seed: int) -> dict[str, Any]:
-    """How far a guide's classes y are those of the labels, where it has any."""
+    """The agreement of a guide's classes y with the labels, if it has classes."""
     if classifies(programs):
         return accuracy(programs, data)
     y = _labels(data) if has_clusters(programs, data) else torch.zeros(0)
@@ -178,15 +191,15 @@ def _classes(programs: Programs, data: Data, seed: int) -> dict[str, Any]:
 
 
 def _labels(data: Data) -> Tensor:
-    with seeded(0):  # a dynamic binarisation draws
+    with seeded(0):  # a dynamic binarisation draws random numbers
         return torch.cat([labels for _, labels in blocks(data, ROWS, LABELS)])
 
 
 def accuracy(programs: Programs, data: Data) -> dict[str, Any]:
-    """How often argmax_y q(y|x) is the label, of all rows with a label and of those of each class.
+    """How often argmax_y q(y|x) is the label, for all rows with a label and for those of each class.
 
     Args:
-        programs: a guide that draws y where there is none.
+        programs: a guide that draws y if there is no label.
         data: with labels that are classes.
     """
     y = _labels(data)
@@ -197,7 +210,7 @@ def accuracy(programs: Programs, data: Data) -> dict[str, Any]:
 
 
 def _has_classes(programs: Programs, data: Data) -> bool:
-    """Whether labels are classes: integers (N,), and y nothing else by what the model says of it."""
+    """Whether labels are classes: integers (N,), and the model does not declare another kind of y."""
     if (columns := wanted(programs)).names not in ((), ("y",)):
         return False
     y = getattr(as_split(data, columns), "y", None)
@@ -209,19 +222,29 @@ def _has_classes(programs: Programs, data: Data) -> bool:
 def gaps(
     programs: Programs, data: Data, steps: int = 300, learning_rate: float = 0.03, particles: int = 100, seed: int = 0
 ) -> dict[str, Any]:
-    """Where a guide's ELBO is lost: log p(x) = elbo + amortisation gap + approximation gap, in nats per datum.
+    """The parts of log p(x) = elbo + amortisation gap + approximation gap, in nats per datum.
 
-    amortisation_gap = ELBO of the guide refined for each datum - elbo: what a shared encoder costs;
-    approximation_gap = log p(x) - ELBO of the refined guide: what the family costs. log p(x) is its importance
-    estimate, with the refined guide as the proposal: a lower bound in the mean, and so is the second gap.
-    (Cremer, Li & Duvenaud 2018)
+    amortisation_gap = ELBO of the guide refined for each datum - elbo: the cost of a shared encoder;
+    approximation_gap = log p(x) - ELBO of the refined guide: the cost of the family. log p(x) is its
+    importance-sampling estimate, with the refined guide as the proposal. It is a lower bound on average, and so is the
+    second gap. (Cremer, Li & Duvenaud 2018)
 
     Args:
         programs, data, particles, seed: as in `evaluate`.
-        steps, learning_rate: of the refinement, as in `refine`.
+        steps, learning_rate: options of the refinement, as in `refine`.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.evaluation.evaluate import gaps
+        >>> from pyrovae.models import VAE
+        >>> vae = VAE(event_shape=6, latent_dim=2)
+        >>> for parameter in vae.parameters(): _ = parameter.data.zero_()  # so that q(z|x) = p(z|x)
+        >>> result = gaps(vae, torch.ones(4, 6), steps=2, particles=10)
+        >>> abs(result["amortisation_gap"]["value"]) < 1e-5, abs(result["approximation_gap"]["value"]) < 1e-5
+        (True, True)
     """
     model, guide = pair(programs)
-    # The refined guide first: what it cannot refine it refuses before any work.
+    # Score the refined guide first: it refuses what it cannot refine before any other work.
     after, _ = scores((model, refine(model, guide, steps, learning_rate)), data, particles, seed)
     before, _ = scores(programs, data, particles, seed)
     rows = {
@@ -236,9 +259,9 @@ def gaps(
 
 
 def _measure(programs: Programs, estimator: str, observed: Iterable[str], kl: Iterable[str]) -> Measure | None:
-    """What log p(x) is the logarithm of, where the programs say so: of p(x, y) where y was observed and has a p(y).
+    """The measure of log p(x), if the programs have one: of p(x, y) if y was observed and has a p(y).
 
-    Where y is latent for some rows and observed for others, it is neither the p(x) nor the p(x, y) of others.
+    If y is latent for some rows and observed for others, the score is comparable neither with p(x) nor with p(x, y).
     """
     likelihood, label = traits(programs).likelihood, traits(programs).label
     measure = None if likelihood is None else likelihood.measure
@@ -249,16 +272,18 @@ def _measure(programs: Programs, estimator: str, observed: Iterable[str], kl: It
 
 
 def _measure_fields(measure: Measure | None) -> dict[str, Any]:
-    """A measure as JSON holds it: its text, and its fields."""
+    """A measure for JSON: its text, and its fields."""
     return {"measure": measure and str(measure), "measure_fields": {} if measure is None else asdict(measure)}
 
 
 def scores(
     programs: Programs, data: Data, particles: int, seed: int, draws: int = 10, keep: Path | None = None
 ) -> tuple[dict[str, Tensor], str]:
-    """Per datum: elbo, reconstruction, kl, log_likelihood, monte_carlo_error and monte_carlo_bias of the latter,
-    elbo_error (of its particles), observed.SITE and kl.SITE, all (N,); kl_per_latent.SITE, (N, *latent_shape). And how
-    the KL was had: "closed form", "sampled", or POINT where there is none."""
+    """Scores of each datum, and how the KL was computed: "closed form", "sampled", or POINT if there is none.
+
+    The scores are elbo, elbo_error (from the particles), reconstruction, kl, log_likelihood, its monte_carlo_error and
+    monte_carlo_bias, observed.SITE and kl.SITE, all (N,); and kl_per_latent.SITE, (N, *latent_shape).
+    """
     if traits(programs).at_draws is not None:
         return _posterior_scores(programs, data, particles, seed, draws, keep)
 
@@ -288,7 +313,7 @@ def scores(
 
 
 def _parts(q: Trace, p: Trace, kls: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the scores of a row are the means of, at each particle: (particles, N, ...)."""
+    """The quantities whose means are the scores of a row, at each particle: (particles, N, ...)."""
     log_w = log_weight(q, p)
     seen = {f"observed.{name}": averaged(q, site["log_prob"]) for name, site in sites(p, True).items()}
     totals = {f"kl.{site}": each.flatten(2).sum(-1) if each.ndim > 2 else each for site, each in kls.items()}
@@ -307,23 +332,23 @@ def _parts(q: Trace, p: Trace, kls: dict[str, Tensor]) -> dict[str, Tensor]:
 def _posterior_scores(
     programs: Any, data: Data, particles: int, seed: int, draws: int, keep: Path | None
 ) -> tuple[dict[str, Tensor], str]:
-    """The same of a model that is many, at draws of latents that all rows share: log of the mean p(x|w), else means."""
+    """The same for a model with latents w that all rows share: the log of the mean p(x|w) over draws; else means."""
     folders = [None if keep is None else keep / str(number) for number in range(draws)]
     at_draws = traits(programs).at_draws
-    assert at_draws is not None, "scores calls this for models that have it"
+    assert at_draws is not None, "scores calls this only for models that have it"
     models = zip(at_draws(draws, seed), folders, strict=True)
     tables, ways = zip(*(scores(model, data, particles, seed, keep=folder) for model, folder in models), strict=True)
     each = {name: torch.stack([table[name] for table in tables]) for name in tables[0]}
     row = {name: values.mean(0) for name, values in each.items()}
     row["log_likelihood"], of_draws = log_mean_exp(each["log_likelihood"])
-    row["monte_carlo_error"] = torch.hypot(of_draws, row["monte_carlo_error"])  # one noise of z for all w
+    row["monte_carlo_error"] = torch.hypot(of_draws, row["monte_carlo_error"])  # all w share the noise of z
     row["monte_carlo_bias"] = row["monte_carlo_bias"] + log_mean_exp_bias(each["log_likelihood"])
     row["elbo_error"] = torch.hypot(_error(each["elbo"]), row["elbo_error"])
     return row, ways[0]
 
 
 def _mean_or_draw(q: Trace, site: Any) -> Tensor:
-    """E_q[z|x] at a latent site; draws where the family has no closed mean, so that their mean is Monte Carlo."""
+    """E_q[z|x] at a latent site; draws if the family has no closed mean, so that their mean is Monte Carlo."""
     mean = closed_mean(site["fn"])
     values = site["value"].to(torch.get_default_dtype()) if mean is None else mean
     return averaged(q, values, site["fn"].event_dim)

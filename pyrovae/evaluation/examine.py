@@ -1,4 +1,4 @@
-"""One call for what can be asked of a trained model beyond its score: is the guide or the model at fault?"""
+"""Examines a trained model in one call, beyond its score: is the guide or the model at fault?"""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 LEAST = 50  # rows
 
-# A p-value of the ranks below which a guide is not the posterior, whatever its weights say.
+# If the p-value of the ranks is below this, the guide is not the posterior, whatever its weights say.
 REJECTED = 1e-3
 
-# What stands between a verdict and what other parts have to say against it.
+# Separates a verdict from the objections of other parts.
 BUT = "; but "
 
 
@@ -40,22 +40,29 @@ def examine(
     rows: int = 200,
     seed: int = 0,
 ) -> Examination:
-    """What is asked for of a model and its guide, on rows of the data at random: the same for all models and seeds.
+    """Examine a model and its guide on random rows of the data; the rows are the same for all models and seeds.
 
     diagnosis: k-hat, effective samples, KL to the posterior, the gaps, and a verdict; law: whether the densities
-    integrate to one, and the model draws what it scores, which no part that asks the guide can tell; information:
-    I(x; z), the aggregate posterior, total correlation; calibration: ranks of simulated latents, which may contradict
-    the verdict, predictive checks; interval: log p(x) by annealing, and the gap of bidirectional Monte Carlo on
-    simulated data; quality: samples against training and held-out rows, reconstructions. A part that the programs do
-    not allow says so: {"refused": reason}. `of_rows` is how many rows there were to choose from.
+    integrate to one and the samples follow them, which parts that use the guide cannot detect; information: I(x; z),
+    the aggregate posterior, total correlation; calibration: ranks of simulated latents, which may contradict the
+    verdict, and predictive checks; interval: log p(x) by annealing, and the gap of bidirectional Monte Carlo on
+    simulated data; quality: samples compared with training and held-out rows, reconstructions. A part that the programs
+    do not allow gives the reason: {"refused": reason}. `of_rows` is the number of rows to choose from.
 
     Args:
         programs: model and guide.
         data: held-out rows: a Split, a tensor or a Dataset.
-        train: what the model was trained on, for `quality`; without it that part is refused.
-        parts: of PARTS; none are all of them.
-        rows: of the data; the interval takes a tenth of them, `simulation_based` and `quality` five times as many.
-        seed: of the noise.
+        train: the training data, for `quality`; without them that part is refused.
+        parts: names from PARTS; none means all.
+        rows: rows of the data to use; the interval uses a tenth of them, `simulation_based` and `quality` five times as
+            many.
+        seed: seed of the noise.
+
+    Example:
+        >>> from pyrovae.evaluation.examine import examine
+        >>> examination = examine(vae, splits.test, splits.train)  # doctest: +SKIP
+        >>> examination.numbers["diagnosis"]["verdict"]  # doctest: +SKIP
+        'guide close to the posterior where it draws: ...'
     """
     *_, (found, _) = examining(programs, data, train, parts, rows, seed)
     return found
@@ -64,8 +71,10 @@ def examine(
 def examining(
     programs: Programs, data: Data, train: Data | None, parts: Sequence[str], rows: int, seed: int
 ) -> Iterator[tuple[Examination, dict[str, Figure]]]:
-    """The same, as far as it has come after each part, and the figures of that part: should the next one fail, this
-    much is found."""
+    """The same as an iterator: the examination so far after each part, and that part's figures.
+
+    So a failure of the next part does not lose them.
+    """
     checks.integer("rows", rows, LEAST)
     data, train = choosable(data), None if train is None else choosable(train)
     found = Examination()
@@ -85,15 +94,15 @@ def examining(
 
 
 def _weigh(numbers: dict[str, Any]) -> None:
-    """What one part says of another's verdict.
+    """Add to a verdict what other parts say about it.
 
-    Ranks see the modes that weights at the guide's own draws do not: they may contradict a good verdict. Yet they see
-    guide and sampler alike, and blame neither alone: only the law tells which. Where a density does not integrate to
-    one, no log p(x) is a log-likelihood.
+    Ranks detect modes that weights at the guide's own draws do not, so they may contradict a good verdict. But ranks
+    depend on guide and sampler alike, and cannot tell which is at fault: only the law can. If a density does not
+    integrate to one, log p(x) is not a log-likelihood.
     """
     diagnosis, calibration = numbers.get("diagnosis", {}), numbers.get("calibration", {})
     p = calibration.get("simulation_based", {}).get("p_value", 1.0)
-    doubts = [f"{law}: log p(x) is not that of what it draws" for law in _law_at_fault(numbers)]
+    doubts = [f"{law}: log p(x) does not describe its samples" for law in _law_at_fault(numbers)]
     if p < REJECTED:
         calibration["verdict"] = f"ranks of simulated latents are not uniform (p = {p:.1g}): {_blame(numbers)}"
         if diagnosis.get("verdict", "").startswith(diagnostics.CLOSE):
@@ -108,7 +117,7 @@ def _law_at_fault(numbers: dict[str, Any]) -> list[str]:
 
 
 def _blame(numbers: dict[str, Any]) -> str:
-    """Whom ranks that are not uniform blame, by what the law says."""
+    """What non-uniform ranks mean, given the result of the law."""
     if _law_at_fault(numbers):
         return "the law at fault makes them so, and the guide may, too"
     if numbers.get("law", {}).get("passed"):

@@ -1,4 +1,4 @@
-"""What codes tell of their data: the aggregate posterior q(z) = 1/N sum_n q(z|x_n), and the KL taken apart by it."""
+"""Information of the latents about the data: the aggregate posterior q(z) = 1/N sum_n q(z|x_n) splits the KL."""
 
 import math
 from typing import Any
@@ -17,8 +17,8 @@ from pyrovae.programs.pair import Program, Programs, no_side_effects, pair
 from pyrovae.programs.traces import at, check_latents, draw, is_point, log_prob, model_at, replayed, sites
 from pyrovae.randomness import seeded
 
-# I_q(x; z) is called saturated less than this below its ceiling log N: in the geometric mean fewer than e data could
-# then have drawn a code, and more data would raise it.
+# I_q(x; z) is called saturated if it is less than this below its ceiling log N. Then, in the geometric mean, fewer than
+# e data could have drawn a code, and more data would raise the value.
 NEAR = 1.0
 
 Arguments = tuple[Tensor, ...]
@@ -27,31 +27,42 @@ Arguments = tuple[Tensor, ...]
 def kl_decomposition(programs: Programs, data: Data, draws: int = 4, seed: int = 0) -> dict[str, Any]:
     """E_n KL(q(z|x_n) || p(z)) = I_q(x; z) + KL(q(z) || p(z)), q(z) = 1/N sum_n q(z|x_n): a dictionary for JSON.
 
-    mutual_information I_q(x; z) = E log q(z|x_n) / q(z) is that of a datum's number n and its code: at most
-    `ceiling` = log N, and `saturated` where it comes near, so that of more data of the kind it is only a lower bound
-    in the mean, and aggregate_kl an upper one. aggregate_kl = KL(q(z) || p(z)) is 0 where codes fill the prior (Hoffman
-    & Johnson 2016). total_correlation = KL(q(z) || prod_j q(z_j)) is 0 where latents are independent (Kim &
-    Mnih 2018); None where the guide's marginals q(z_j|x) are unknown: several latent sites, flows.
+    mutual_information I_q(x; z) = E log q(z|x_n) / q(z) is the information between a datum's index n and its code. It
+    is at most `ceiling` = log N, and `saturated` if it comes near: then it is only a lower bound for more data, on
+    average, and aggregate_kl an upper bound. aggregate_kl = KL(q(z) || p(z)) is 0 if the codes fill the prior (Hoffman
+    & Johnson 2016). total_correlation = KL(q(z) || prod_j q(z_j)) is 0 if the latents are independent (Kim & Mnih
+    2018); it is None if the guide's marginals q(z_j|x) are unknown: several latent sites, flows.
 
-    Each is a mean over z ~ q(z|x_n) for each n, and N^2 densities; its `monte_carlo_error` is of the draws, given the
-    data, and does not hold the bias of few of them: I is too low, aggregate_kl too high by about as much, also where
-    nothing is saturated. Of a linear model's exact posterior, whose I_q is 2.515 and aggregate_kl 0 for infinitely many
-    data, N = 60 gives 2.34 and .21 in the mean over data sets, N = 200 gives 2.44 and .08.
+    Each number is a mean over z ~ q(z|x_n) for each n, and takes N^2 densities. Its `monte_carlo_error` is due to the
+    draws, given the data. It does not contain the bias from few data: I is too low, and aggregate_kl too high by about
+    as much, even if nothing is saturated. For the exact posterior of a linear model, whose I_q is 2.515 and
+    aggregate_kl 0 for infinitely many data, N = 60 gives 2.34 and .21 on average over data sets, N = 200 gives 2.44 and
+    .08.
 
-    Rows where the guide draws what the prior cannot are `unsound_rows`: with such, aggregate_kl and kl are infinite,
-    told as None, and a `verdict` says so.
+    Rows for which the guide draws values outside the prior's support are `unsound_rows`. Then aggregate_kl and kl are
+    infinite, given as None, and there is a `verdict`.
 
     A given label is part of x. Latents that the guide enumerates are drawn.
 
     Args:
-        programs: model and guide; all N rows with the same latents, and one prior.
+        programs: model and guide; all N rows have the same latents, and one prior.
         data: at least two rows: a Split, a tensor, a Dataset or a DataLoader.
-        draws: of each q(z|x_n); with one the errors are unknown.
-        seed: of the noise.
+        draws: draws from each q(z|x_n); with one draw the errors are unknown.
+        seed: seed of the noise.
 
     Raises:
-        ValueError: no latents, or a point; a guide that cannot score another's draws; a prior that depends on what is
-            given.
+        ValueError: there are no latents, or the guide is a point; the guide cannot score another row's draws; the prior
+            depends on a given value.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.evaluation.information import kl_decomposition
+        >>> from pyrovae.models import VAE
+        >>> vae = VAE(event_shape=6, latent_dim=2)
+        >>> for parameter in vae.parameters(): _ = parameter.data.zero_()  # so that q(z|x) = p(z)
+        >>> result = kl_decomposition(vae, torch.ones(10, 6))
+        >>> abs(result["mutual_information"]["value"]) < 1e-5, abs(result["aggregate_kl"]["value"]) < 1e-5
+        (True, True)
     """
     checks.integer("draws", draws)
     model, guide = pair(programs)
@@ -68,7 +79,7 @@ def kl_decomposition(programs: Programs, data: Data, draws: int = 4, seed: int =
             prior = _prior(model, parts, drawn, draws)
             aggregate, *marginals = _aggregate(guide, parts, z, drawn[0]).unbind(-1)
     information, unsound = own - aggregate, (own - prior).isinf().any(0).nonzero()[:, 0].tolist()
-    found = f"infinite KL, at {len(unsound)} of {rows} rows the guide draws what the prior cannot"
+    found = f"infinite KL, at {len(unsound)} of {rows} rows the guide draws values outside the prior's support"
     return {
         "rows": rows,
         "draws": draws,
@@ -98,14 +109,14 @@ def _drawn(guide: Program, args: Arguments, draws: int, seed: tuple[int, ...]) -
 def _same_latents(parts: list[Arguments], drawn: list[Trace]) -> tuple[str, ...]:
     found = {(len(args), tuple(sites(q, False))) for args, q in zip(parts, drawn, strict=True)}
     if len(found) > 1:
-        advice = "ask of the rows with a label, or of those without"
+        advice = "use only rows with a label, or only rows without"
         latents = sorted(names for _, names in found)
         raise ValueError(f"information: expected the same latents for all rows, found {latents}; {advice}")
     return found.pop()[1]
 
 
 def _prior(model: Program, parts: list[Arguments], drawn: list[Trace], draws: int) -> Tensor:
-    """log p(z), (draws, N), which is the same where each row is given what another has."""
+    """log p(z), (draws, N); it must not change if each row gets another row's given values."""
     sizes = [len(x) for x, *_ in parts]
     others = zip(*(torch.cat(column).flip(0).split(sizes) for column in zip(*parts, strict=True)), strict=True)
     here, there = (
@@ -115,12 +126,12 @@ def _prior(model: Program, parts: list[Arguments], drawn: list[Trace], draws: in
         for rows in (parts, others)
     )
     if not torch.allclose(here, there, rtol=1e-4, atol=1e-4):
-        raise ValueError("information: expected one prior p(z) for all data, found one that depends on what is given")
+        raise ValueError("information: expected one prior p(z) for all data, found one that depends on given values")
     return here
 
 
 def _aggregate(guide: Program, parts: list[Arguments], z: dict[str, Tensor], known: Trace) -> Tensor:
-    """log q(z), then log q(z_j) of each latent where known, at z (draws, N, *event): (draws, N, 1 + latents)."""
+    """log q(z), then log q(z_j) of each latent if known, at z (draws, N, *event): (draws, N, 1 + latents)."""
     shape = next(iter(z.values())).shape[:2]
     flat = {name: values.flatten(0, 1) for name, values in z.items()}
     largest = max(len(x) * max(each[0].numel() for each in (x, *flat.values())) for x, *_ in parts)
@@ -150,7 +161,7 @@ def _scored(guide: Program, z: Trace, args: Arguments) -> Trace:
 
 
 def _marginals(q: Trace) -> list[Tensor]:
-    """log q(z_j|x) of each latent, (I, N, latents), where there is one site that tells them."""
+    """log q(z_j|x) of each latent, (I, N, latents), if there is a single site with known marginals."""
     found = list(sites(q, False).values())
     fn = found[0]["fn"]
     if isinstance(fn, MultivariateNormal | LowRankMultivariateNormal):
@@ -161,7 +172,7 @@ def _marginals(q: Trace) -> list[Tensor]:
 
 
 def _estimate(values: Tensor) -> dict[str, float | None]:
-    """The mean of values (draws, N), and its error where every row has draws of its own; None where it is infinite."""
+    """The mean of values (draws, N), and its error if every row has draws of its own; None if it is infinite."""
     draws, rows = values.shape
     value = values.mean().item()
     error = (values.var(0).sum() / draws).sqrt().item() / rows if draws > 1 else math.nan

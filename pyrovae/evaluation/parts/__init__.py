@@ -1,4 +1,4 @@
-"""The parts of `examine`, in the order in which they are asked for."""
+"""The parts of `examine`, in the order in which they run."""
 
 from pyrovae.evaluation.parts.calibration import Calibration
 from pyrovae.evaluation.parts.diagnosis import Diagnosis

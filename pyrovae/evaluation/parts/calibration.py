@@ -1,4 +1,4 @@
-"""Are simulated latents uniform among the guide's draws, and the data like the model's?"""
+"""Are simulated latents uniform among the guide's draws, and do the data look like the model's?"""
 
 from collections.abc import Iterator
 
@@ -29,14 +29,14 @@ class Calibration(Part):
         return {"simulation_based": simulated, "predictive": predictive(programs, few, seed=seed)}, {"ranks": ranks}
 
     def scope(self, numbers: Numbers) -> str:
-        """How many rows the predictive checks looked at."""
+        """The number of rows in the predictive checks."""
         return super().scope({**numbers, "rows": numbers["predictive"]["rows"]})
 
     def text(self, numbers: Numbers) -> Iterator[str]:
-        """Beside the p-value of the ranks, a line for each statistic of the data and of its replicates."""
+        """The p-value of the ranks, and a line for each statistic of the data and of its replicates."""
         yield from super().text(numbers)
         for name, statistic in numbers.get("predictive", {}).get("statistics", {}).items():
-            if not isinstance(statistic["observed"], list):  # else one value for each row
+            if not isinstance(statistic["observed"], list):  # a list has one value for each row
                 yield f"  {f'{name} of the data':44} {value(statistic['observed'])}; of replicates: {_of(statistic)}"
 
 

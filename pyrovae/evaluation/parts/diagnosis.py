@@ -14,8 +14,8 @@ class Diagnosis(Part):
     """k-hat, effective samples, KL to the posterior, the gaps, and a verdict: `diagnose`.
 
     Args:
-        particles: draws for k-hat.
-        steps: of refinement, for the gaps.
+        particles: number of draws for k-hat.
+        steps: steps of refinement, for the gaps.
     """
 
     name = "diagnosis"
@@ -39,7 +39,7 @@ class Diagnosis(Part):
         self, programs: Programs, data: Split, train: Split | None, rows: int, seed: int
     ) -> tuple[Numbers, Figures]:
         few, lost = subset(data, rows, seed), None
-        with suppress(ValueError):  # a guide that cannot be refined has no gaps; any other fault shows again below
+        with suppress(ValueError):  # a guide that cannot be refined has no gaps; any other fault appears again below
             lost = gaps(programs, few, self.steps, particles=self.particles, seed=seed)
         table = diagnostics.by_datum(programs, few, self.particles, seed)
         figure = plots.pareto_k(table["k"].numpy(), pareto_k.usable(self.particles))

@@ -1,4 +1,4 @@
-"""What do the latents know of the data?"""
+"""How much do the latents know about the data?"""
 
 from pyrovae.data import Split, subset
 from pyrovae.evaluation import information

@@ -11,8 +11,8 @@ class Interval(Part):
     """log p(x) by annealing on a tenth of the rows, and the gap of `sandwich` on simulated data.
 
     Args:
-        chains: for each row.
-        temperatures: between the guide and the posterior.
+        chains: chains for each row.
+        temperatures: number of temperatures between the guide and the posterior.
     """
 
     name = "interval"

@@ -1,4 +1,4 @@
-"""Does each density keep the laws of probability, and does the model draw what it scores?"""
+"""Does each density integrate to one, and do the model's samples follow it?"""
 
 from pyrovae.data import Split
 from pyrovae.evaluation import law
@@ -7,7 +7,7 @@ from pyrovae.programs.pair import Programs
 
 
 class Law(Part):
-    """Whether each density integrates to one and agrees with its own draws: `law.check`. No other part can tell."""
+    """Whether each density integrates to one and agrees with its own draws: `law.check`. Only this part detects it."""
 
     name = "law"
     lines = (
@@ -23,5 +23,5 @@ class Law(Part):
         return law.check(programs, data, seed=seed), {}
 
     def scope(self, numbers: Numbers) -> str:
-        """How many distributions were looked at."""
+        """The number of distributions that were checked."""
         return f"{numbers['entries']} distributions of each site"

@@ -17,7 +17,7 @@ Figures: TypeAlias = "dict[str, Figure]"
 
 
 class Line(NamedTuple):
-    """A number to print: its place in the numbers ("gaps.elbo"), its name, and its unit.
+    """A number to print: its path in the numbers ("gaps.elbo"), its name, and its unit.
 
     Name and unit may contain other numbers of the same part: "of {particles} draws".
     """
@@ -31,10 +31,21 @@ class Part(ABC):
     """One question of `examine`. To add a part, write a subclass in a file of its own and add it to `PARTS`.
 
     Attributes:
-        name: by which it is asked for, and under which its numbers stand.
-        lines: the numbers that are printed, in this order; those that a model has not are left out.
-        figures: names of the figures that it may draw.
-        looks_at_rows: whether it looks at rows of the data, chosen at random, or only at what the model generates.
+        name: name of the part, also in the results.
+        lines: the numbers to print, in this order; numbers that a model does not have are omitted.
+        figures: names of the figures that the part may draw.
+        looks_at_rows: whether the part uses rows of the data, chosen at random, or only data from the model.
+
+    Example:
+        >>> from pyrovae.evaluation.parts.part import Line, Part
+        >>> class Spread(Part):
+        ...     name, lines = "spread", (Line("deviation", "standard deviation of the data"),)
+        ...
+        ...     def compute(self, programs, data, train, rows, seed):
+        ...         return {"rows": len(data), "deviation": data[:].std().item()}, {}
+        >>> print(*Spread().text({"rows": 20, "of_rows": 100, "deviation": 0.5}), sep="")
+        <BLANKLINE>
+        spread, 20 of 100 rows, at random:  standard deviation of the data                   0.500
     """
 
     name: str
@@ -50,17 +61,17 @@ class Part(ABC):
 
         Args:
             programs: model and guide.
-            data: held-out rows, of which `subset(data, rows, seed)` is looked at.
-            train: what the model was trained on, or None.
-            rows: how many rows to look at.
-            seed: of the noise.
+            data: held-out rows; use `subset(data, rows, seed)`.
+            train: the training data, or None.
+            rows: number of rows to use.
+            seed: seed of the noise.
 
         Raises:
-            ValueError: the programs do not allow this part; says why.
+            ValueError: the programs do not allow this part; the message gives the reason.
         """
 
     def text(self, numbers: Numbers) -> Iterator[str]:
-        """What is printed: a verdict or a refusal in words, then one line for each number."""
+        """The lines to print: a verdict or a refusal in words, then one line for each number."""
         if "refused" in numbers:
             yield f"\n{self.name}: refused: {numbers['refused']}"
             return
@@ -71,13 +82,13 @@ class Part(ABC):
                 yield f"  {_filled(words, numbers):44} {_number(value)} {_filled(unit, numbers)}".rstrip()
 
     def scope(self, numbers: Numbers) -> str:
-        """How many rows were looked at, and of how many they were chosen; older examinations took the first ones."""
+        """The number of rows that were used, and of how many; older examinations used the first rows."""
         rows, of = numbers["rows"], numbers.get("of_rows", 0)
         return f"{rows} of {of} rows, at random" if of > rows else f"{rows} rows"
 
 
 def _at(numbers: dict[str, Any], path: str) -> list[Any]:
-    """The value at this place, in a list; an empty list where there is none."""
+    """The value at this path, in a list; an empty list if there is none."""
     *way, last = path.split(".")
     for key in way:
         numbers = numbers.get(key, {})
@@ -85,7 +96,7 @@ def _at(numbers: dict[str, Any], path: str) -> list[Any]:
 
 
 class _Dotted:
-    """What "{samples.recall.value}" in a text means: keys of dictionaries as attributes."""
+    """Gives the keys of dictionaries as attributes, for "{samples.recall.value}" in a text."""
 
     def __init__(self, numbers: dict[str, Any]) -> None:
         self.numbers = numbers
@@ -102,7 +113,7 @@ def _filled(text: str, numbers: dict[str, Any]) -> str:
 
 
 def _number(numbers: Any) -> str:
-    """A number and its error; integers stand above the digits before the point."""
+    """A number and its error; integers are aligned with the digits before the point."""
     if not isinstance(numbers, dict):
         return value(numbers)
     error = numbers.get("standard_error", numbers.get("monte_carlo_error"))

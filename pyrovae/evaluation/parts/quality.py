@@ -1,4 +1,4 @@
-"""Are the samples new, and like the data?"""
+"""Are the samples new, and do they look like the data?"""
 
 import torch
 
@@ -13,7 +13,7 @@ from pyrovae.randomness import seeded
 
 
 class Quality(Part):
-    """Samples beside training and held-out rows, and reconstructions: `quality.assess`."""
+    """Samples compared with training and held-out rows, and reconstructions: `quality.assess`."""
 
     name = "quality"
     lines = (
@@ -41,7 +41,7 @@ class Quality(Part):
 
 
 def _neighbours(programs: Programs, train: Split, seed: int) -> Figures:
-    """Six samples beside what they may have been copied from."""
+    """Six samples next to the training rows from which they may have been copied."""
     if len(train.event_shape) != 3 or takes_labels(programs):
         return {}
     with seeded(seed, 9):
