@@ -307,7 +307,7 @@ REFUSED = {
     "expected continuous latents, or ones that the guide enumerates, found 'z' of Poisson": drawn(dist.Poisson(3.0)),
     "but for enumerated ones: expected at least one latent": drawn(dist.Bernoulli(0.5), **ENUMERATE),
     "functions of as many reals, found 'z' on": drawn(priors.UniformSphere((3,))()),
-    "expected supports that depend on no latent, found 'b' of Uniform": moving,
+    "expected supports that do not depend on a latent, found 'b' of Uniform": moving,
 }
 
 

@@ -85,5 +85,5 @@ def test_what_is_not_binary_is_refused(build):
 
 
 def test_more_components_than_data_are_refused():
-    with pytest.raises(ValueError, match="at most one a datum, 3, found 4"):
+    with pytest.raises(ValueError, match="at most one for each datum, 3, found 4"):
         baselines.mixture(torch.ones(3, 2), 4)

@@ -226,7 +226,7 @@ def test_what_is_not_alike_is_in_two_tables_and_has_no_difference(tmp_path, fiel
     ]
     assert [row["behind"]["value"] for row in both.rows] == [0, 0]  # each is the best of its own
     with pytest.raises(
-        ValueError, match=f"a and b: expected the same {field}, found .*: there is no better of the two"
+        ValueError, match=f"a and b: expected the same {field}, found .*: they cannot be compared"
     ):
         both.difference("a", "b")
 

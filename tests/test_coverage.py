@@ -140,8 +140,8 @@ def test_annealing_says_where_it_has_too_few_chains(linear):
     assert abs(good["mean off, nats"]) < 0.1
     found = anneal(linear.vae, linear.x[:20], 4, 2, 2, "prior")
     count = int(found.few.sum())
-    assert found.verdict.startswith(f"too few chains at {count} of 20 rows: in the median 1.")
-    assert anneal(linear.vae, linear.x[:20], 16, 2, 0, "guide").verdict == "chains enough at all rows"
+    assert found.verdict.startswith(f"too few chains for {count} of 20 rows: in the median 1.")
+    assert anneal(linear.vae, linear.x[:20], 16, 2, 0, "guide").verdict == "enough chains for all rows"
 
 
 def test_manifolds_of_small_samples_have_errors_of_both_sets():

@@ -40,7 +40,7 @@ def test_every_part_answers_and_json_can_hold_it(trained, monkeypatch):
     simulated = found.numbers["interval"]["simulated"]
     few = found.numbers["interval"]["few_chains"]
     assert 0 < few <= 5  # of two chains and ten temperatures
-    assert found.numbers["interval"]["verdict"].startswith(f"too few chains at {few} of 5 rows")
+    assert found.numbers["interval"]["verdict"].startswith(f"too few chains for {few} of 5 rows")
     assert found.numbers["law"]["passed"]
     assert simulated["gap"]["value"] == pytest.approx(simulated["upper"]["value"] - simulated["lower"]["value"])
 

@@ -1,4 +1,4 @@
-"""Annealed importance sampling: log p(x) where the guide is no good proposal, and an interval that holds it."""
+"""Annealed importance sampling: log p(x) if the guide is a poor proposal, and an interval that contains it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,21 +25,21 @@ from pyrovae.programs.traces import draw, log_mean_exp, log_mean_exp_bias, sites
 from pyrovae.randomness import seeded
 from pyrovae.scores import mean
 
-# Rows of a block. Fewer than where all is one pass: here a row that only fills up a block costs as much as its chains.
+# Rows of a block. Fewer than for importance sampling: a row that only fills up a block costs as much as its chains.
 ROWS = 32
 
-# The pilot run: chains that tell a step's acceptance, the acceptance that is sought (Neal 2011), the gain of log step
-# for each unit of acceptance that is missed, the first step, and the least number of moves in all.
+# The pilot run: the chains that measure a step's acceptance, the target acceptance (Neal 2011), the change of log step
+# for each unit of missed acceptance, the first step, and the smallest total number of moves.
 PILOT, TARGET, GAIN, STEP, MOVES = 8, 0.65, 0.5, 0.3, 50
 
-# What noise is drawn for: the last entry of its seed, which that of importance sampling has not.
+# The last entry of the noise's seed; importance sampling has no such entry.
 FORWARD, ADAPTATION, SIMULATION, REVERSE = 1, 2, 3, 4
 
-# Fewer effective chains than these, or than this share of them, say nothing of how far off their mean is: a chain with
-# nearly all the weight has missed what the next would have met.
+# With fewer effective chains than these, or than this share of them, the error of their mean is unknown: if one chain
+# has nearly all the weight, more chains may find much larger weights.
 FEW, SHARE = 10, 0.75
 
-# The slope at the middle of the sigmoid path, as Grosse et al. have it.
+# The slope at the middle of the sigmoid path, as in Grosse et al.
 DELTA = 4.0
 
 
@@ -47,36 +47,36 @@ class Annealed(NamedTuple):
     """An estimate for each datum, each (N,)."""
 
     value: Tensor  # log p(x), nats
-    standard_error: Tensor  # by the chains' weights (jackknife); inf where too few of them count
+    standard_error: Tensor  # from the chains' weights (jackknife); inf if too few of them count
     acceptance: Tensor  # share of the moves that were accepted
     ess: Tensor  # effective number of chains, (sum w)^2 / sum w^2
-    spread: Tensor  # between the chains: standard deviation of log w, nats
-    bias: Tensor  # how far from log p(x) in the mean, estimated by the jackknife; it is in neither value nor error
+    spread: Tensor  # standard deviation of log w between the chains, nats
+    bias: Tensor  # expected difference from log p(x), estimated by the jackknife; neither value nor error contains it
 
     @property
     def few(self) -> Tensor:
-        """Where too few chains count for an error: their value may be nats off."""
+        """Whether too few chains count for an error; such a value may be wrong by nats."""
         return self.standard_error.isinf()
 
     @property
     def verdict(self) -> str:
-        """Whether there are chains enough, in a sentence."""
+        """Whether there are enough chains, in a sentence."""
         count, rows = int(self.few.sum()), len(self.value)
         if bool(self.standard_error.isnan().all()):
             return "one chain: its error is unknown"
         if not count:
-            return "chains enough at all rows"
+            return "enough chains for all rows"
         spread, ess = (f"{each[self.few].median():.1f}" for each in (self.spread, self.ess))
         return (
-            f"too few chains at {count} of {rows} rows: in the median {ess} count, their log w differ by {spread} "
-            "nats; log p(x) may be nats off: more temperatures, or more chains"
+            f"too few chains for {count} of {rows} rows: in the median {ess} count, their log w differ by {spread} "
+            "nats; log p(x) may be wrong by nats: use more temperatures, or more chains"
         )
 
 
 class Sandwich(NamedTuple):
-    """Bounds of log p(x) on simulated data: E[lower.value] <= log p(x) <= E[upper.value]."""
+    """Bounds on log p(x) for simulated data: E[lower.value] <= log p(x) <= E[upper.value]."""
 
-    data: tuple[Tensor, ...]  # x, or x and labels where all have them, as the programs take them
+    data: tuple[Tensor, ...]  # x, or x and labels if all have them, as the programs take them
     lower: Annealed
     upper: Annealed
 
@@ -113,31 +113,40 @@ def anneal(
 ) -> Annealed:
     """log p(x) ~ log 1/K sum_k w_k, w = prod_t [p(x, z_t) / f_0(z_t)]^(b_t+1 - b_t), by annealed importance sampling.
 
-    z_0 ~ f_0, and z_t is a Hamiltonian move from z_t-1 that leaves f_0(z)^(1 - b_t) p(x, z)^b_t as it is. The mean of
-    w is p(x) for any moves, so that in the mean the estimate is a lower bound, which rises with the temperatures: with
-    two it is importance sampling. The moves' step sizes, one a datum and temperature, are found by a pilot run of
-    chains of its own, and then fixed: steps that learned from the chains they move would bias w.
+    z_0 ~ f_0, and z_t is a Hamiltonian move from z_t-1 that leaves f_0(z)^(1 - b_t) p(x, z)^b_t invariant. The mean of
+    w is p(x) for any moves, so on average the estimate is a lower bound. It rises with the number of temperatures; with
+    two it is importance sampling. The moves have a step size for each datum and temperature, which a pilot run of
+    separate chains determines; steps that adapted to the chains that they move would bias w.
     (Neal 2001; Wu et al. 2017)
 
-    The error is unknown, inf, where the chains' effective sample size is below 10, or three quarters of few chains;
-    `verdict` says at how many rows. 95 % intervals are of Student's t with K - 1 degrees of freedom.
+    The error is unknown, inf, if the chains' effective sample size is below 10, or below three quarters of few chains;
+    `verdict` gives the number of such rows. 95 % intervals use Student's t with K - 1 degrees of freedom.
 
     Args:
-        programs: model and guide. Continuous latents are sampled, as reals; those that the guide enumerates are
-            summed out.
-        data: as in `evaluate`; how it is batched changes no digit.
+        programs: model and guide. Continuous latents are sampled, as reals; those that the guide enumerates are summed
+            out.
+        data: as in `evaluate`; the result does not depend on the batch size.
         chains: K.
-        temperatures: how many b_t, from 0 to 1.
-        leapfrog: steps of each move; 0 is none, and the weights those of importance sampling from f_0.
-        start: f_0, "guide" or "prior". A guide is nearer: of a trained VAE of MNIST the gap of `sandwich` is a tenth of
-            the prior's at as many temperatures. The prior covers all that the posterior can: from there chains find a
-            mode that the guide has missed, and that importance sampling misses with it.
+        temperatures: number of b_t, from 0 to 1.
+        leapfrog: steps of each move; 0 gives no moves, and the weights of importance sampling from f_0.
+        start: f_0, "guide" or "prior". A guide is closer: for a trained VAE of MNIST the gap of `sandwich` is a tenth
+            of the prior's with as many temperatures. The prior covers the whole posterior: chains from there find a
+            mode that the guide misses, and that importance sampling misses with it.
         schedule: "sigmoid" or "linear".
-        seed: of the noise.
+        seed: seed of the noise.
 
     Raises:
-        ValueError: no latents; discrete ones that are drawn; a support that is no image of the reals (a sphere); for a
-            start, a guide without a density of every z (a point, a planar flow).
+        ValueError: there are no latents; a discrete latent is drawn; a support is not an image of the reals (a sphere);
+            for this start, the guide has no density at every z (a point, a planar flow).
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.evaluation.annealing import anneal
+        >>> from pyrovae.models import VAE
+        >>> vae = VAE(event_shape=6, latent_dim=2)
+        >>> for parameter in vae.parameters(): _ = parameter.data.zero_()  # so that p(x) = 2^-6
+        >>> anneal(vae, torch.ones(2, 6), chains=4, temperatures=3, leapfrog=1).value.float()  # -6 log 2
+        tensor([-4.1589, -4.1589])
     """
     path = _path(chains, temperatures, leapfrog, start, schedule, seed)
     found, order = [], []
@@ -158,23 +167,33 @@ def sandwich(
     schedule: str = "sigmoid",
     seed: int = 0,
 ) -> Sandwich:
-    """E[log w] <= log p(x) <= E[-log w'], x ~ p(x): bidirectional Monte Carlo, an interval in place of a point.
+    """E[log w] <= log p(x) <= E[-log w'], x ~ p(x): bidirectional Monte Carlo, an interval instead of a point.
 
-    For z, x ~ p(z) p(x|z) the z is an exact draw of p(z|x): the annealing run backwards from there gives weights w'
-    of mean 1/p(x), and so an upper bound in the mean. What the gap is on simulated data says how far `anneal`, asked
-    in the same way, is off; on real data that the model fits badly it may be more. (Grosse et al. 2015)
+    If z, x ~ p(z) p(x|z), then z is an exact draw from p(z|x). Annealing backwards from there gives weights w' with
+    mean 1/p(x), and so an upper bound on average. The gap on simulated data shows how far `anneal`, with the same
+    options, is off; on real data that the model fits badly the error may be larger. (Grosse et al. 2015)
 
-    All reverse chains of a datum begin at its one z: its `upper.standard_error` is that of moves alone. That of the
-    means over data, in `summary`, has all of it.
+    All reverse chains of a datum begin at its single z, so its `upper.standard_error` is due to the moves alone. The
+    error of the means over data, in `summary`, is complete.
 
     Args:
         programs, chains, temperatures, leapfrog, start, schedule, seed: as in `anneal`.
-        data: one row for each to simulate; its values count only where the model does not generate them (labels
-            without a p(y), what is seen).
+        data: one row for each datum to simulate. Their values are used only where the model does not generate them
+            (labels without a p(y), seen entries).
 
     Raises:
-        ValueError: as in `anneal`; an observed site that is no argument of the model; a guide that has no density at a
+        ValueError: as in `anneal`; an observed site is not an argument of the model; the guide has no density at a
             simulated z.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.evaluation.annealing import sandwich
+        >>> from pyrovae.models import VAE
+        >>> vae = VAE(event_shape=6, latent_dim=2)
+        >>> for parameter in vae.parameters(): _ = parameter.data.zero_()  # so that p(x) = 2^-6
+        >>> gap = sandwich(vae, torch.ones(2, 6), chains=4, temperatures=3, leapfrog=1).summary()["gap"]["value"]
+        >>> abs(gap) < 1e-5
+        True
     """
     path = _path(chains, temperatures, leapfrog, start, schedule, seed)
     lower, upper, simulated, order = [], [], [], []
@@ -189,16 +208,16 @@ def sandwich(
         upper.append(_reverse(bridge, path, steps, place, there))
         simulated.append([a[: len(rows)].cpu() for a in args])
         order.append(rows)
-    # Labels where all rows have them.
+    # With labels only if all rows have them.
     columns = tuple(in_order(column, order) for column in zip(*simulated, strict=False))
     return Sandwich(columns, _joined(lower, order), _joined(upper, order))
 
 
 def simulate(programs: Programs, args: Sequence[Tensor]) -> tuple[list[Tensor], Trace]:
-    """z ~ p(z), x ~ p(x|z) for each row: the arguments with x in their place, and the trace that has z, (1, N)."""
+    """z ~ p(z), x ~ p(x|z) for each row: the arguments with x inserted, and the trace that contains z, (1, N)."""
     model = pair(programs)[0]
     names = list(signature(model).parameters)[: len(args)]
-    with using(COPIES):  # of one particle: the rows as they are
+    with using(COPIES):  # a single particle: the rows are unchanged
         seen, trace = sites(draw(model, 1, *args), True), draw(poutine.uncondition(model), 1, *args)
     for name, site in seen.items():
         if name not in names and not site["infer"].get("_deterministic"):
@@ -210,7 +229,7 @@ def simulate(programs: Programs, args: Sequence[Tensor]) -> tuple[list[Tensor], 
 
 @dataclass(frozen=True)
 class _Path:
-    """What all blocks have in common."""
+    """The options that all blocks share."""
 
     temperatures: list[float]
     chains: int
@@ -228,7 +247,7 @@ def _path(chains: int, temperatures: int, leapfrog: int, start: str, schedule: s
 
 
 def _forward(bridge: Bridge, path: _Path, steps: Tensor, place: int) -> Annealed:
-    """From f_0 to p(x, z): weights of mean p(x)."""
+    """From f_0 to p(x, z): weights with mean p(x)."""
     return _estimated(*_weights(bridge, path, path.temperatures, steps, bridge.draw, (place, FORWARD)))
 
 
@@ -241,7 +260,7 @@ def _estimated(log_w: Tensor, acceptance: Tensor) -> Annealed:
 
 
 def _reverse(bridge: Bridge, path: _Path, steps: Tensor, place: int, exact: Tensor) -> Annealed:
-    """From draws of p(z|x) to f_0, by the same moves in the opposite order: weights of mean 1/p(x)."""
+    """From draws of p(z|x) to f_0, by the same moves in reverse order: weights with mean 1/p(x)."""
     begin = partial(_repeated, exact)
     found = _estimated(*_weights(bridge, path, path.temperatures[::-1], steps.flip(0), begin, (place, REVERSE)))
     return found._replace(value=-found.value, bias=-found.bias)
@@ -259,7 +278,7 @@ def _weights(
     begin: Callable[[int], Tensor],
     noise: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:
-    """log w of each chain, (K, N), in double; and the share of moves that were accepted, (N,)."""
+    """log w of each chain, (K, N), in double precision; and the share of accepted moves, (N,)."""
     place, kind = noise
     parts = []
     for number, size in chunks(bridge.args, path.chains):
@@ -274,7 +293,7 @@ def _annealed(
 ) -> tuple[Tensor, Tensor]:
     """log w = sum_t (b_t+1 - b_t) log p(x, z_t) / f_0(z_t), and the mean acceptance: two (K, N).
 
-    A move for each of the temperatures between the ends, with its step size in `steps`.
+    There is one move for each temperature between the ends, with its step size in `steps`.
     """
     log_w, accepted = u.new_zeros(u.shape[:-1], dtype=torch.double), u.new_zeros(u.shape[:-1])
     for number, (before, b) in enumerate(pairwise(temperatures)):
@@ -287,7 +306,7 @@ def _annealed(
 
 
 def _pilot(bridge: Bridge, path: _Path, place: int) -> Tensor:
-    """A step size for each temperature between the ends and each datum, from a run whose chains are then dropped."""
+    """A step size for each temperature between the ends and each datum, from a run whose chains are dropped."""
     between, steps = path.temperatures[1:-1], []
     with seeded(path.seed, place, 0, ADAPTATION):
         u = bridge.draw(PILOT)
@@ -301,7 +320,7 @@ def _pilot(bridge: Bridge, path: _Path, place: int) -> Tensor:
 
 
 class Point(NamedTuple):
-    """Where chains are, and what f_b is there."""
+    """The positions of the chains, and f_b there."""
 
     u: Tensor  # (K, N, D)
     log_f: Tensor  # log f_b(u), (K, N)
@@ -320,13 +339,13 @@ def point(bridge: Bridge, u: Tensor, b: float) -> Point:
 
 
 def move(bridge: Bridge, here: Point, b: float, step: Tensor, leapfrog: int) -> tuple[Tensor, Tensor]:
-    """A Hamiltonian move of every chain, which leaves f_b as it is: the new u, and its acceptance probability, (K, N).
+    """A Hamiltonian move of every chain that leaves f_b invariant: the new u, and its acceptance probability, (K, N).
 
-    Leapfrog steps from (u, r), r ~ N(0, I), to (u', r'), accepted or not by Metropolis' rule.  (Duane et al. 1987)
+    Leapfrog steps from (u, r), r ~ N(0, I), to (u', r'), accepted or rejected by Metropolis' rule.  (Duane et al. 1987)
     """
     start, half = torch.randn_like(here.u), step[:, None] / 2
     there, r = here, start
-    with pyro.validation_enabled(False):  # where a path diverges is refused below, not by an error
+    with pyro.validation_enabled(False):  # a diverging path is rejected below, instead of an error here
         for _ in range(leapfrog):
             r = r + half * there.slope
             there = point(bridge, there.u + 2 * half * r, b)
@@ -337,11 +356,11 @@ def move(bridge: Bridge, here: Point, b: float, step: Tensor, leapfrog: int) -> 
 
 
 def accept(before: Tensor, after: Tensor) -> Tensor:
-    """log min(1, f(u', r') / f(u, r)), Metropolis' rule; no number is no density."""
+    """log min(1, f(u', r') / f(u, r)), Metropolis' rule; NaN counts as density 0."""
     return (after - before).nan_to_num(-math.inf, math.inf, -math.inf).clamp(max=0)
 
 
 def _joined(blocks: Sequence[Annealed], rows: Sequence[Tensor]) -> Annealed:
-    """The blocks' estimates in the order of the data, without the rows that only filled them up."""
+    """The blocks' estimates in the order of the data, without the rows that only filled up a block."""
     few = [[each[: len(there)].cpu() for each in block] for block, there in zip(blocks, rows, strict=True)]
     return Annealed(*(in_order(column, rows) for column in zip(*few, strict=True)))

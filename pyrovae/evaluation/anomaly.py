@@ -1,4 +1,4 @@
-"""Anomalies: how strange a datum is to a model, and how well that tells two sets apart."""
+"""Anomaly scores of data under a model, and how well they separate two sets."""
 
 import math
 from collections.abc import Callable
@@ -20,16 +20,16 @@ from pyrovae.programs.traits import traits
 from pyrovae.randomness import seeded
 from pyrovae.scores import auroc
 
-# A number for each row, higher where it is stranger; of the functions below it is what `partial(surprisal, vae)` is.
+# A score for each row, higher for stranger data, such as `partial(surprisal, vae)` with a function below.
 Score = Callable[[Data], Tensor]
-# From normal data to what scores others: trains whatever it needs.
+# From normal data to a score of other data; it trains whatever it needs.
 Detector = Callable[[Splits], Score]
 
 
 def surprisal(programs: Programs, data: Data, particles: int = 100, seed: int = 0) -> Tensor:
     """-log p(x), by importance sampling. (N,), in nats.
 
-    A label that is given is observed, too: then it is -log p(x, y). The noise is that of the row's place.
+    A given label is observed, too: then the score is -log p(x, y). The noise depends on the row's position.
 
     Args:
         programs: model and guide.
@@ -45,18 +45,18 @@ def negative_elbo(programs: Programs, data: Data, particles: int = 100, seed: in
 
 
 def distortion(programs: Programs, data: Data, particles: int = 100, seed: int = 0) -> Tensor:
-    """-E_q[log p(x|z)], the reconstruction's part of -ELBO: all that a guide of one point has. (N,), in nats."""
+    """-E_q[log p(x|z)], the reconstruction term of -ELBO; a guide of one point has no other score. (N,), in nats."""
     return -_scored(programs, data, particles, seed, "reconstruction")
 
 
 def atypicality(programs: Programs, data: Data, normal: Data, particles: int = 100, seed: int = 0) -> Tensor:
-    """|-log p(x) - H|, H the mean of -log p over normal data: too likely is strange, too. (N,), in nats.
+    """|-log p(x) - H|, where H is the mean of -log p over normal data: too likely is also strange. (N,), in nats.
 
     The typicality test for single data.  (Nalisnick et al. 2019b)
 
     Args:
         programs, data, particles, seed: as in `surprisal`.
-        normal: the training data; held-out ones where the model has overfitted those.
+        normal: the training data; use held-out data if the model has overfitted.
     """
     typical = surprisal(programs, normal, particles, seed).mean()
     return (surprisal(programs, data, particles, seed) - typical).abs()
@@ -65,7 +65,7 @@ def atypicality(programs: Programs, data: Data, normal: Data, particles: int = 1
 def background_ratio(
     programs: Programs, data: Data, background: Programs, particles: int = 100, seed: int = 0
 ) -> Tensor:
-    """log p0(x) - log p(x): what a background model p0 explains as well is not strange. (N,), in nats.
+    """log p0(x) - log p(x): a datum that a background model p0 explains as well is not strange. (N,), in nats.
 
     (Ren et al. 2019)
 
@@ -81,7 +81,7 @@ def background_ratio(
 
 
 def mutated(x: Tensor, rate: float = 0.2, levels: int = 256, seed: int = 0) -> Tensor:
-    """x with each value replaced, with probability `rate`, by one of `levels` equidistant ones from 0 to 1."""
+    """x with each value replaced, with probability `rate`, by one of `levels` equidistant values from 0 to 1."""
     if not 0 <= checks.number("rate", rate) <= 1:
         raise ValueError(f"rate: expected a probability, found {rate}")
     if not x.is_floating_point():
@@ -92,7 +92,7 @@ def mutated(x: Tensor, rate: float = 0.2, levels: int = 256, seed: int = 0) -> T
 
 
 def png(image: Tensor) -> int:
-    """Bits of the PNG of an image (C, H, W) with C = 1 or 3 and values in [0, 1], in 256 levels."""
+    """The number of bits of the PNG of an image (C, H, W), with C = 1 or 3 and values in [0, 1], in 256 levels."""
     if image.ndim != 3 or image.shape[0] not in (1, 3) or not 0 <= float(image.min()) <= float(image.max()) <= 1:
         raise ValueError(
             f"png: expected images (1 or 3, H, W) with values in [0, 1], found shape {tuple(image.shape)} "
@@ -115,7 +115,7 @@ def complexity_ratio(
         programs, data, particles, seed: as in `surprisal`.
         bits: the compressed length L of one datum.
     """
-    with seeded(seed):  # as they are read to be scored: the same draws of a dynamic binarisation
+    with seeded(seed):  # read as for scoring: with the same draws of a dynamic binarisation
         lengths = [bits(image) for x, *_ in blocks(data, ROWS) for image in x]
     return surprisal(programs, data, particles, seed) - math.log(2) * torch.tensor(lengths, dtype=torch.float64)
 
@@ -123,25 +123,24 @@ def complexity_ratio(
 def _scored(programs: Programs, data: Data, particles: int, seed: int, name: str) -> Tensor:
     table, estimator = scores(programs, data, particles, seed)
     if estimator == POINT and name != "reconstruction":
-        raise ValueError("expected a guide with a density, found a point: of it only the `distortion` is a score")
+        raise ValueError("expected a guide with a density, found a point: for a point use the score `distortion`")
     return table[name]
 
 
 def one_class(detector: Detector, splits: Splits) -> dict[str, Any]:
-    """AUROC by class: that class is normal, and trained on; the other classes' test data are anomalies.
+    """AUROC by class: one class is normal and used for training; the test data of the other classes are anomalies.
 
-    `auroc` is the mean over the classes, its standard error again of the rows alone.
+    `auroc` is the mean over the classes; its standard error is due to the rows only.
 
     Args:
-        detector: from the training and validation rows that are normal to a score of others; it sees their labels,
-            the score sees none.
+        detector: from normal training and validation rows, with their labels, to a score, which gets no labels.
         splits: data with classes and a test part.
     """
     return _by_class(detector, splits, torch.eq)
 
 
 def leave_one_class_out(detector: Detector, splits: Splits) -> dict[str, Any]:
-    """AUROC by class: that class is the anomaly; all others are normal, and trained on. Arguments as in `one_class`."""
+    """AUROC by class: one class is the anomaly; all others are normal. Arguments as in `one_class`."""
     return _by_class(detector, splits, torch.ne)
 
 
@@ -153,7 +152,7 @@ def _by_class(detector: Detector, splits: Splits, is_normal: Callable[[Tensor, T
     for each in y[known(y)].unique():
         train = _normal(splits.train, is_normal, each)
         valid = _normal(splits.valid, is_normal, each) if splits.valid else None
-        score = detector(replace(splits, train=train, valid=valid or None, test=None))  # one without rows is none
+        score = detector(replace(splits, train=train, valid=valid or None, test=None))  # an empty part becomes None
         values, normal = score(replace(splits.test, y=None)), is_normal(y, each)
         if values.shape != y.shape:
             raise ValueError(f"score: expected shape {tuple(y.shape)}, found {tuple(values.shape)}")
@@ -169,7 +168,7 @@ def _labels(split: Split) -> Tensor:
 
 
 def _normal(split: Split, is_normal: Callable[[Tensor, Tensor], Tensor], each: Tensor) -> Split:
-    """The rows whose labels are known and normal."""
+    """The rows with a known and normal label."""
     y = _labels(split)
     rows = (known(y) & is_normal(y, each)).nonzero()[:, 0]
     return replace(split, x=choose(split.x, rows), y=y[rows])

@@ -1,4 +1,4 @@
-"""Densities of binary data whose log p(x) is exact: what a model with an importance estimate stands beside."""
+"""Densities of binary data with exact log p(x): baselines for models with an importance-sampling estimate."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from pyrovae import checks
 from pyrovae.randomness import seeded
 
-ROWS = 256  # of which all components are scored at once
+ROWS = 256  # rows for which all components are scored at once
 
 
 class BernoulliMixture:
@@ -26,7 +26,7 @@ class BernoulliMixture:
         return torch.cat([self._joint(rows).logsumexp(1) for rows in x.split(ROWS)])
 
     def marginal(self, seen: Tensor) -> "BernoulliMixture":
-        """p(s) of the values s = x[seen], where a mask of the event shape is true: log p(u|s) = log p(x) - log p(s)."""
+        """p(s) of the values s = x[seen], for a mask of the event shape: log p(u|s) = log p(x) - log p(s)."""
         return BernoulliMixture(self.weights, self.means[:, seen])
 
     def responsibilities(self, x: Tensor) -> Tensor:
@@ -38,29 +38,29 @@ class BernoulliMixture:
         return torch.bernoulli(self.means[torch.multinomial(self.weights, n, replacement=True)])
 
     def _joint(self, x: Tensor) -> Tensor:
-        """log w_k + log p(x|k), linear in x: one matrix product. (N, K)"""
+        """log w_k + log p(x|k), linear in x, by one matrix product. (N, K)"""
         means = self.means.flatten(1)
         return x.flatten(1) @ means.logit().T + (-means).log1p().sum(1) + self.weights.log()
 
 
 def pixels(x: Tensor) -> BernoulliMixture:
-    """Every value on its own: m_i = (sum_n x_ni + 1) / (N + 2), the posterior mean under a uniform prior of m_i."""
+    """Independent values: m_i = (sum_n x_ni + 1) / (N + 2), the posterior mean under a uniform prior of m_i."""
     _check(x)
     return BernoulliMixture(x.new_ones(1), (x.sum(0, keepdim=True) + 1) / (len(x) + 2))
 
 
 def mixture(x: Tensor, components: int, steps: int = 30, seed: int = 0) -> BernoulliMixture:
-    """A mixture by expectation maximisation, each mean with one more 0 and one more 1 than its data.
+    """A mixture by expectation maximisation; each mean has one more 0 and one more 1 than its data.
 
     Args:
         x: binary data (N, *event_shape).
         components: K.
-        steps: of EM.
-        seed: of the rows at which the means begin.
+        steps: steps of EM.
+        seed: seed of the choice of rows from which the means start.
     """
     _check(x)
     if checks.integer("components", components) > len(x):
-        raise ValueError(f"components: expected at most one a datum, {len(x)}, found {components}")
+        raise ValueError(f"components: expected at most one for each datum, {len(x)}, found {components}")
     with seeded(seed):
         begin = x[torch.randperm(len(x))[:components]]
     found = BernoulliMixture(x.new_full((components,), 1 / components), 0.25 + begin / 2)
@@ -76,12 +76,12 @@ def mixture(x: Tensor, components: int, steps: int = 30, seed: int = 0) -> Berno
 def windows(
     x: Tensor, valid: Tensor, rates: tuple[float, ...] = (0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2)
 ) -> BernoulliMixture:
-    """Parzen windows: each datum with every value turned over at one rate, that at which `valid` is likeliest.
+    """Parzen windows: each datum with its values flipped at one rate, which maximises the likelihood of `valid`.
 
     Args:
         x: binary data (N, *event_shape).
-        valid: the same, held out.
-        rates: to choose from.
+        valid: held-out binary data.
+        rates: the rates to choose from.
     """
     _check(x)
     weights = x.new_full((len(x),), 1 / len(x))

@@ -1,4 +1,4 @@
-"""The continuous latents of (model, guide) as one vector of reals for each chain and datum, and their densities."""
+"""The continuous latents of (model, guide) as one real vector for each chain and datum, and their densities."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -21,10 +21,10 @@ STARTS = ("prior", "guide")
 
 
 class Reals:
-    """u of z = T(u), with T from the reals onto the support of each latent; all u of a datum are one vector.
+    """Maps latents z = T(u) to reals u, where T maps the reals to the support of each latent; u is a vector per datum.
 
     Args:
-        trace: a draw of the model, (1, N), whose latents these are.
+        trace: a draw from the model, (1, N), which contains the latents.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -56,16 +56,16 @@ class Reals:
 class Bridge:
     """f_b(u) = f_0(z)^(1-b) p(x, z)^b |dz/du| at z = T(u), from f_0 = p(z), or q(z|x), at b = 0 to p(x, z) at b = 1.
 
-    Latents that the guide enumerates are summed out of both ends.
+    Latents that the guide enumerates are summed out at both ends.
 
     Args:
         programs: model and guide.
-        args: of N rows.
-        start: of STARTS: which of them f_0 is.
+        args: their arguments for N rows.
+        start: one of STARTS, the choice of f_0.
 
     Raises:
-        ValueError: no latents, or not the same ones in both; a discrete one that is drawn; one whose support is not
-            the reals' image, or moves with another latent; a guide without a density of every z, for a start.
+        ValueError: there are no latents, or the programs have different ones; a discrete latent is drawn; a support is
+            not an image of the reals, or depends on another latent; for a start, the guide has no density at every z.
     """
 
     def __init__(self, programs: Programs, args: Sequence[Tensor], start: str = "prior") -> None:
@@ -109,13 +109,13 @@ class Bridge:
         return summed_out(log_prob(first, False)), summed_out(joint), log_det
 
     def check_start(self, u: Tensor) -> None:
-        """Raise a ValueError where f_0 is 0 at a u, from which no chain can go back to it."""
+        """Raise a ValueError if f_0 is 0 at some u, to which no chain could return."""
         with pyro.validation_enabled(False):
             first, _, _ = self(u)
         if not bool(torch.isfinite(first).all()):
             raise ValueError(
-                "start: expected a guide with a density at the z of all simulated data, found it 0 at some of them; "
-                'start="prior" covers them all'
+                "start: expected a guide with a density at the z of all simulated data, found density 0 at some of "
+                'them; use start="prior", which covers them all'
             )
 
     def _at(self, program: Program, z: dict[str, Tensor]) -> Trace:
@@ -124,7 +124,7 @@ class Bridge:
             return replayed(program, at(self.drawn, z), chains, *self.args)
 
     def _check_guide(self, q: Trace) -> None:
-        """A point has no density; some flows know only that of their own draws."""
+        """A point has no density; some flows have one only for their own draws."""
         if is_point(q):
             raise ValueError('start: expected a guide with a density, found a point; start="prior" needs none')
         try:
@@ -139,7 +139,7 @@ def _enumerate(names: Sequence[str], site: Any) -> Any:
 
 
 def _without(trace: Trace, names: Sequence[str]) -> Trace:
-    """The latents of a trace but for these."""
+    """The latents of a trace, except these."""
     kept = Trace()
     for name, site in sites(trace, False).items():
         if name not in names:
@@ -148,8 +148,8 @@ def _without(trace: Trace, names: Sequence[str]) -> Trace:
 
 
 def _check(q: Trace, p: Trace, summed: Sequence[str]) -> None:
-    """Raise a ValueError unless model and guide have the same latents: those that are summed out enumerable, the
-    others, at least one, continuous, on supports that are the same in two draws."""
+    """Raise a ValueError unless model and guide have the same latents: those that are summed out can be enumerated; the
+    others (at least one) are continuous, and their supports are the same in two draws."""
     check_latents(p, "annealing")
     check_pair(q, p)
     check_latents(_without(p, summed), "annealing, but for enumerated ones")
@@ -160,7 +160,7 @@ def _check(q: Trace, p: Trace, summed: Sequence[str]) -> None:
         if name not in summed and site["fn"].support.is_discrete:
             raise ValueError(f"expected continuous latents, or ones that the guide enumerates, found {kind}")
         if name not in summed and _moves(site["fn"]):
-            raise ValueError(f"expected supports that depend on no latent, found {kind}, whose does")
+            raise ValueError(f"expected supports that do not depend on a latent, found {kind}, whose support does")
 
 
 def _enumerable(fn: Any) -> bool:
@@ -172,7 +172,7 @@ def _enumerable(fn: Any) -> bool:
 
 
 def _support(fn: Any) -> Any:
-    """A distribution's support; of a mixture, for which torch knows no bijection, that of its components."""
+    """A distribution's support; for a mixture, for which torch has no bijection, the support of its components."""
     support = fn.support
     return support.base_constraint if isinstance(support, constraints.MixtureSameFamilyConstraint) else support
 

@@ -1,6 +1,6 @@
-"""How noisy an estimate of a gradient is, and whether two of them have one mean.
+"""How noisy a gradient estimate is, and whether two estimates have the same mean.
 
-Estimates are draws (n, P) of P parameters as one vector.
+Estimates are draws (n, P), with the P parameters as one vector.
 """
 
 import math
@@ -17,13 +17,13 @@ from pyrovae.scores import mean
 
 
 def gradients(loss: Any, programs: Programs, parameters: Iterable[Tensor], inputs: Iterable[tuple[Any, ...]]) -> Tensor:
-    """The gradient of a loss at each of the inputs, a draw each: its noise is new every time. (n, P)
+    """The gradient of a loss at each of the inputs; each is a draw with new noise. (n, P)
 
     Args:
-        loss: one of `objectives`, or of Pyro's estimators, whose units are the sum over the data.
+        loss: one of `objectives`, or one of Pyro's estimators, whose unit is the sum over the data.
         programs: model and guide.
-        parameters: those of the gradient.
-        inputs: the programs' arguments, for each draw.
+        parameters: the parameters of the gradient.
+        inputs: the programs' arguments for each draw.
     """
     found, chosen = [], list(parameters)
     touched = [*chosen, *(each for owner in modules(programs) for each in owner.parameters())]
@@ -47,14 +47,14 @@ def variance(draws: Tensor) -> dict[str, float]:
 
 
 def difference(draws: Tensor, others: Tensor, towards: Tensor) -> dict[str, float]:
-    """Whether two estimates have one mean, by z = difference of the means / its standard error.
+    """Whether two estimates have the same mean, by z = difference of the means / its standard error.
 
-    along: z of the gradient's part along a direction; rms: the root of the mean square of z over all parameters that
-    vary, 1 where the means are equal.
+    along: z of the gradient's component along a direction; rms: the root mean square of z over all parameters that
+    vary, which is 1 if the means are equal.
 
     Args:
         draws, others: (n, P) and (m, P).
-        towards: a direction (P,) that owes nothing to either.
+        towards: a direction (P,), independent of both.
     """
     z = _z(draws, others)
     along = _z(*(each.double() @ F.normalize(towards.double(), dim=0) for each in (draws, others)))

@@ -1,4 +1,4 @@
-"""The true posterior of a few data, by Pyro's own NUTS: what a guide is an approximation of."""
+"""The true posterior of a few data, by Pyro's NUTS, for comparison with the guide."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,33 +20,38 @@ NOISE = 5  # the last entry of the chains' seeds
 
 
 class Posterior(NamedTuple):
-    """Draws of each latent site's p(z|x), and what Pyro says of their chains."""
+    """Draws from p(z|x) for each latent site, and Pyro's diagnostics of the chains."""
 
     draws: dict[str, Tensor]  # (N, chains, draws, *latent_shape)
-    r_hat: dict[str, Tensor]  # of each latent; above 1.01 the chains disagree. (N, *latent_shape)
-    ess: dict[str, Tensor]  # effective number of draws of all chains. (N, *latent_shape)
+    r_hat: dict[str, Tensor]  # for each latent; above 1.01 the chains disagree. (N, *latent_shape)
+    ess: dict[str, Tensor]  # effective number of draws of all chains together. (N, *latent_shape)
 
 
 def posterior(
     programs: Programs, data: Data, draws: int = 500, warmup: int = 300, chains: int = 4, seed: int = 0
 ) -> Posterior:
-    """z ~ p(z|x) = p(x, z) / p(x) of each datum, by the no-U-turn sampler.  (Hoffman & Gelman 2014)
+    """z ~ p(z|x) = p(x, z) / p(x) for each datum, by the no-U-turn sampler.  (Hoffman & Gelman 2014)
 
-    Each chain begins at a draw of p(z). One datum after the other, some hundred runs of the model a draw: for tens of
-    data, not for thousands. Latents that the guide enumerates are summed out.
+    Each chain begins at a draw from p(z). It handles one datum after the other, with some hundred runs of the model for
+    each draw: use it for tens of data, not for thousands. Latents that the guide enumerates are summed out.
 
     Args:
-        programs: model and guide; of the guide only which latents it enumerates is asked.
+        programs: model and guide; the guide only determines which latents are enumerated.
         data: as in `evaluate`, few.
-        draws: of each chain, after so many of warm-up.
-        warmup: draws in which step size and scales are adapted, and which are dropped.
+        draws: draws of each chain after the warm-up.
+        warmup: draws in which step size and scales are adapted; they are dropped.
         chains: runs from different starts, which R-hat compares (Gelman & Rubin 1992).
-        seed: of the noise.
+        seed: seed of the noise.
 
     Raises:
         ValueError: as in `anneal`.
+
+    Example:
+        >>> from pyrovae.evaluation.nuts import posterior
+        >>> result = posterior(vae, x[:5])  # doctest: +SKIP
+        >>> result.draws["z"].shape  # data, chains, draws, latents  # doctest: +SKIP
     """
-    checks.integer("draws", draws, 4)  # fewer have no R-hat
+    checks.integer("draws", draws, 4)  # R-hat needs at least 4
     checks.integer("warmup", warmup)
     checks.integer("chains", chains)
     found, order = [], []

@@ -1,6 +1,6 @@
-"""What samples and reconstructions are worth, from themselves and data alone: of any model, or of none.
+"""The quality of samples and reconstructions, measured on them and on data alone, for any model.
 
-Sets are tensors (N, *event_shape); distances are Euclidean, between data or between `features` of them.
+Sets are tensors (N, *event_shape); distances are Euclidean, between data or between `features` of data.
 """
 
 import math
@@ -22,12 +22,12 @@ from pyrovae.programs.traits import traits
 from pyrovae.randomness import seeded
 from pyrovae.scores import auroc, mean
 
-# From data (N, *event_shape) to what tells likeness better than their values: (N, ...).
+# From data (N, *event_shape) to features whose distances are more meaningful than those of the data: (N, ...).
 Features = Callable[[Tensor], Tensor]
 
-# Deleted one at a time for a standard error.
+# Groups that are deleted one at a time for a standard error.
 GROUPS = 10
-# What `manifolds` says.
+# The names of the results of `manifolds`.
 MANIFOLDS = ("precision", "recall", "density", "coverage")
 
 
@@ -40,24 +40,24 @@ def assess(
     features: Features | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """What a model's samples and reconstructions are worth, each number with its standard error; JSON can hold it.
+    """The quality of a model's samples and reconstructions, each number with its standard error; JSON can hold it.
 
-    memorisation: of n samples, against all training rows and n held-out ones, as in `memorisation`.
-    samples: `manifolds` and `frechet` of n samples against n held-out rows.
-    data: the same of n training rows in the place of the samples: what a perfect model would reach.
-    reconstructions: `ssim` and `psnr` of the n held-out rows, where these are images with values in [0, 1]; NaN where
-        one of them is infinite.
+    memorisation: of n samples, compared with all training rows and n held-out ones, as in `memorisation`.
+    samples: `manifolds` and `frechet` of n samples compared with n held-out rows.
+    data: the same for n training rows instead of the samples, which is what a perfect model would reach.
+    reconstructions: `ssim` and `psnr` of the n held-out rows, if these are images with values in [0, 1]; NaN if one of
+        them is infinite.
 
     Args:
-        programs: model and guide; labels of a model without p(y) are those of the held-out rows.
+        programs: model and guide; a model without p(y) gets the labels of the held-out rows.
         train, held_out: Splits, tensors or Datasets, compared as a model takes them (`Split.binarize`).
         n: rows of each set; many of these numbers depend on it.
-        k: of `manifolds`.
-        features: from data to features; None compares pixels. They are no matter for the reconstructions.
-        seed: of samples and reconstructions; rows are chosen by the library's own, as `at_random` says.
+        k: the k of `manifolds`.
+        features: from data to features; None compares pixels. The reconstructions do not use them.
+        seed: seed of samples and reconstructions; rows are chosen by the library's own seed, as in `at_random`.
 
     Raises:
-        ValueError: fewer than n rows; what the functions of its parts refuse.
+        ValueError: there are fewer than n rows; a function for one of the parts refuses its input.
     """
     train, held_out = choosable(train), choosable(held_out)
     least = min(len(train), len(held_out))
@@ -86,7 +86,7 @@ def assess(
 
 
 def _drawn(programs: Programs, n: int, y: Tensor | None) -> Tensor:
-    """n samples, block by block; of p(x|y) where there is no p(y)."""
+    """n samples, block by block; from p(x|y) if there is no p(y)."""
     given = y if takes_labels(programs) and traits(programs).label is None else None
     parts = torch.arange(n).split(ROWS)
     return torch.cat([sample(programs, len(part), None if given is None else given[part]).cpu() for part in parts])
@@ -109,18 +109,18 @@ def _reconstructions(programs: Programs, split: Split) -> dict[str, Any]:
 
 
 def _window(event_shape: tuple[int, ...]) -> int:
-    """Wang's 11, or the largest odd number of pixels that a smaller image has."""
+    """The window of SSIM: 11 pixels (Wang et al.), or the largest odd number that fits into a smaller image."""
     side = min(event_shape[1:])
     return min(11, side - 1 + side % 2)
 
 
 def nearest(x: Tensor, to: Tensor, k: int = 1, features: Features | None = None) -> tuple[Tensor, Tensor]:
-    """The k nearest rows of `to` for each of x: distances, ascending, and row numbers. Two (N, k).
+    """The k nearest rows of `to` for each row of x: distances, ascending, and row numbers. Two (N, k).
 
     Args:
         x, to: sets.
-        k: at most the rows of `to`.
-        features: what is compared in their place.
+        k: at most the number of rows of `to`.
+        features: if given, features are compared instead of the data.
     """
     x, to = _features(features, x=x, to=to)
     if checks.integer("k", k) > len(to):
@@ -132,7 +132,7 @@ def _nearest(x: Tensor, to: Tensor, k: int) -> tuple[Tensor, Tensor]:
     found, centre = [], to.mean(0)
     for rows, squares in _squares(x - centre, to - centre, k):
         near = squares.topk(k, largest=False).indices
-        # Found by a product that rounds, measured by differences, so that copies are at 0.
+        # Found by a matrix product, which rounds, but measured by differences, so that copies have distance 0.
         distances, order = torch.linalg.vector_norm(x[rows, None] - to[near], dim=-1).sort(stable=True)
         found.append((distances, near.gather(1, order)))
     distances, near = (torch.cat(each) for each in zip(*found, strict=True))
@@ -140,7 +140,7 @@ def _nearest(x: Tensor, to: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _squares(x: Tensor, to: Tensor, k: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-    """|x - x'|^2 = |x|^2 - 2 x x' + |x'|^2 of some rows of x with all of `to`: the rows, and (len(rows), len(to))."""
+    """|x - x'|^2 = |x|^2 - 2 x x' + |x'|^2 of blocks of x with all of `to`: the rows, and (len(rows), len(to))."""
     squared, lengths = x.square().sum(1, keepdim=True), to.square().sum(1)
     for rows in torch.arange(len(x), device=x.device).split(max(1, FLOATS // max(len(to), k * to.shape[1]))):
         yield rows, torch.addmm(lengths, x[rows], to.T, alpha=-2).add_(squared[rows])
@@ -151,16 +151,16 @@ def memorisation(
 ) -> dict[str, Any]:
     """Whether samples are nearer to the training data than other data are.
 
-    d = distance to the nearest training row, d_s of the samples and d_t of the test data.
-    closer = P(d_s < the `share` quantile of d_t): of copies that are few, above `closer_of_test`;
-    farther = P(d_s > d_t) + P(d_s = d_t) / 2: 1/2 if samples are as far as data are, 0 if all are copies;
-    c_t = (farther - 1/2) / its standard deviation under that hypothesis, Mann and Whitney's: far below 0 are copies,
-    far above 0 samples unlike the data.  (Meehan, Chaudhuri & Dasgupta 2020, with one cell)
+    d = distance to the nearest training row, d_s for the samples and d_t for the test data.
+    closer = P(d_s < the `share` quantile of d_t): above `closer_of_test` if a few samples are copies;
+    farther = P(d_s > d_t) + P(d_s = d_t) / 2: 1/2 if samples are as far away as data are, 0 if all are copies;
+    c_t = (farther - 1/2) / its standard deviation under that hypothesis (Mann-Whitney): far below 0 for copies, far
+    above 0 for samples unlike the data.  (Meehan, Chaudhuri & Dasgupta 2020, with one cell)
 
     Args:
-        samples, train, test: sets; read alike, since noise in one alone keeps its rows apart from the others.
-        share: of the test data that are called close.
-        features: what is compared in their place.
+        samples, train, test: sets, all binarised alike, because noise in only one would separate it from the others.
+        share: the share of the test data that counts as close.
+        features: if given, features are compared instead of the data.
     """
     if not 0 < checks.number("share", share) < 1:
         raise ValueError(f"share: expected a number between 0 and 1, found {share}")
@@ -176,7 +176,8 @@ def memorisation(
 
 
 def _deviation(a: Tensor, b: Tensor) -> float:
-    """Of P(a > b) + P(a = b) / 2 where both are draws of one distribution, given which are equal (Lehmann 1975)."""
+    """The standard deviation of P(a > b) + P(a = b) / 2 if both are draws from one distribution, given the ties
+    (Lehmann 1975)."""
     n, ties = len(a) + len(b), torch.cat([a, b]).unique(return_counts=True)[1].double()
     variance = n + 1 - (ties**3 - ties).sum().item() / (n * (n - 1))
     return math.sqrt(variance / (12 * len(a) * len(b)))
@@ -186,15 +187,16 @@ def manifolds(samples: Tensor, data: Tensor, k: int = 5, features: Features | No
     """Whether samples lie where data do, and data where samples do: B_k(x) is the ball to x's k-th nearest neighbour.
 
     precision = share of the samples in any B_k(datum); recall = share of the data in any B_k(sample)
-    (Kynkäänniemi et al. 2019); density = mean over samples of the number of B_k(datum) they are in, / k; coverage =
-    share of the data whose B_k has a sample (Naeem et al. 2020). Standard errors are a jackknife's, of ten groups of
-    rows of both sets, and so of the balls, too: rather too large than too small, for these are no smooth functions of
-    the rows; NaN below twenty rows. All depend on the number of rows, and in many dimensions on outliers.
+    (Kynkäänniemi et al. 2019); density = mean over samples of the number of B_k(datum) that contain them, / k; coverage
+    = share of the data whose B_k contains a sample (Naeem et al. 2020). Standard errors are by the jackknife, from ten
+    groups of rows of both sets, which also changes the balls. They are too large rather than too small, because these
+    numbers are not smooth functions of the rows; they are NaN below twenty rows. All numbers depend on the number of
+    rows, and in many dimensions on outliers.
 
     Args:
-        samples, data: sets, best of one size.
-        k: of the neighbours.
-        features: what is compared in their place.
+        samples, data: sets, preferably of the same size.
+        k: the k of the nearest neighbour.
+        features: if given, features are compared instead of the data.
     """
     samples, data = (each.double() for each in _features(features, samples=samples, data=data))
     least = min(len(samples), len(data))
@@ -207,7 +209,7 @@ def manifolds(samples: Tensor, data: Tensor, k: int = 5, features: Features | No
 
 def _shares(samples: Tensor, data: Tensor, k: int) -> Tensor:
     """The four numbers of `manifolds`."""
-    of_samples, of_data = (_nearest(each, each, k + 1)[0][:, k] for each in (samples, data))  # the first is itself
+    of_samples, of_data = (_nearest(rows, rows, k + 1)[0][:, k] for rows in (samples, data))  # 0 is the row itself
     balls = _balls(samples, data, of_data)
     return torch.stack(
         [
@@ -220,7 +222,7 @@ def _shares(samples: Tensor, data: Tensor, k: int) -> Tensor:
 
 
 def _jackknife(of: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
-    """The standard error of numbers of two sets, by what they are without each of ten groups of the rows of both."""
+    """The standard error of numbers of two sets, from their values without each of ten groups of rows of both."""
     kept = [[each[torch.arange(len(each)) % GROUPS != group] for each in (a, b)] for group in range(GROUPS)]
     return torch.stack([of(*pair).double().cpu() for pair in kept]).std(0, correction=0) * math.sqrt(GROUPS - 1)
 
@@ -231,7 +233,7 @@ def _check_k(k: int, n: int) -> None:
 
 
 def _balls(x: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
-    """In how many of the balls each row of x is; a k-th neighbour, on the rim, is inside however sums round. (N,)"""
+    """The number of balls that contain each row of x; a k-th neighbour, on the rim, is inside despite rounding. (N,)"""
     x, centres = x - centres.mean(0), centres - centres.mean(0)
     reach = radii.square() + 1e-12 * centres.square().sum(1).max()
     return torch.cat([(squares <= reach).sum(1) for _, squares in _squares(x, centres)]).double()
@@ -240,14 +242,14 @@ def _balls(x: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
 def frechet(a: Tensor, b: Tensor, features: Features | None = None) -> dict[str, float]:
     """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), of the means and covariances of two sets.
 
-    The squared distance of Fréchet and Wasserstein between normal distributions fitted to the sets (Dowson & Landau
-    1982). With features of the Inception network it is called FID (Heusel et al. 2017); with others it is a Fréchet
-    distance of those, and no FID. It is too large, by about 1/N: compare it for one N, and with that of two sets of
-    data. The standard error is a jackknife's, of ten groups of rows; NaN below twenty rows.
+    This is the squared Fréchet (Wasserstein) distance between normal distributions fitted to the sets (Dowson & Landau
+    1982). With features of the Inception network it is called FID (Heusel et al. 2017); with other features it is not.
+    It is too large by about 1/N: compare it only for equal N, and with its value for two sets of data. The standard
+    error is by the jackknife, from ten groups of rows; NaN below twenty rows.
 
     Args:
         a, b: sets (N, ...) and (M, ...).
-        features: what is compared in their place.
+        features: if given, features are compared instead of the data.
     """
     a, b = (each.double() for each in _features(features, a=a, b=b))
     if min(len(a), len(b)) < 2 * GROUPS:
@@ -257,33 +259,34 @@ def frechet(a: Tensor, b: Tensor, features: Features | None = None) -> dict[str,
 
 
 def _frechet(a: Tensor, b: Tensor) -> float:
-    """With S = R' R, tr (S_a S_b)^(1/2) is the sum of the singular values of R_a R_b', also where S is singular."""
+    """With S = R' R, tr (S_a S_b)^(1/2) is the sum of the singular values of R_a R_b', even if S is singular."""
     r_a, r_b = (torch.linalg.qr(x - x.mean(0), mode="r").R / math.sqrt(len(x) - 1) for x in (a, b))
     apart = (a.mean(0) - b.mean(0)).square().sum() + r_a.square().sum() + r_b.square().sum()
     return max(0.0, (apart - 2 * torch.linalg.svdvals(r_a @ r_b.T).sum()).item())
 
 
 def psnr(x: Tensor, y: Tensor, span: float = 1.0) -> Tensor:
-    """10 log10(L^2 / mean (x - y)^2), of each datum: in dB, infinite where they are equal. (N,)
+    """10 log10(L^2 / mean (x - y)^2) for each datum, in dB; infinite if they are equal. (N,)
 
     Args:
         x, y: sets of one shape.
-        span: L, from the least to the greatest value that there may be.
+        span: L, the largest minus the smallest possible value.
     """
     x, y = _pair(x, y)
     return 10 * torch.log10(checks.positive("span", span) ** 2 / (x - y).square().flatten(1).mean(1))
 
 
 def ssim(x: Tensor, y: Tensor, window: int = 11, span: float = 1.0) -> Tensor:
-    """Mean over windows of (2 m m' + c1) (2 s_xy + c2) / ((m^2 + m'^2 + c1) (s^2 + s'^2 + c2)), of each datum. (N,)
+    """Mean over windows of (2 m m' + c1) (2 s_xy + c2) / ((m^2 + m'^2 + c1) (s^2 + s'^2 + c2)), for each datum. (N,)
 
     m, s^2, s_xy are means, variances and covariance in a window, with Gaussian weights of standard deviation 1.5;
-    c1 = (0.01 L)^2, c2 = (0.03 L)^2; over all windows inside the image, and over its channels.  (Wang et al. 2004)
+    c1 = (0.01 L)^2, c2 = (0.03 L)^2. The mean is over all windows inside the image, and over its channels.
+    (Wang et al. 2004)
 
     Args:
         x, y: images (N, C, H, W).
-        window: its side in pixels, odd.
-        span: L, from the least to the greatest value that there may be.
+        window: side of a window in pixels, odd.
+        span: L, the largest minus the smallest possible value.
     """
     x, y = _pair(x, y)
     if x.ndim != 4 or checks.integer("window", window) % 2 == 0 or window > min(x.shape[2:]):
@@ -299,7 +302,7 @@ def ssim(x: Tensor, y: Tensor, window: int = 11, span: float = 1.0) -> Tensor:
 
 
 def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Two sets whose rows belong together, in float64."""
+    """Two sets whose rows correspond to each other, in float64."""
     if x.shape != y.shape or x.ndim < 2 or x.numel() == 0:
         raise ValueError(f"expected two sets (N, *event_shape) of one shape, found {tuple(x.shape)}, {tuple(y.shape)}")
     checks.finite("x", x)

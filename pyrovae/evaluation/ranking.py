@@ -1,4 +1,4 @@
-"""Which scores may be compared: those of one measure, on the same rows, read alike."""
+"""Decides which scores may be compared: those with one measure, on the same rows, binarised alike."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -17,24 +17,25 @@ scipy = LazyModule("scipy")
 Row = Mapping[str, Any]
 AnyRow = TypeVar("AnyRow", bound=Row)
 
-# What two numbers must agree in before one is better than the other.
+# The fields in which two evaluations must agree before one can be better than the other.
 ALIKE = {
-    # A bound in the mean, which rises with the particles; and with the guide's nearness, of which no field tells.
+    # A lower bound, which rises with the particles, and as the guide gets closer to the posterior (no field shows
+    # that).
     "log_likelihood": ("measure", "data", "split", "binarize", "rows", "data_sha256", "particles", "weights"),
-    # Both readings of bytes, as levels and as levels with noise, are of the same bytes.
+    # Bytes as levels, and as levels with noise, are the same data.
     "bits_per_dimension": ("levels", "data", "split", "rows", "data_sha256", "particles", "weights"),
 }
-# What earlier versions did not write: a row without it is like those that are like it otherwise, if they are alike.
+# Fields that earlier versions did not write: a row without one matches rows that are equal otherwise, if these agree.
 LATER = "data_sha256"
 
 
 def kinds(rows: Iterable[AnyRow], by: str = "log_likelihood") -> list[list[AnyRow]]:
-    """Scores that may be compared together, in lists, each with the best first; what is no score last, as it came."""
+    """Groups of scores that may be compared, each with the best first; rows without a score come last, in order."""
     return [sorted(kind, key=partial(_cost, by=by)) for kind in alike(rows, by)]
 
 
 def alike(rows: Iterable[AnyRow], by: str = "log_likelihood") -> list[list[AnyRow]]:
-    """What may be compared together, in lists, as it came."""
+    """Groups of rows that may be compared, in their order."""
     found: dict[tuple[Any, ...], list[AnyRow]] = {}
     for row in rows:
         found.setdefault(tuple(_of(row, field) for field in ALIKE[by] if field != LATER), []).append(row)
@@ -50,24 +51,34 @@ def _by_data(rows: list[AnyRow]) -> list[list[AnyRow]]:
 def rank(
     evaluations: Mapping[str, Row], by: str = "log_likelihood", scores: Mapping[str, Tensor] | None = None
 ) -> list[dict[str, Any]]:
-    """Evaluations by name, the best first: name, value and standard_error.
+    """Rank evaluations by name, the best first: name, value and standard_error.
 
-    log p(x) by importance samples is a lower bound in the mean: of one and the same model the nearer guide's is higher.
+    log p(x) by importance sampling is a lower bound on average: for the same model, a guide closer to the posterior
+    gives a higher value.
 
-    With scores a row also has `behind`, the mean over the data of best - its own, with its error, and `margin`, the
-    half of its 95 % interval (see `behind_best`): on the same rows much of the two errors is one and the same, so that
-    this difference has a smaller error than they. It is about these models, not about other trainings of their kind.
+    With `scores`, a row also has `behind`, the mean over the data of (best - its own) with its error, and `margin`,
+    half the width of its 95 % interval (see `behind_best`). On the same rows the two errors have much in common, so the
+    difference has a smaller error. It describes these trained models, not other trainings of the same kind.
 
     Args:
-        evaluations: what `evaluate` gives, or evaluation.json; what both of two lack they have alike, and so the
-            digest of the data that one of two lacks.
-        by: "log_likelihood", highest first; or "bits_per_dimension", lowest first, which evaluation.json has where
-            the data are bytes and the measure is a mass over their levels, or a density of them with noise (of that
-            it is an upper bound: see `likelihoods.bits`).
-        scores: log p(x) of each datum, (N,): the first that `inference.log_likelihood` gives, with one seed for all.
+        evaluations: the results of `evaluate`, or evaluation.json. A field that both lack counts as equal; so does the
+            digest of the data if one of two lacks it.
+        by: "log_likelihood", highest first; or "bits_per_dimension", lowest first. evaluation.json has the latter if
+            the data are bytes and the measure is a mass over their levels, or a density of bytes with noise (then it is
+            an
+            upper bound: see `evaluation.bits`).
+        scores: log p(x) of each datum, (N,): the first result of `log_likelihood`, with the same seed for all.
 
     Raises:
-        ValueError: two that are unlike; says which, and in what. What is no likelihood, no number, or has no such unit.
+        ValueError: two evaluations are not comparable (the message says which, and why); one is not a likelihood, not a
+            number, or has no such unit.
+
+    Example:
+        >>> from pyrovae.evaluation.ranking import rank
+        >>> a = {"measure": "density over real values", "log_likelihood": {"value": -9.0, "standard_error": 1.0}}
+        >>> b = {**a, "log_likelihood": {"value": -8.0, "standard_error": 1.0}}
+        >>> [row["name"] for row in rank({"a": a, "b": b})]
+        ['b', 'a']
     """
     ordered = [row for kind in kinds(comparable(evaluations, by), by) for row in kind]
     behind = {} if scores is None else _behind(ordered, scores)
@@ -75,7 +86,7 @@ def rank(
 
 
 def comparable(evaluations: Mapping[str, Row], by: str = "log_likelihood") -> list[dict[str, Any]]:
-    """The evaluations as rows with a name; a ValueError says which is no score, or which are unlike, and in what."""
+    """The evaluations as rows with a name; a ValueError says which is not a score, or which differ, and in what."""
     checks.member("score", by, ALIKE)
     if not isinstance(evaluations, Mapping) or not evaluations:
         raise ValueError(f"evaluations: expected one or more, as {{name: evaluate(...)}}, found {evaluations!r:.80}")
@@ -93,13 +104,13 @@ def comparable(evaluations: Mapping[str, Row], by: str = "log_likelihood") -> li
             if one != other:
                 names = f"{first['name']} and {row['name']}"
                 raise ValueError(
-                    f"{names}: expected the same {field}, found {one!r} and {other!r}: there is no better of the two"
+                    f"{names}: expected the same {field}, found {one!r} and {other!r}: they cannot be compared"
                 )
     return rows
 
 
 def is_score(row: Row, by: str = "log_likelihood") -> bool:
-    """Whether there is a number to rank."""
+    """Whether a row has a number to rank."""
     return not _no_score(row, by)
 
 
@@ -108,14 +119,14 @@ def _of(row: Row, field: str) -> Any:
 
 
 def _levels(row: Row) -> int:
-    """How many levels the codes of a row have; densities have bits per dimension of bytes alone."""
+    """The number of levels of a row's codes; densities have bits per dimension only for bytes."""
     return row.get("measure_fields", {}).get("levels") or 256
 
 
 def _is_likelihood(row: Row) -> bool:
-    """Whether a row says what its log p(x) is the logarithm of."""
+    """Whether a row's log p(x) is the logarithm of a mass or a density."""
     measure = row.get("measure")
-    # Rows without fields are of earlier versions, or state their measure by hand.
+    # Rows without these fields are from earlier versions, or state their measure by hand.
     kind = row.get("measure_fields", {}).get("kind", "none" if "no likelihood" in str(measure) else "stated")
     return measure is not None and kind != "none"
 
@@ -124,7 +135,7 @@ _STATE = '; where you know it, state it: {**evaluation, "measure": "density"}'
 
 
 def _no_score(row: Row, by: str) -> str:
-    """Why this is nothing to rank; nothing where it is."""
+    """The reason why a row cannot be ranked; "" if it can."""
     measure = row.get("measure")
     if not _is_likelihood(row):
         return f"expected the measure of a likelihood, found {measure!r}{'' if measure else _STATE}"
@@ -142,32 +153,32 @@ def _behind(rows: list[dict[str, Any]], scores: Mapping[str, Tensor]) -> dict[st
     names, number = [row["name"] for row in rows], rows[0].get("rows")
     shapes = {name: tuple(scores[name].shape) if name in scores else None for name in names}
     if len(set(shapes.values())) > 1 or len(next(iter(shapes.values())) or ()) != 1:
-        raise ValueError(f"scores: expected one of each datum, (N,), for each evaluation, found shapes {shapes}")
+        raise ValueError(f"scores: expected one for each datum, (N,), for each evaluation, found shapes {shapes}")
     of_all = torch.stack([scores[name].double() for name in names])[:, None]
     if number is not None and of_all.shape[-1] != number:
         found = of_all.shape[-1]
-        raise ValueError(f"scores: expected those of the {number} rows that the evaluations are of, found {found}")
+        raise ValueError(f"scores: expected those of the {number} rows of the evaluations, found {found}")
     return {name: {"behind": each} for name, each in zip(names, behind_best(of_all, best=0), strict=True)}
 
 
 def behind_best(scores: Tensor, best: int | None = None) -> list[dict[str, float]]:
     """How far each of k choices is behind the best one: value, standard_error and margin, from scores (k, S, N).
 
-    The best is chosen after the results are seen, so that among equal choices it is ahead of most others by chance.
-    The margin allows for that: of k equal choices at least one is behind by more than its margin in at most 5 % of
-    tables, where the spread over the seeds is equal.  (Tukey 1949; Tukey's studentised range)
+    The best is chosen after the results are seen, so among equal choices it is ahead of most others by chance. The
+    margin accounts for that: among k equal choices at least one is behind by more than its margin in at most 5 % of
+    tables, if the spread over the seeds is equal.  (Tukey 1949; Tukey's studentised range)
 
         d_b = mean of best - score_b over seeds and data,  margin = √(q(k, (k-1)(S-1))² u / 2 + q(k, N-1)² v / 2),
 
-    q(k, n) the 95 % quantile of the studentised range of k values with n degrees of freedom. u is the variance of d_b
-    over the seeds: 2 s² / S, with s² the mean square of the residuals of choice x seed (two-way, without interaction),
-    or that of the pair's own differences, whichever is larger. v is the variance over the data of d_b's mean over the
-    seeds. standard_error = √(u + v). With one seed u is unknown and left out: the margin is about these trainings.
-    For two choices this is `paired`.
+    where q(k, n) is the 95 % quantile of the studentised range of k values with n degrees of freedom. u is the variance
+    of d_b over the seeds: 2 s² / S, with s² the mean square of the residuals of choice x seed (two-way, without
+    interaction), or the variance of the pair's own differences, whichever is larger. v is the variance over the data of
+    d_b's mean over the seeds. standard_error = √(u + v). With one seed u is unknown and omitted: the margin is about
+    these trainings only. For two choices this is `paired`.
 
     Args:
-        scores: of each choice, seed and datum; all choices have the same seeds and data.
-        best: its number; None is the one with the largest mean.
+        scores: scores of each choice, seed and datum; all choices have the same seeds and data.
+        best: the index of the best choice; None is the one with the largest mean.
     """
     scores = scores.double()
     k, seeds, n = scores.shape
@@ -194,7 +205,7 @@ def _over_seeds(scores: Tensor, differences: Tensor) -> Tensor:
 
 @lru_cache
 def _range_squared(choices: int, freedom: int) -> float:
-    """q² / 2: what a variance of a difference is multiplied by for the square of its margin among so many choices."""
+    """q² / 2: the factor from the variance of a difference to the square of its margin, among this many choices."""
     return (
         float(scipy.stats.studentized_range.ppf(0.95, choices, freedom)) ** 2 / 2
         if choices > 1 and freedom > 0
