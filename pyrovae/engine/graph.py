@@ -2,8 +2,8 @@
 
 `Graph` records a function, `on_copies` runs one without a trace, `recording` and `called` say what is going on. Other
 rooms ask these alone. Private in torch, and so tied to its versions, are torch.fx.experimental.proxy_tensor,
-torch.utils._pytree, torch.utils._python_dispatch, torch._C.DisableTorchFunction, and the names of the modules that ask
-for the value of a tensor (`_ANSWERS`). The tests pass with torch 2.15 and Pyro 1.9.2.
+torch._guards, torch._subclasses, torch.utils._pytree, torch.utils._python_dispatch, torch._C.DisableTorchFunction, and
+the names of the modules that ask for the value of a tensor (`_ANSWERS`). The tests pass with torch 2.15 and Pyro 1.9.2.
 """
 
 import math
@@ -19,6 +19,9 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor, nn
+from torch._guards import TracingContext
+from torch._guards import tracing as tracing_context
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -78,7 +81,8 @@ class Graph:
         with torch.random.fork_rng(), pyro.validation_enabled(False), warnings.catch_warnings(action="ignore"):
             trace = make_fx(lambda *inputs: run(*inputs, tracing=True), _NOISE, _allow_non_fake_inputs=True)
             try:
-                self.module = trace(*map(_copies, inputs))
+                with tracing_context(TracingContext(FakeTensorMode())):  # else torch makes a mode for every operation
+                    self.module = trace(*map(_copies, inputs))
             except Exception as error:
                 raise UntraceableError(_what_and_where(error)) from error
         if {id(tensor) for tensor in [*self.module.parameters(), *self.module.buffers()]} & set(map(id, self.outside)):
