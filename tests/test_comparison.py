@@ -225,9 +225,7 @@ def test_what_is_not_alike_is_in_two_tables_and_has_no_difference(tmp_path, fiel
         f"test data, {field} {each}, nats per datum: mass; {BOUND}" for each in (usual, value)
     ]
     assert [row["behind"]["value"] for row in both.rows] == [0, 0]  # each is the best of its own
-    with pytest.raises(
-        ValueError, match=f"a and b: expected the same {field}, found .*: they cannot be compared"
-    ):
+    with pytest.raises(ValueError, match=f"a and b: expected the same {field}, found .*: they cannot be compared"):
         both.difference("a", "b")
 
 

@@ -152,9 +152,7 @@ def test_differences_are_paired():
     for bad in ({"a": rows}, {"a": rows, "b": rows[:5]}, {"a": rows[:, None], "b": rows[:, None]}):
         with pytest.raises(ValueError, match=r"scores: expected one for each datum, \(N,\), for each evaluation"):
             rank({"a": score(-1.0), "b": score(-2.0)}, scores=bad)
-    with pytest.raises(
-        ValueError, match="scores: expected those of the 100 rows of the evaluations, found 99"
-    ):
+    with pytest.raises(ValueError, match="scores: expected those of the 100 rows of the evaluations, found 99"):
         rank({"a": score(-1.0), "b": score(-2.0)}, scores={"a": rows[1:], "b": rows[1:]})
     assert "behind" in rank({"a": score(-1.0, rows=None)}, scores={"a": rows[1:]})[0]
 
