@@ -29,7 +29,7 @@ from pyrovae.objectives import ELBO, MMD, Capacity, Constant, FreeBits, WarmUp
 from pyrovae.objectives.schedules import Late
 from pyrovae.programs import traces
 from pyrovae.programs.importance import classify
-from pyrovae.runs import figures
+from pyrovae.runs import build, figures
 from pyrovae.runs.recipe import Recipe
 
 D, K, WIDTH, S = 2, 3, 5, 0.7
@@ -397,9 +397,9 @@ def test_a_resumed_training_finds_the_same_clusters_to_the_bit():
 )
 def test_a_recipe_says_when_clusters_are_found_and_at_which_beta(options, epochs, beta):
     recipe = Recipe(**{"model": "mixture-vae"} | options)
-    vae = recipe.build((X,))
-    assert recipe._before_clusters(vae) == epochs
-    assert recipe.objective_for(10, vae).beta == beta
+    vae = build.model(recipe, (X,))
+    assert build.before_clusters(recipe, vae) == epochs
+    assert build.objective(recipe, 10, vae).beta == beta
 
 
 def test_programs_that_find_nothing_in_data_are_not_initialised():

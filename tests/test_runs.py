@@ -737,7 +737,7 @@ def test_an_evaluation_of_other_data_begins_anew(monkeypatch):
     first = runs.evaluation(path)[0] | {"examination": {"information": {"mutual": 1.0}}}
     files.write_json(path / "evaluation.json", first)
     assert runs.evaluate(path) == first
-    rows = recipe.read(path / "run.toml").splits().test.x
+    rows = build.splits(recipe.read(path / "run.toml")).test.x
     x = np.load("a/x.npy")
     held_out = [bool((rows == torch.from_numpy(row)).all(1).any()) for row in x]
     np.save("a/x.npy", np.where(np.array(held_out)[:, None], x + 8, x))  # others would be refused
