@@ -19,13 +19,13 @@ from pyrovae.runs.trust import flags, trusted, trusting
 from pyrovae.training.faults import TrainingError
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-ROWS = 200  # of the data that are examined
+ROWS = 200  # rows of the data that an examination uses
 RUNS = Path("runs")
 EXPERIMENTS = RUNS / "experiments"
 
 
 class BadInputError(Exception):
-    """What was asked for cannot be meant; the message says why, in one line."""
+    """Invalid input; the message gives the reason in one line."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainingError as error:
         print(f"pyrovae: training stopped at {error}", file=sys.stderr)
         return FAILED
-    except OSError as error:  # in the middle of work: a full disk, or something else in the place of a file
+    except OSError as error:  # during the work: the disk is full, or something else is in the place of a file
         print(f"pyrovae: {checks.reason(error)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -76,13 +76,13 @@ def _train(
             runs.train(target, asked, training)
         except KeyboardInterrupt:
             words = ["pyrovae", "train", str(target), "--resume", *flags(asked.modules())]
-            print(f"\ngo on with: {' '.join(words)}", file=sys.stderr)
+            print(f"\ncontinue with: {' '.join(words)}", file=sys.stderr)
             raise
         with _bad_input():
             results = runs.evaluate(target, parts=parts, rows=rows or ROWS)
             _tell(results, parts)
             written = runs.plot(target)
-    print(f"\n{target} holds the run. Look at {written[0].parent}/ ({', '.join(each.stem for each in written)}),")
+    print(f"\nThe run is in {target}. Look at {written[0].parent}/ ({', '.join(each.stem for each in written)}),")
     trust = f", trust={tuple(asked.modules())}" if asked.modules() else ""
     curves = f"at its curves with `{asked.tracker} --logdir {target}`, " if asked.tracker else ""
     print(f"{curves}or load it: pyrovae.load({str(target)!r}{trust})")
@@ -91,14 +91,14 @@ def _train(
 def _target(
     path: Path | None, name: str, root: Path, resume: bool, options: dict[str, Any]
 ) -> tuple[Path | None, Recipe]:
-    """Where the run goes, None where that is left open, and its recipe: that of `path` with the options given."""
+    """The folder of the run (None if it is not named), and its recipe: that of `path` with the given options."""
     if path and (resume if name else root != RUNS):
         option, needed = ("--name", "RUN or --name") if name else ("--root", "RUN alone, or --name with it")
         raise ValueError(f"{option}: expected {needed}, found RUN {path} and {option} {name or root}")
     start = recipe.read(path / "run.toml") if path else None
     target = root / name if name else path
     if resume and target is None:
-        raise ValueError("--resume: expected the run to go on with (pyrovae train RUN --resume), found none")
+        raise ValueError("--resume: expected the run to continue (pyrovae train RUN --resume), found none")
     if resume and target is not None:
         start = recipe.read(target / "run.toml")
     asked = recipe.locate(recipe.from_options(options, start), Path.cwd())
@@ -115,9 +115,9 @@ def _evaluate(path: Path, particles: int, split: str, seed: int, examine: str, r
 
 
 def _parts(examine: str, rows: int | None) -> list[str]:
-    """The parts of an examination that are asked for."""
+    """The requested parts of an examination."""
     if rows is not None and not examine:
-        raise ValueError(f"--rows: expected --examine beside it, since it is of that, found --rows {rows} alone")
+        raise ValueError(f"--rows: expected it together with --examine, which uses it, found --rows {rows} alone")
     checks.integer("rows", ROWS if rows is None else rows, LEAST)
     parts = names.split(examine) if examine else []
     for part in parts:
@@ -150,9 +150,9 @@ def _compare(path: Path | None, jobs: int, root: Path | None = None, **options: 
             print(f"\n{found}")
             found.write()
     except KeyboardInterrupt:
-        print(f"\ngo on with: {' '.join(['pyrovae', 'compare', str(target), *flags(trusted())])}", file=sys.stderr)
+        print(f"\ncontinue with: {' '.join(['pyrovae', 'compare', str(target), *flags(trusted())])}", file=sys.stderr)
         raise
-    print(f"\n{target} holds it. Look at {target / 'report.html'}")
+    print(f"\nThe comparison is in {target}. Look at {target / 'report.html'}")
     if found.failed:
         raise TrainingError(
             f"{len(found.failed)} of {len(cells)} runs: look at {target / next(iter(found.failed))}.log"
@@ -160,7 +160,7 @@ def _compare(path: Path | None, jobs: int, root: Path | None = None, **options: 
 
 
 def _comparison_root(path: Path | None, root: Path | None, options: dict[str, Any]) -> Path:
-    """Where the runs go: where it is said, else a folder by the name of the data and of what varies."""
+    """The folder of the runs: the given one, or one named by the data and the axes."""
     if path and root:
         raise ValueError(f"--root: expected one folder, found {path} and --root {root}")
     axes = [axis.replace("_", "-") for axis in grid.AXES if axis in options]
@@ -180,20 +180,20 @@ def _experiment(name: str, root: Path, list: bool, threads: int = 0, **options: 
         experiments.check(root, name, data, seeds)
     with runs.threads(threads):
         target = experiments.run(root, name, data, seeds)
-    print(f"\n{(target / 'findings.md').read_text()}\n{target} holds it.")
+    print(f"\n{(target / 'findings.md').read_text()}\nThe experiment is in {target}.")
 
 
 def _nothing_beside_a_list(name: str, options: dict[str, Any]) -> None:
-    """Raise a ValueError if a list of all experiments is asked for, and something that one experiment takes."""
+    """Raise a ValueError if a list of all experiments is requested together with options of a single one."""
     given = {"NAME": name} | {f"--{option}": value for option, value in options.items()}
     for option, value in given.items():
         if value:
-            raise ValueError(f"{option}: expected none beside a list of the experiments, found {value}")
+            raise ValueError(f"{option}: expected none together with a list of the experiments, found {value}")
 
 
 @contextmanager
 def _bad_input() -> Iterator[None]:
-    """Before any work is done, a ValueError or OSError is about what was asked for."""
+    """Before any work is done, report a ValueError or OSError as invalid input."""
     try:
         yield
     except files.StorageError:
@@ -204,7 +204,7 @@ def _bad_input() -> Iterator[None]:
 
 @contextmanager
 def _claimed(path: Path | None, root: Path = RUNS, stem: str = "") -> Iterator[Path]:
-    """The folder of a run, for this command alone; without a path a new one, root/stem-NUMBER."""
+    """The folder of a run, locked for this command; without a path a new one, root/stem-NUMBER."""
     with ExitStack() as held:
         with _bad_input():
             claim = runs.new_folder(root, stem) if path is None else files.claimed(path)
@@ -214,7 +214,7 @@ def _claimed(path: Path | None, root: Path = RUNS, stem: str = "") -> Iterator[P
 
 @contextmanager
 def _trusting(asked: dict[str, Any]) -> Iterator[None]:
-    """Modules named by --trust, and those of the parts that are typed, are trusted for this command."""
+    """Trust the modules named by --trust, and those of the parts on the command line, for this command."""
     with ExitStack() as held:
         with _bad_input():
             held.enter_context(trusting([*asked.pop("trust", []), *grid.modules(asked)]))
@@ -222,10 +222,10 @@ def _trusting(asked: dict[str, Any]) -> Iterator[None]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with errors of one line and a guess at what was meant."""
+    """argparse with one-line errors and a suggestion for a misspelt option."""
 
     def parse_known_args(self, args=None, namespace=None):
-        """What a command does not know is its own error: the parser above it could not guess what was meant."""
+        """Let the subcommand's parser report unknown arguments, because the parser above cannot suggest its options."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -249,23 +249,25 @@ def _parser() -> argparse.ArgumentParser:
 
     each = commands.add_parser("train", help="train a model, evaluate it and draw its figures", **known)
     each.add_argument("path", nargs="?", type=Path, metavar="RUN", help="a directory with a run.toml to reproduce")
-    each.add_argument("--name", default="", help="of the run; empty: RUN itself, else the data's name and a number")
+    each.add_argument(
+        "--name", default="", help="name of the run; default: RUN itself, or the data's name and a number"
+    )
     each.add_argument("--root", default=RUNS, type=Path, help="folder of the runs")
-    each.add_argument("--resume", action="store_true", help="go on with an interrupted run, to the same bits")
+    each.add_argument("--resume", action="store_true", help="continue an interrupted run; the result is the same")
     _add_examination(each)
     _add_options(each)
     _add_trust(each)
     each.set_defaults(command=_train)
 
     each = commands.add_parser("compare", help="a grid of runs, in parallel, and a table for each measure", **known)
-    each.add_argument("path", nargs="?", type=Path, metavar="ROOT", help="a folder with a compare.toml to carry out")
-    text = "folder of the comparison's runs (default: runs/compare/, by data and axes)"
+    each.add_argument("path", nargs="?", type=Path, metavar="ROOT", help="a folder with a compare.toml to run")
+    text = "folder of the comparison's runs (default: runs/compare/, named by data and axes)"
     each.add_argument("--root", type=Path, default=argparse.SUPPRESS, help=text)
     text = "runs of each combination (default: 1)"
     each.add_argument("--seeds", default=argparse.SUPPRESS, type=int, help=text)
-    text = "so many rows of the data tell what the guide's encoder and family cost (default: 0, none)"
+    text = "number of data rows for measuring the amortisation and approximation gaps (default: 0, none)"
     each.add_argument("--gaps", default=argparse.SUPPRESS, type=int, metavar="ROWS", help=text)
-    each.add_argument("--jobs", default=0, type=int, help="runs at a time; 0: as many as there are cores")
+    each.add_argument("--jobs", default=0, type=int, help="runs at a time; 0: one for each core")
     for plural, option in grid.AXES.items():
         flag, text = "--" + plural.replace("_", "-"), f"values of --{option.replace('_', '-')}, separated by commas"
         each.add_argument(flag, default=argparse.SUPPRESS, metavar="A,B", help=text)
@@ -273,24 +275,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_trust(each)
     each.set_defaults(command=_compare)
 
-    each = commands.add_parser("evaluate", help="numbers of a run, with errors: evaluation.json", **known)
+    each = commands.add_parser("evaluate", help="evaluate a run, with errors: evaluation.json", **known)
     each.add_argument("path", type=Path, metavar="RUN", help="the run's directory")
     each.add_argument("--particles", type=int, default=0, help="importance samples; 0: the recipe's number")
-    each.add_argument("--split", default="", help="test, valid or train; empty: the first that the data have")
-    each.add_argument("--seed", type=int, default=0, help="of the noise")
+    each.add_argument("--split", default="", help="test, valid or train; empty: the first that exists")
+    each.add_argument("--seed", type=int, default=0, help="seed of the noise")
     _add_examination(each)
     _add_trust(each)
     each.set_defaults(command=_evaluate)
 
-    each = commands.add_parser("experiment", help="one of the questions in runs/experiments/, answered", **known)
-    each.add_argument("name", nargs="?", default="", metavar="NAME", help="of the experiment; without it, a list")
-    each.add_argument("--list", action="store_true", help="names and questions, one a line")
+    each = commands.add_parser("experiment", help="run one of the experiments in runs/experiments/", **known)
+    each.add_argument("name", nargs="?", default="", metavar="NAME", help="name of the experiment; without it, a list")
+    each.add_argument("--list", action="store_true", help="list names and questions, one in each line")
     text = "digits (under two minutes), or mnist ($PYROVAE_DATA) (default: digits)"
     each.add_argument("--data", default=argparse.SUPPRESS, help=text)
-    text = "repetitions of what chance decides (default: 1)"
+    text = "repetitions of everything random (default: 1)"
     each.add_argument("--seeds", default=argparse.SUPPRESS, type=int, help=text)
     each.add_argument("--root", default=EXPERIMENTS, type=Path, help="folder of the experiments")
-    each.add_argument("--threads", default=0, type=int, help="of torch on the CPU; 0: half of torch's own choice")
+    each.add_argument(
+        "--threads", default=0, type=int, help="torch's threads on the CPU; 0: half of torch's own choice"
+    )
     each.set_defaults(command=_experiment)
 
     each = commands.add_parser("plot", help="figures of a run: figures/*.png", **known)
@@ -301,14 +305,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_examination(parser: argparse.ArgumentParser) -> None:
-    text = f"more about guide and model, any of {', '.join(PARTS)}, or all; empty: nothing more"
+    text = f"further checks of guide and model, any of {', '.join(PARTS)}, or all; empty: none"
     parser.add_argument("--examine", default="", metavar="A,B", help=text)
-    text = f"of the data that are examined (default: {ROWS})"
+    text = f"rows of the data to examine (default: {ROWS})"
     parser.add_argument("--rows", type=int, default=argparse.SUPPRESS, help=text)
 
 
 def _add_trust(parser: argparse.ArgumentParser) -> None:
-    text = "a module whose code a run or a compare.toml may name (module:Class); may be repeated (default: none)"
+    text = "a module whose code a run or a compare.toml may use (module:Class); may be repeated (default: none)"
     parser.add_argument("--trust", action="append", default=argparse.SUPPRESS, metavar="MODULE", help=text)
 
 

@@ -189,5 +189,5 @@ def test_a_number_that_is_infinite_costs_nothing(tmp_path):
 def test_rows_of_no_examination_are_refused(run, capsys):
     assert main(["evaluate", str(run), "--rows", "60"]) == 2
     assert capsys.readouterr().err == (
-        "pyrovae: --rows: expected --examine beside it, since it is of that, found --rows 60 alone\n"
+        "pyrovae: --rows: expected it together with --examine, which uses it, found --rows 60 alone\n"
     )

@@ -971,7 +971,7 @@ def test_swapped_programs_are_refused():
     ("columns_", "message"),
     [
         ((torch.zeros(N, D), torch.zeros(N), torch.zeros(N)), r"columns that the model.x, target. takes, found 3"),
-        ({"x": torch.zeros(N, D), "age": torch.zeros(N)}, "expected columns x, target, .* found 'age', too"),
+        ({"x": torch.zeros(N, D), "age": torch.zeros(N)}, "expected columns x, target, .* found also 'age'"),
         ({"target": torch.zeros(N)}, "expected a column 'x' before 'target'"),
         ((torch.zeros(N, D), torch.zeros(N - 1)), f"y: expected a label for each of {N} rows, found {N - 1}"),
         ((torch.zeros(N, D), torch.full((N,), math.nan)), "column 2: expected finite values, found nan"),

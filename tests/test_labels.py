@@ -1028,7 +1028,7 @@ def test_a_number_that_is_missing_or_infinite(model):
         ),
         (
             lambda: fit(made(ConditionalVAE), Split(binary(), classes()), objective=SemiSupervised()),
-            r'SemiSupervised: expected a guide\(x, y=None\) that has a site "y"',
+            r'SemiSupervised: expected a guide\(x, y=None\) with a site "y"',
         ),
         (
             lambda: fit(made(), Split(binary(), classes(missing=9)), objective=ELBO(estimator="analytic")),

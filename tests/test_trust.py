@@ -174,7 +174,7 @@ def test_the_processes_of_a_comparison_are_those_of_the_package(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     Path("pyrovae.py").write_text(PLANTED.format(marker=str(marker)))
     why = grid.command(["plot", "nowhere"], Path("a.log"))
-    assert why == "nowhere is not a run: there is no run.toml in it"
+    assert why == "nowhere is not a run: it has no run.toml"
     assert Path("a.log").read_text().count("\n") == 1
 
 

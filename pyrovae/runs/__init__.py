@@ -1,14 +1,14 @@
-"""A run is a directory: run.toml goes in, everything else comes out. Each stage reads the directory and nothing else.
+"""A run is a directory. Its input is run.toml; all other files are output. Each stage reads only the directory.
 
 run.toml                the recipe
 environment.json        versions, commit, device, threads, digest of the training data, how the steps ran, seconds
-metrics.jsonl           one record an epoch
+metrics.jsonl           one record for each epoch
 tensorboard/            the same, as curves, with the tracker tensorboard
 best.safetensors        weights of the best epoch by validation loss (of the last, without validation data)
-last.safetensors        weights, optimiser, generators and counters after the last epoch: what --resume goes on from
-previous.safetensors    the same one epoch earlier, should the last be damaged
+last.safetensors        weights, optimiser, generators and counters after the last epoch, for --resume
+previous.safetensors    the same one epoch earlier, in case the last is damaged
 evaluation.json         numbers on the test data
-scores.safetensors      what they are the means of: the scores of each datum, (N,), in the order of the data
+scores.safetensors      the scores of each datum, (N,), in the order of the data; evaluation.json has their means
 figures/                pictures
 """
 
@@ -49,15 +49,15 @@ __all__ = [
     "train",
 ]
 
-# The figure that is written last: where it is, all are.
+# The figure that is written last: if it exists, all exist.
 LAST_FIGURE = "loss"
 
 
 @contextmanager
 def new_folder(root: Path, stem: str) -> Iterator[Path]:
-    """The first of root/stem-1, root/stem-2, ... that does not exist, made and claimed: see `files.claimed`.
+    """Make and claim the first of root/stem-1, root/stem-2, ... that does not exist: see `files.claimed`.
 
-    Of processes that ask at one moment, each has its own.
+    Processes that call this at the same time get different folders.
     """
     for number in range(1, 10**6):
         with ExitStack() as held:
@@ -71,9 +71,9 @@ def new_folder(root: Path, stem: str) -> Iterator[Path]:
 
 @contextmanager
 def threads(count: int = 0) -> Iterator[None]:
-    """Inside, torch uses so many threads (0: half of its own choice); outside, as many as before.
+    """Inside, torch uses `count` threads (0: half of its own choice); outside, as many as before.
 
-    Half, because threads that wait for a processor which others keep busy slow a small step down by tens of times.
+    Half, because a small step becomes tens of times slower if threads wait for a processor that others keep busy.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count or max(1, before // 2))
@@ -84,17 +84,17 @@ def threads(count: int = 0) -> Iterator[None]:
 
 
 def thread_count(path: Path) -> int:
-    """How many threads the run at `path` had; 0 where there is none."""
+    """The number of threads of the run at `path`; 0 if there is none."""
     known = path / "environment.json"
     try:
         return _threads(json.loads(files.read_text(known))["threads"]) if known.exists() else 0
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         said = f"expected the environment of a run, found a damaged file ({error})"
-        raise ValueError(f"{known}: {said}; delete it to go on without what it says") from None
+        raise ValueError(f"{known}: {said}; delete it to continue without it") from None
 
 
 def _threads(value: object) -> int:
-    """A number that torch was once set to; far more threads than there are processors end the process."""
+    """A thread count that torch can use; far more threads than processors crash the process."""
     return checks.integer("threads", value, most=recipe.MOST_THREADS)
 
 
@@ -114,7 +114,7 @@ def plot(path: Path, trust: Sequence[str] = ()) -> list[Path]:
     held_out = part_of(splits)[1]
     written = plots.write_figures(path / "figures", draw(model, held_out, made.seed))
     if epochs:
-        # A known label's loss is of log p(x, y), and of q(y|x): far more than that of a row without.
+        # The loss of a labelled row contains log p(x, y) and q(y|x), far more than the loss of an unlabelled one.
         some = made.num_labels and takes_labels(model) and not needs_labels(model)
         of = (", some labels missing", ", all labels known") if some else ("", "")
         written += plots.write_figures(path / "figures", {LAST_FIGURE: plots.loss_curves(epochs, of)})
@@ -122,5 +122,5 @@ def plot(path: Path, trust: Sequence[str] = ()) -> list[Path]:
 
 
 def drawn(path: Path) -> bool:
-    """Whether `plot` came to its end."""
+    """Whether `plot` has finished."""
     return (path / "figures" / f"{LAST_FIGURE}.png").exists()

@@ -26,7 +26,7 @@ _OF_BETA = ("beta_cycles", "beta_warmup", "beta")
 OPTIMIZERS = {
     name.lower(): optimizer
     for name, optimizer in vars(torch.optim).items()
-    # LBFGS needs a closure, SparseAdam sparse gradients, and Optimizer is not one.
+    # LBFGS needs a closure, SparseAdam sparse gradients, and Optimizer is a base class.
     if isinstance(optimizer, type) and name not in ("Optimizer", "LBFGS", "SparseAdam")
 }
 ACTIVATIONS = {
@@ -45,7 +45,7 @@ OBJECTIVES = {
     for name, found in members(objectives).items()
     if isinstance(found, type) and issubclass(found, Objective) and found is not Objective
 }
-# What the options of a model may name; where two of these have one name, it is the guide family.
+# The members that a model's options may name; if two have one name, it is the guide family.
 _PARTS_OF_MODELS = members(networks) | members(likelihoods) | members(guides) | {"quadrants": quadrants}
 MODELS = members(models)
 LR_SCHEDULES = {"constant": rates.constant, "cosine": rates.cosine, "stages": rates.stages}
@@ -59,7 +59,7 @@ def splits(recipe: Recipe) -> Splits:
 
 
 def with_kept_labels(recipe: Recipe, splits: Splits) -> Splits:
-    """The data with those labels only that are kept."""
+    """The data, with only those labels that are kept."""
     return with_labels(splits, recipe.num_labels, recipe.seed) if recipe.num_labels else splits
 
 
@@ -87,7 +87,7 @@ def model(
         takes, given = inspect.signature(kind).parameters, getattr(kind, "keywords", {})
         for name in parts.keys() - takes.keys() - {"network"}:
             if getattr(recipe, name) != getattr(Recipe, name):
-                raise ValueError(f"{name}: expected no such option, which {recipe.model} has not, found one")
+                raise ValueError(f"{name}: expected none, because {recipe.model} has no such option, found one")
         if not {"num_classes", "label_shape"} & given.keys():
             parts["num_classes"] = num_classes
         parts["training_rows"] = training_rows
@@ -96,7 +96,7 @@ def model(
 
 
 def initialise(recipe: Recipe, model: Any, splits: Splits) -> None:
-    """Let a prior that starts from data take its rows, which the seed determines, and the decoder their mean."""
+    """Initialise a prior, and the decoder's bias, from training data; the seed determines the rows."""
     if recipe.begin:
         if (begin_at := traits(model).begin_at) is None:
             raise ValueError(f"begin: expected a model with a decoder of x alone (vae, ...), found {recipe.model}")
@@ -135,7 +135,7 @@ def training(recipe: Recipe, model: Any, splits: Splits) -> train.Training:
 
 
 def objective(recipe: Recipe, steps_per_epoch: int, model: Any) -> Objective:
-    """What is minimised; schedules count steps."""
+    """The objective; its schedules count steps."""
     beta, unasked = _schedule(recipe, steps_per_epoch), Constant(1.0)
     usual: Any = traits(model).objective or ELBO
     build = member("objective", OBJECTIVES, recipe.objective, makes=Objective) if recipe.objective else usual
@@ -153,11 +153,11 @@ def objective(recipe: Recipe, steps_per_epoch: int, model: Any) -> Objective:
 
 
 def before_clusters(recipe: Recipe, model: Any) -> int:
-    """Epochs after which clusters that begin alike are found in the data; 0 is never."""
+    """The epoch after which equal clusters are initialised from data; 0 is never."""
     if traits(model).begins_alike:
         return how_many("clusters_after", recipe.clusters_after, recipe.epochs)
     if recipe.clusters_after != Recipe.clusters_after:
-        raise ValueError(f"clusters_after: expected no such option, of which {recipe.model} has no use, found one")
+        raise ValueError(f"clusters_after: expected none, because {recipe.model} has no clusters, found one")
     return 0
 
 
@@ -182,11 +182,11 @@ def _schedule(recipe: Recipe, steps_per_epoch: int) -> Schedule:
 
 
 def device(recipe: Recipe) -> torch.device:
-    """The device that `device` stands for on this machine."""
+    """The torch device of this machine for the option `device`."""
     name = recipe.device if recipe.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:
         probe = torch.zeros((), device=name)
-        probe.item()  # "meta" is a device, but holds no values
+        probe.item()  # fails on "meta", a device that holds no values
         return probe.device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
@@ -196,7 +196,7 @@ def device(recipe: Recipe) -> torch.device:
 
 @contextmanager
 def _affordable() -> Iterator[None]:
-    """What does not fit into memory, or into an integer, is a size that cannot be meant."""
+    """Report a size that exceeds the memory, or an integer, as a ValueError."""
     try:
         yield
     except (RuntimeError, MemoryError, OverflowError) as error:
@@ -204,7 +204,7 @@ def _affordable() -> Iterator[None]:
 
 
 def _mean(part: Split) -> Tensor:
-    """The mean of all rows as a model takes them; of rows on disk a block at a time. (*event_shape)"""
+    """The mean of all rows as a model takes them; rows on disk are read in blocks. (*event_shape)"""
     return torch.stack([x.double().sum(0) for (x,) in blocks(part, ROWS)]).sum(0) / len(part)
 
 
@@ -214,7 +214,7 @@ def _network(text: str, activation: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _optimizer(text: str) -> Callable[..., torch.optim.Optimizer]:
-    """A torch optimiser; where its default is a tuple of numbers, what is given must be as many."""
+    """A torch optimiser; if an option's default is a tuple of numbers, its value must have the same length."""
     built = member("optimizer", OPTIMIZERS, text, reserved=["lr"], makes=torch.optim.Optimizer)
     for name, value in built.keywords.items():
         usual = inspect.signature(built.func).parameters[name].default

@@ -1,4 +1,4 @@
-"""Options of a recipe that would change nothing beside its other options: refused by name before any training."""
+"""Refuses options of a recipe that have no effect in combination with its other options, before any training."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,20 +12,20 @@ from pyrovae.programs.traits import traits
 
 
 def check(recipe: Any, splits: Splits, model: Any, activation: type[nn.Module]) -> None:
-    """Raise a ValueError that names the first option of the recipe that has no effect on these data and this model.
+    """Raise a ValueError that names the first option of the recipe without effect for these data and this model.
 
     Args:
-        recipe: a `Recipe`; an option at its default is not checked, since nobody asked for it.
+        recipe: a `Recipe`; options at their defaults are not checked.
         splits: its data.
-        model: what it builds.
-        activation: what its `activation` stands for.
+        model: its model.
+        activation: the class of its `activation`.
     """
     for name, needed, found in (*_of_data(recipe, splits), *_of_model(recipe, splits, model, activation)):
         if getattr(recipe, name) != getattr(type(recipe), name):
             raise ValueError(f"{name}: it has no effect here: expected {needed}, found {found}; leave it out")
 
 
-# Each of these yields the name of an option that cannot have an effect, what it needs, and what there is.
+# Each of these yields the name of an option without effect, what the option needs, and what there is instead.
 Idle = Iterator[tuple[str, str, str]]
 
 
@@ -33,13 +33,13 @@ def _of_data(recipe: Any, splits: Splits) -> Idle:
     if recipe.data not in DATASETS or recipe.data == "digits":
         yield "data_root", "a dataset with files of its own (mnist, ...)", recipe.data
     if len(splits.event_shape) == 1 and recipe.binarize != "none":
-        yield "binarize", "images, since vectors stay as they are", f"vectors of {splits.event_shape[0]} values"
+        yield "binarize", "images, because vectors are not binarised", f"vectors of {splits.event_shape[0]} values"
     if _has_own_test(recipe, splits):
         yield "test", "data without a test part", f"{recipe.data}, which has one of its own"
 
 
 def _has_own_test(recipe: Any, splits: Splits) -> bool:
-    """Whether the test part is not the one that `test` would have taken from all rows."""
+    """Whether the test part is not held out by the option `test`."""
     sizes = [0 if part is None else len(part) for part in (splits.train, splits.valid, splits.test)]
     return sizes[2] > 0 and (recipe.test == 0 or sizes[2] != how_many("test", recipe.test, sum(sizes)))
 

@@ -1,4 +1,4 @@
-"""What a name in run.toml or on the command line stands for: looked up once, here."""
+"""Looks up the names in run.toml and on the command line."""
 
 import ast
 import inspect
@@ -18,12 +18,12 @@ def kebab(name: str) -> str:
 
 
 def members(package: ModuleType) -> dict[str, Callable[..., Any]]:
-    """The members of one of our packages, by their names in kebab-case."""
+    """The members of one of our packages, keyed by their names in kebab-case."""
     return {kebab(name): getattr(package, name) for name in package.__all__}
 
 
 class Member(partial[Any]):
-    """A class or function with options; a ValueError says of what cannot be built by which text it was asked for."""
+    """A class or function with options. If it cannot be built, the ValueError quotes the text that named it."""
 
     text: str
     makes: type
@@ -47,11 +47,11 @@ def member(
     makes: type = object,
     **given: Any,
 ) -> Member:
-    """What "name(option=value, ...)" stands for: a class with these options, but not the reserved ones.
+    """The meaning of "name(option=value, ...)": a class with these options, which may not be reserved ones.
 
-    The name is a known one, or "module:Class" of a module that is trusted (`trust.trusting`). A value is a literal,
-    another member (of `parts`, where they are of another kind), or a list of them: "missing(of=normal(scale=0.1))".
-    What it builds is of the type `makes`; options beside the text are `given`.
+    The name is a known one, or "module:Class" from a trusted module (`trust.trusting`). A value is a literal, another
+    member (from `parts`, if they are of another kind), or a list of them: "missing(of=normal(scale=0.1))". The result
+    must be a `makes`; `given` are further options.
     """
     name, bracket, rest = text.partition("(")
     name, source = name.strip(), f"f({rest}" if bracket else "f()"
@@ -61,7 +61,7 @@ def member(
     def value(node: ast.expr) -> Any:
         if isinstance(node, ast.List | ast.Tuple):
             return [value(each) for each in node.elts]
-        if isinstance(node, ast.Name | ast.Call | ast.BinOp):  # a-b is a subtraction to Python
+        if isinstance(node, ast.Name | ast.Call | ast.BinOp):  # Python parses a-b as a subtraction
             return member(kind, parts or known, ast.get_source_segment(source, node) or "")
         try:
             return ast.literal_eval(node)
@@ -74,7 +74,7 @@ def member(
         assert isinstance(call.func, ast.Name)
         assert not call.args
         written = {str(word.arg): word.value for word in call.keywords}
-    except (SyntaxError, ValueError, AssertionError, RecursionError, MemoryError):  # the last two of deep brackets
+    except (SyntaxError, ValueError, AssertionError, RecursionError, MemoryError):  # the last two for deep brackets
         raise ValueError(unreadable) from None
     parameters = inspect.signature(found).parameters
     takes = [each.name for each in parameters.values() if each.default is not each.empty and each.name not in reserved]
@@ -82,7 +82,7 @@ def member(
         checks.member(f"option of {kind} {name!r}", option, takes)
     options = {option: value(node) for option, node in written.items()}
     for option, chosen in options.items():
-        if isinstance(parameters[option].default, bool):  # to Python 3 or "no" would be as good as True
+        if isinstance(parameters[option].default, bool):  # otherwise 3 or "no" would count as True
             checks.boolean(f"{kind} {name}: {option}", chosen)
     built = Member(found, **options, **given)
     built.text, built.makes = text, makes
@@ -90,7 +90,7 @@ def member(
 
 
 def split(text: str) -> list[str]:
-    """The values in "a,b(c=1,d=[2,3])": commas inside brackets do not separate."""
+    """The values in "a,b(c=1,d=[2,3])": commas inside brackets do not separate values."""
     values, depth = [""], 0
     for letter in text:
         depth += (letter in "([") - (letter in ")]")
@@ -105,16 +105,16 @@ def split(text: str) -> list[str]:
 
 
 def _own(kind: str, name: str, makes: type) -> Callable[..., Any]:
-    """A class or function "module:Class" of a trusted module; nothing is imported, or called, that is none."""
+    """A class or function "module:Class" from a trusted module; nothing else is imported or called."""
     module, _, attribute = name.partition(":")
     if module not in trusted():
         raise ValueError(
             f"{kind}: expected a part of pyrovae, found {name!r}, which would run code of another module; if you trust "
-            f"that code, say --trust {_printable(module)}, in Python trust=({module!r},)"
+            f"that code, add --trust {_printable(module)}, in Python trust=({module!r},)"
         )
     try:
         found = getattr(imported(module), attribute)
-    except (Exception, SystemExit) as error:  # whatever its code does when it is imported
+    except (Exception, SystemExit) as error:  # the module's code may raise anything
         reason = f"{type(error).__name__}: {checks.reason(error)}"  # type: ignore[arg-type]
         raise ValueError(
             f"{kind}: expected 'module:Class' of an installed module or one in the working directory, found {name!r} "
@@ -130,7 +130,7 @@ def _printable(text: str) -> str:
 
 
 def _check_kind(kind: str, name: str, found: Any, makes: type) -> None:
-    """Raise a ValueError unless it is a class of the kind, or a function that the trusted module itself defines."""
+    """Raise a ValueError unless it is a class of this kind, or a function that the trusted module itself defines."""
     if inspect.isfunction(found):
         if not f"{found.__module__}.".startswith(f"{name.partition(':')[0]}."):
             raise ValueError(f"{kind}: expected a function of its own module, found {name!r}, of {found.__module__}")

@@ -1,4 +1,4 @@
-"""Results in text: tables in Markdown; an examination in words, a line for each number, with its unit and its error."""
+"""Results as text: Markdown tables; an examination with one line for each number, with its unit and its error."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,18 +11,18 @@ from pyrovae.evaluation.parts import PARTS
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]], names: int = 1) -> str:
-    """A table in Markdown; the first columns, one or so many, name their row."""
+    """A table in Markdown; the first `names` columns name the row."""
     sides = ["left"] * names + ["right"] * (len(heads) - names)
     return tabulate([[str(cell) for cell in row] for row in rows], heads, "pipe", disable_numparse=True, colalign=sides)
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Mean ± standard deviation over repetitions; of one there is none."""
+    """Mean ± standard deviation over repetitions; a single value has none."""
     return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
 def shown(number: Mapping[str, float] | float | None, digits: int) -> str:
-    """A number with its error, where there are such."""
+    """A number with its error, if it has one."""
     if number is None:
         return ""
     value, error = (number["value"], number["standard_error"]) if isinstance(number, Mapping) else (number, math.nan)
@@ -35,7 +35,7 @@ def placed(text: str, name: str, content: str) -> str:
     """The text with this content between its marks <!-- NAME --> and <!-- end of NAME -->.
 
     Raises:
-        ValueError: the text does not hold both, once and in this order.
+        ValueError: the text does not contain both marks, once and in this order.
     """
     begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
     before, found, rest = text.partition(begin)
@@ -46,7 +46,7 @@ def placed(text: str, name: str, content: str) -> str:
 
 
 def evaluation(results: dict[str, Any]) -> str:
-    """The numbers of an `evaluate`, one a line, with their standard errors over the rows."""
+    """The numbers of an `evaluate`, one in each line, with their standard errors over the rows."""
     return "\n".join(_numbers(results))
 
 
@@ -86,5 +86,5 @@ _AGREEMENT = {
 
 
 def examination(parts: dict[str, Any]) -> str:
-    """The parts of an `examine`, one below the other: verdicts and refusals in words, numbers in a column."""
+    """The parts of an `examine`: verdicts and refusals in words, numbers in a column."""
     return "\n".join(line for name, numbers in parts.items() for line in PARTS[name].text(numbers))

@@ -1,4 +1,4 @@
-"""What the files of a run say is checked before it is used: a stranger, or a fault, may have written them."""
+"""Checks the content of a run's files before it is used, because a stranger, or a fault, may have written them."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,18 +7,18 @@ from typing import Any
 from pyrovae import checks, files
 
 Check = Callable[[str, Any], object]
-# Counts beyond this are not counts of anything here, and leave the range in which floats are whole numbers.
+# Larger counts are invalid, and leave the range in which floats represent all integers.
 MOST = 2**53
 
 
 def _number(name: str, value: Any) -> None:
-    """A number that a float holds; null stands for what is not finite."""
+    """A number that a float can represent; null stands for a value that is not finite."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300):
         raise ValueError(f"{name}: expected a number or null, found {value!r:.80}")
 
 
 def _real(name: str, value: Any) -> None:
-    """A float, which may be infinite: the best loss is, before there is one."""
+    """A float, which may be infinite: the best loss is infinite before the first epoch."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name}: expected a number, found {value!r:.80}")
 
@@ -49,7 +49,7 @@ def _each(check: Check) -> Check:
 
 
 def _fields(known: Mapping[str, Check]) -> Check:
-    """The checks of those fields that are there; others are not used."""
+    """Check the known fields that are there; other fields are ignored."""
 
     def checked(name: str, value: Any) -> None:
         if not isinstance(value, Mapping):
@@ -61,7 +61,7 @@ def _fields(known: Mapping[str, Check]) -> Check:
 
 
 def _mean(name: str, value: Any) -> None:
-    """A value and its standard error, or null where a measure has none."""
+    """A value and its standard error, which are null if the measure has none."""
     if value is not None:
         _each(_number)(name, value)
         if "value" not in value:
@@ -94,7 +94,7 @@ IN_EACH = {"epoch", "step", "loss", "seconds"}
 
 
 def check(path: Path, said: Any, known: Mapping[str, Check]) -> None:
-    """Raise a ValueError that names the file where a field has not the type or the range of its kind."""
+    """Raise a ValueError that names the file if a field has the wrong type or range."""
     try:
         _fields(known)("the file", said)
     except ValueError as error:
@@ -102,7 +102,7 @@ def check(path: Path, said: Any, known: Mapping[str, Check]) -> None:
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl, one an epoch: numbers, the same of all epochs."""
+    """The records of metrics.jsonl, one for each epoch: numbers, with the same fields in all epochs."""
     found = files.read_lines(path)
     for number, record in enumerate(found, 1):
         try:
