@@ -1,4 +1,4 @@
-"""What bad input is told: what was expected, and what was found."""
+"""Checks of inputs; an error message says what was expected and what was found."""
 
 import difflib
 import math
@@ -12,7 +12,7 @@ from torch.distributions import constraints
 
 
 def integer(name: str, value: object, least: int = 1, most: int | None = None) -> int:
-    """An integer >= least, and <= most where there is a largest, or a ValueError that names it."""
+    """Return an integer >= least (and <= most), or raise a ValueError that names it."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name}: expected an integer >= {least}, found {value!r}")
     if most is not None and int(value) > most:
@@ -21,14 +21,14 @@ def integer(name: str, value: object, least: int = 1, most: int | None = None) -
 
 
 def boolean(name: str, value: object) -> bool:
-    """True or False, or a ValueError that names it."""
+    """Return True or False, or raise a ValueError that names it."""
     if not isinstance(value, bool):
         raise ValueError(f"{name}: expected True or False, found {value!r}")
     return value
 
 
 def number(name: str, value: object, least: float = -math.inf) -> float:
-    """A finite number >= least, or a ValueError that names it."""
+    """Return a finite number >= least, or raise a ValueError that names it."""
     if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value) or value < least:
         bound = "" if least == -math.inf else f" >= {least:g}"
         raise ValueError(f"{name}: expected a finite number{bound}, found {value!r}")
@@ -36,14 +36,14 @@ def number(name: str, value: object, least: float = -math.inf) -> float:
 
 
 def positive(name: str, value: object) -> float:
-    """A finite number > 0, or a ValueError that names it."""
+    """Return a finite number > 0, or raise a ValueError that names it."""
     if number(name, value) <= 0:
         raise ValueError(f"{name}: expected a number > 0, found {value!r}")
     return float(value)  # type: ignore[arg-type]
 
 
 def shape(name: str, value: object, least: int = 1) -> tuple[int, ...]:
-    """At least so many positive integers; an integer d stands for (d,)."""
+    """Return a shape of at least `least` positive integers; an integer d stands for (d,)."""
     sizes = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     if len(sizes) < least:
         raise ValueError(f"{name}: expected at least {least} size, found {value!r}")
@@ -51,7 +51,7 @@ def shape(name: str, value: object, least: int = 1) -> tuple[int, ...]:
 
 
 def vector(name: str, value: object) -> int:
-    """The size d of a shape (d,)."""
+    """Return the size d of a shape (d,)."""
     sizes = shape(name, value)
     if len(sizes) != 1:
         raise ValueError(f"{name}: expected the shape of a vector, found {sizes}")
@@ -59,7 +59,7 @@ def vector(name: str, value: object) -> int:
 
 
 def member(kind: str, name: str, known: Iterable[str]) -> str:
-    """A known name, or a ValueError with the nearest ones."""
+    """Return a known name, or raise a ValueError that suggests a similar one."""
     known = sorted(known)
     if name in known:
         return name
@@ -69,7 +69,7 @@ def member(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def reason(error: Exception, last: bool = False) -> str:
-    """The first (or the last) line of what an error says, where a message has room for one."""
+    """The first (or the last) line of an error message, for use inside another message."""
     while str(error).startswith("Error while computing") and error.__cause__:
         error = error.__cause__  # type: ignore[assignment] # Pyro's, around the distribution's own
     lines = [line.strip().rstrip(":") for line in str(error).splitlines() if line.strip()]
@@ -77,7 +77,7 @@ def reason(error: Exception, last: bool = False) -> str:
 
 
 def event(x: Tensor, event_shape: tuple[int, ...]) -> None:
-    """Rows of the right shape, at least one."""
+    """Raise a ValueError unless x has rows of the right shape, at least one."""
     expected = ", ".join(["N", *map(str, event_shape)])
     if not isinstance(x, Tensor):
         raise ValueError(f"x: expected a tensor of shape ({expected}), found {type(x).__name__}")
@@ -88,13 +88,13 @@ def event(x: Tensor, event_shape: tuple[int, ...]) -> None:
 
 
 def real(name: str, x: Tensor) -> None:
-    """No complex numbers, whose imaginary part would be dropped without a word."""
+    """Raise a ValueError for complex numbers, because their imaginary part would be dropped silently."""
     if x.is_complex():
         raise ValueError(f"{name}: expected real numbers, found {x.dtype}")
 
 
 def finite(name: str, x: Tensor, missing: bool = False) -> None:
-    """No infinity, and no NaN unless entries may be missing."""
+    """Raise a ValueError for infinite values, and for NaN unless entries may be missing."""
     bad = torch.isinf(x) if missing else ~torch.isfinite(x)
     if bool(bad.any()):
         where = tuple(bad.nonzero()[0].tolist())
@@ -104,7 +104,7 @@ def finite(name: str, x: Tensor, missing: bool = False) -> None:
 
 
 def support(x: Tensor, constraint: Any, advice: str = "", name: str = "x", only: Tensor | None = None) -> None:
-    """Every value, or those where `only` is True, inside a distribution's support."""
+    """Raise a ValueError unless all values, or those where `only` is True, are in a distribution's support."""
     while isinstance(constraint, constraints.independent):
         constraint = constraint.base_constraint
     outside = ~constraint.check(x)
@@ -121,6 +121,6 @@ def support(x: Tensor, constraint: Any, advice: str = "", name: str = "x", only:
 
 
 def _of_bytes(x: Tensor) -> str:
-    """What to do with whole numbers from 0 to 255 that are no uint8: a likelihood of greys takes them in 255ths."""
+    """Advice for whole numbers from 0 to 255 as floats: a likelihood of grey values needs them divided by 255."""
     whole = x.is_floating_point() and bool(((x == x.round()) & (x >= 0) & (x <= 255)).all())
     return ". These are bytes as floats: divide them by 255, or give them as uint8" if whole and x.max() > 100 else ""

@@ -1,4 +1,4 @@
-"""Files that are never half-written, and never unpickled."""
+"""Reads and writes files that are never half-written, and never unpickled."""
 
 import errno
 import hashlib
@@ -21,11 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-# The file in a folder whose lock a process holds while it works there.
+# A process holds the lock on this file while it works in its folder.
 LOCK = ".lock"
-# The names of temporary files, which the next command removes where their process was killed.
+# The names of temporary files. If their process was killed, the next command removes them.
 _TEMPORARY = re.compile(r"\.(writable|[0-9a-f]+-.+)")
-# What a file system without locks answers.
+# The errors of a file system without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _KINDS = {
@@ -39,16 +39,16 @@ _KINDS = {
 
 
 class StorageError(OSError):
-    """A file that cannot be read or written where it is: the disk is full, or something else is in its place."""
+    """A file cannot be read or written: the disk is full, or something else is in its place."""
 
 
 class InUseError(ValueError):
-    """A folder in which another process is at work."""
+    """Another process is working in a folder."""
 
 
 @contextmanager
 def storing(path: Path) -> Iterator[None]:
-    """Raise a StorageError that names `path` where the file system refuses what is done inside."""
+    """Raise a StorageError that names `path` if the file system fails inside."""
     try:
         yield
     except StorageError:
@@ -58,10 +58,10 @@ def storing(path: Path) -> Iterator[None]:
 
 
 def check_file(path: Path) -> None:
-    """Raise a StorageError where something else than a file is in its place: to open a FIFO would wait for ever."""
+    """Raise a StorageError if there is something other than a file: opening a FIFO would wait for ever."""
     try:
         state = path.stat()
-    except OSError:  # it is missing, or cannot be reached, which opening it tells better
+    except OSError:  # missing or unreachable: opening it gives a better message
         return
     if not stat.S_ISREG(state.st_mode):
         raise StorageError(f"{path}: expected a file, found {_kind(state)}; move it away")
@@ -78,31 +78,31 @@ def read_text(path: Path) -> str:
 
 
 def check_name(path: Path) -> None:
-    """Raise a ValueError where a name is no single line."""
+    """Raise a ValueError if a name has line breaks or control characters."""
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in str(path)):
         raise ValueError(f"{str(path)!r}: expected a name without line breaks and other control characters")
 
 
 def check_folder(path: Path) -> None:
-    """Raise a ValueError where something else than a folder is in its place, or the name is no single line."""
+    """Raise a ValueError if there is something other than a folder, or if the name has line breaks."""
     check_name(path)
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path}: expected a directory, found a file")
 
 
 def check_no_link(path: Path) -> None:
-    """Raise a ValueError where a link is in the place of a folder that is written to: it may lead anywhere."""
+    """Raise a ValueError if a folder for output is a link, which may lead anywhere."""
     if path.is_symlink():
         raise ValueError(f"{path}: expected a directory, found a link to {os.readlink(path)!r}; remove or replace it")
 
 
 def make_folder(path: Path, new: bool = False) -> None:
-    """Make a folder, if it is not there.
+    """Make a folder, unless it exists.
 
     Raises:
-        ValueError: it cannot be made at this place.
-        StorageError: there is no room for it.
-        FileExistsError: it is there, and `new` is True.
+        ValueError: it cannot be made here.
+        StorageError: there is no space.
+        FileExistsError: it exists, and `new` is True.
     """
     check_name(path) if new else check_folder(path)
     try:
@@ -115,25 +115,25 @@ def make_folder(path: Path, new: bool = False) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise a StorageError if no file can be made in a folder."""
+    """Raise a StorageError if no file can be created in a folder."""
     with storing(path), tempfile.TemporaryFile(dir=path):
         pass
 
 
 @contextmanager
 def claimed(path: Path, new: bool = False) -> Iterator[Path]:
-    """A folder, made where there is none, that no other process can claim meanwhile; if it stays empty, it goes again.
+    """Make a folder if necessary, and claim it for this process. If it stays empty, it is removed.
 
-    The claim is a lock on the file .lock in it, which the system ends with the process, however that ends. On a file
-    system without locks another process can claim it, too.
+    The claim is a lock on the file .lock in the folder. The system releases it when the process ends, in any way. On a
+    file system without locks another process can claim the folder, too.
 
     Args:
         path: the folder.
-        new: it must not be there yet.
+        new: whether the folder must not exist yet.
 
     Raises:
         InUseError: another process has claimed it.
-        FileExistsError: it is there, and `new` is True.
+        FileExistsError: it exists, and `new` is True.
     """
     missing = [each for each in (path, *path.parents) if not each.exists()]
     make_folder(path, new)
@@ -141,7 +141,7 @@ def claimed(path: Path, new: bool = False) -> Iterator[Path]:
         with _locked(path):
             yield path
     finally:
-        with suppress(OSError):  # it is not empty
+        with suppress(OSError):  # the folder is not empty
             for each in missing:
                 each.rmdir()
 
@@ -173,13 +173,13 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # Windows removes no file that is open
+        with suppress(OSError):  # Windows does not remove an open file
             (path / LOCK).unlink()
         lock.release()
 
 
 def _lock(lock: BaseFileLock, path: Path) -> None:
-    """Take a lock, on the file that is at its place: who held it before may have removed another one meanwhile."""
+    """Take a lock on the file that is there now: a former holder may have removed another file meanwhile."""
     while True:
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -191,7 +191,7 @@ def _lock(lock: BaseFileLock, path: Path) -> None:
 
 
 def _identity(path: Path) -> int | None:
-    """Which file is at a place, None where there is none; a StorageError names what is no file."""
+    """The identity of a file, None if there is none; a StorageError names anything other than a file."""
     try:
         state = path.lstat()
     except FileNotFoundError:
@@ -202,7 +202,7 @@ def _identity(path: Path) -> int | None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files of processes that were killed, in the folder of a run and its figures."""
+    """Remove temporary files of killed processes from the folder of a run and its figures."""
     for place in (folder, folder / "figures"):
         for each in place.iterdir() if place.is_dir() else ():
             if _TEMPORARY.fullmatch(each.name):
@@ -211,18 +211,18 @@ def sweep(folder: Path) -> None:
 
 
 def _beside(path: Path, kind: str = "") -> Path:
-    """A name beside `path` for what will take its place: no one can have put a link there, since it is drawn."""
+    """A random name beside `path` for the file that will replace it: nobody can put a link there in advance."""
     return path.with_name(f".{os.getpid()}-{secrets.token_hex(8)}-{kind}{path.name}")
 
 
 def _create(path: Path) -> None:
-    """An empty file that was not there before."""
+    """Create an empty file; fail if it exists."""
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0), 0o666))
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which takes its place when all went well; a link there is itself replaced."""
+    """A temporary file beside `path`, which replaces it after success; a link at `path` is itself replaced."""
     check_file(path)
     temporary = _beside(path)
     try:
@@ -237,7 +237,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """The same of a folder, with all that is in it."""
+    """The same for a folder, with everything in it."""
     temporary, old = (_beside(path, f"{kind}-") for kind in ("new", "old"))
     with storing(path):
         temporary.mkdir()
@@ -255,7 +255,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """The whole content or nothing, also after a power cut."""
+    """Write the whole content or nothing, even after a power cut."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
         file.flush()
@@ -263,12 +263,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Indented JSON; NaN and what is infinite become null, since JSON has neither."""
+    """Write indented JSON; NaN and infinite values become null, because JSON has neither."""
     write_bytes(path, (json.dumps(_finite(value), indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What a file in JSON says; nothing where there is none, or a damaged one, which gives way to a new one."""
+    """Read a JSON file; returns {} for a missing or damaged file, which a new one replaces."""
     with suppress(FileNotFoundError, ValueError, RecursionError):
         found = json.loads(read_text(path))
         return found if isinstance(found, dict) else {}
@@ -284,14 +284,14 @@ def _finite(value: Any) -> Any:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], about: Any) -> None:
-    """Tensors as safetensors, with what JSON can say about them and a digest of both inside."""
+    """Write tensors as safetensors, together with JSON values `about` them and a digest of both."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(about, sort_keys=True)
     write_bytes(path, save(tensors, {"about": text, "sha256": digest(tensors, text)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """What `write_tensors` wrote; ValueError names a file that is missing, cut short or altered."""
+    """Read what `write_tensors` wrote; a ValueError names a file that is missing, truncated or altered."""
     check_file(path)
     try:
         with safe_open(path, "pt") as file:
@@ -310,7 +310,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
 
 
 def apart(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
-    """What JSON can say of tensors and numbers within lists and dicts; the tensors join `tensors`, as `name.*`."""
+    """Split nested tensors and numbers into a JSON value and tensors, which are added to `tensors` as `name.*`."""
     if isinstance(value, Tensor):
         tensors[name] = value
         return {"tensor": name}
@@ -324,7 +324,7 @@ def apart(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def together(said: Any, tensors: dict[str, Tensor]) -> Any:
-    """What `apart` took apart; tuples have become lists, and keys text."""
+    """Reverse `apart`; tuples have become lists, and keys text."""
     if isinstance(said, list):
         return [together(item, tensors) for item in said]
     if not isinstance(said, dict):
@@ -335,7 +335,7 @@ def together(said: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def digest(tensors: dict[str, Tensor], text: str) -> str:
-    """Of tensors, with their names, types and shapes, and of a text."""
+    """The digest of tensors, with their names, types and shapes, and of a text."""
     found = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -351,7 +351,7 @@ def sha256(path: Path) -> str:
 
 
 def append_line(path: Path, value: Any) -> None:
-    """One more line of JSON, with null as in `write_json`; never through a link."""
+    """Append a line of JSON, with null as in `write_json`; never through a link."""
     if path.is_symlink():
         raise ValueError(f"{path}: expected a file, found a link to {os.readlink(path)!r}; remove or replace it")
     check_file(path)
@@ -362,13 +362,13 @@ def append_line(path: Path, value: Any) -> None:
 
 
 def _no_link(path: str, flags: int) -> int:
-    """What `open` opens a file by, where a link is an error."""
+    """An opener for `open` that fails for a link."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 @contextmanager
 def overwriting(path: Path, mode: str = "w") -> Iterator[IO[str]]:
-    """A file for text ("w"), or the end of one ("a"); where it is a link, that gives way to a file."""
+    """A text file for writing ("w") or appending ("a"); a link is replaced by a file."""
     if path.is_symlink():
         path.unlink()
     with open(path, mode, opener=_no_link) as file:
@@ -376,12 +376,12 @@ def overwriting(path: Path, mode: str = "w") -> Iterator[IO[str]]:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder with all that is in it, or a link, but not what that leads to."""
+    """Remove a folder with everything in it, or a link without its target."""
     path.unlink() if path.is_symlink() else shutil.rmtree(path)
 
 
 def read_lines(path: Path) -> list[Any]:
-    """The lines of JSON, up to one that was cut short, or is none of ours."""
+    """Read JSON lines, up to a line that is truncated or invalid."""
     check_file(path)
     values = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
@@ -395,12 +395,12 @@ def read_lines(path: Path) -> list[Any]:
 
 
 def write_lines(path: Path, values: Iterable[Any]) -> None:
-    """A file of JSON lines."""
+    """Write a file of JSON lines."""
     write_bytes(path, "".join(json.dumps(value) + "\n" for value in values).encode())
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What `write_tensors` said about the tensors, which are not read: nothing where the file is damaged."""
+    """Read the JSON values of `write_tensors` without the tensors; {} for a damaged file."""
     check_file(path)
     with suppress(SafetensorError, OSError, KeyError, ValueError), safe_open(path, "pt") as file:
         said = json.loads(file.metadata()["about"])

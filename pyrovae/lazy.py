@@ -1,7 +1,7 @@
-"""Packages that take long to import: each is imported when one of its names is first used.
+"""Packages that take long to import; each is imported when one of its names is first used.
 
-`lazy_loader.load` would do the same, but it puts stand-ins into sys.modules. torch looks through all of them while it
-compiles (by `inspect.getmodule`), which imports every one, in the middle of torch's own imports, and fails.
+`lazy_loader.load` would do the same, but it puts proxies into sys.modules. While torch compiles, it inspects all
+modules there (by `inspect.getmodule`), which would import all proxies in the middle of torch's own imports, and fail.
 """
 
 from importlib import import_module
@@ -9,10 +9,10 @@ from typing import Any
 
 
 class LazyModule:
-    """A module that is not imported yet; its attributes are those of the module.
+    """A module that is imported at the first use of an attribute.
 
     Args:
-        name: of the module, as in an import statement.
+        name: name of the module, as in an import statement.
     """
 
     def __init__(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Modes of modules, for a while."""
+"""Context managers for the modes of modules."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import nn
 
 @contextmanager
 def mode(modules: Iterable[nn.Module], training: bool) -> Iterator[None]:
-    """Inside, the modules are in training or in evaluation mode; outside, each part is in the one in which it was."""
+    """Inside, the modules are in training or in evaluation mode; afterwards each part returns to its own mode."""
     modules = list(modules)
     parts = {part: part.training for module in modules for part in module.modules()}
     for module in modules:
@@ -23,8 +23,10 @@ def mode(modules: Iterable[nn.Module], training: bool) -> Iterator[None]:
 
 @contextmanager
 def channels_last(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Inside, modules with convolutions hold their kernels as processors and GPUs like them best; outside, as torch
-    does, and as Pyro's store does, which would copy any other layout."""
+    """Inside, modules with convolutions hold their kernels in the fastest memory layout (channels last).
+
+    Outside, they use torch's default layout, as Pyro's store does, which would copy any other layout.
+    """
     convolutional = [module for module in modules if any(value.ndim == 4 for value in module.parameters())]
     for module in convolutional:
         module.to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Random numbers that leave the process's own generators as they were."""
+"""Random numbers that do not change the state of the process's own generators."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @contextmanager
 def seeded(*seed: int) -> Iterator[None]:
-    """Inside, torch draws from a generator seeded by these integers; outside, nothing changed."""
+    """Inside, torch draws from a generator seeded by these integers; outside, nothing changes."""
     state = np.random.SeedSequence(seed).generate_state(2, np.uint32)
     with torch.random.fork_rng():
         torch.manual_seed(int(state[0]) << 32 | int(state[1]))
@@ -18,7 +18,7 @@ def seeded(*seed: int) -> Iterator[None]:
 
 
 class Stream:
-    """A private stream of torch's random numbers, entered as often as one likes: it goes on where it left off."""
+    """A private stream of torch's random numbers. You can enter it repeatedly; it continues where it stopped."""
 
     def __init__(self, *seed: int) -> None:
         with seeded(*seed):
@@ -40,7 +40,7 @@ def generators() -> list[Tensor]:
 
 
 def set_generators(states: list[Tensor]) -> None:
-    """Go on from these states of theirs."""
+    """Set torch's generators to these states."""
     torch.set_rng_state(states[0])
     if len(states) > 1:
         torch.cuda.set_rng_state_all(states[1:])

@@ -1,4 +1,4 @@
-"""Means, differences and areas of scores by row, each with its standard error."""
+"""Means and differences of scores by row, and areas under the ROC curve, each with its standard error."""
 
 import math
 
@@ -19,11 +19,11 @@ def mean(values: Tensor) -> dict[str, float]:
 def paired(differences: Tensor) -> dict[str, float]:
     """The mean of differences (S seeds, N data) of two scores of the same data: value, standard_error and margin.
 
-    standard_error = √(a² + b²), a that over the data of the means over the seeds, b that over the seeds, where there
-    are several, of the means over the data. What a datum is for one seed alone counts in both: a² + b² is in the mean
-    too large rather than too small. Yet b of few seeds is often far too small. margin = √((t_N a)² + (t_S b)²) allows
-    for that, t_n the 97.5 % quantile of Student's t with n - 1 degrees of freedom (12.7 of two seeds): a difference
-    whose expectation is nothing is larger once in twenty times, or more seldom.
+    standard_error = √(a² + b²). a is the standard error over the data of the means over the seeds; b, with several
+    seeds, is that over the seeds of the means over the data. Variation that is specific to one datum and one seed
+    counts in both, so a² + b² is on average too large rather than too small. But b from few seeds is often far too
+    small. So margin = √((t_N a)² + (t_S b)²), where t_n is the 97.5 % quantile of Student's t with n - 1 degrees of
+    freedom (12.7 for two seeds). If the expected difference is 0, it exceeds the margin at most once in twenty times.
     """
     parts = [mean(differences.mean(0)), *([mean(differences.mean(1))] if len(differences) > 1 else [])]
     errors, sizes = [part["standard_error"] for part in parts], differences.shape[::-1]
@@ -34,14 +34,20 @@ def paired(differences: Tensor) -> dict[str, float]:
 def auroc(normal: Tensor, anomalous: Tensor) -> dict[str, float]:
     """P(s' > s) + P(s' = s) / 2 for scores s of normal, s' of anomalous data: the area under the ROC curve.
 
-    The standard error is of the rows, not of the training; 0 where no two scores overlap.
+    The standard error is due to the rows, not to the training; it is 0 if the scores do not overlap.
     (DeLong, DeLong & Clarke-Pearson 1988)
 
     Args:
-        normal, anomalous: scores (N,) and (M,); infinite ones have their order.
+        normal, anomalous: scores (N,) and (M,); they may be infinite.
 
     Raises:
-        ValueError: fewer than two scores of a kind; NaN among them; not one dimension.
+        ValueError: there are fewer than two scores of a kind; a score is NaN; the scores have several dimensions.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.scores import auroc
+        >>> auroc(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]))["value"]  # (1/2 + 1 + 1 + 1) / 4
+        0.875
     """
     normal, anomalous = _vector("normal", normal), _vector("anomalous", anomalous)
     above, below = _share_below(anomalous, normal), _share_below(normal, anomalous)
@@ -50,7 +56,7 @@ def auroc(normal: Tensor, anomalous: Tensor) -> dict[str, float]:
 
 
 def _share_below(values: Tensor, scores: Tensor) -> Tensor:
-    """For each value the share of the scores below it, equal ones counted half."""
+    """For each value, the share of the scores below it; equal scores count half."""
     ordered = scores.sort().values
     below, not_above = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
     return (below + not_above).double() / (2 * len(scores))

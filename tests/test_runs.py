@@ -294,7 +294,7 @@ def test_a_damaged_state_is_named_and_the_previous_one_used(finished, monkeypatc
     content = bytearray(path.read_bytes())
     content[-9] ^= 1
     path.write_bytes({"cut": content[: len(content) // 2], "flipped": content, "emptied": b""}[damage])
-    with pytest.warns(UserWarning, match=r"last.safetensors: .*damaged.*; going on from previous.safetensors"):
+    with pytest.warns(UserWarning, match=r"last.safetensors: .*damaged.*; continuing from previous.safetensors"):
         assert train("runs/hurt", "--resume") == 0
     assert same_run(finished, "runs/hurt")
     for name in ("last", "previous"):

@@ -128,11 +128,11 @@ def test_a_damaged_state_does_not_replace_the_one_before(monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(files, "write_tensors", dies)
-        with pytest.warns(UserWarning, match="going on from previous"):
+        with pytest.warns(UserWarning, match="continuing from previous"):
             assert train("run", resume=True) == [2]
     after = files.read_tensors(Path("run/previous.safetensors"))[0]
     assert all(torch.equal(after[name], before[name]) for name in before)
-    with pytest.warns(UserWarning, match="going on from previous"):
+    with pytest.warns(UserWarning, match="continuing from previous"):
         assert train("run", resume=True) == [2, 3, 4]
     assert same("whole", "run")
 
@@ -156,7 +156,7 @@ def test_records_that_are_lost_or_altered_are_named_and_there_is_a_way_out(damag
         assert main(command) == 2
         message = capsys.readouterr().err
         assert message.startswith("pyrovae: run/metrics.jsonl: expected the records of all epochs to 2 as they were")
-        assert "delete it to go on without them" in message
+        assert "delete it to continue without them" in message
         assert message.count("\n") == 1
     path.unlink()
     with pytest.warns(UserWarning, match=r"run/metrics.jsonl: there is no such file; the curves begin after epoch 2"):
@@ -180,7 +180,7 @@ def test_a_damaged_environment_says_the_way_out(capsys):
     assert main(["train", "run", "--resume"]) == 2
     message = capsys.readouterr().err
     assert "run/environment.json: expected the environment of a run, found a damaged file" in message
-    assert "delete it to go on" in message
+    assert "delete it to continue" in message
     Path("run/environment.json").unlink()
     assert train("run", resume=True) == [3, 4]
     assert same("whole", "run")

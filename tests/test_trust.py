@@ -481,7 +481,7 @@ def test_a_package_in_the_working_directory_and_one_that_is_installed(tmp_path, 
 
 @pytest.mark.parametrize("trust", ["mine", ["os:system"], [""], ["a..b"], [3], [["a"]], 5, None])
 def test_what_is_no_list_of_modules_is_refused(trust, run):
-    with pytest.raises(ValueError, match="trust: expected names of modules, as"):
+    with pytest.raises(ValueError, match="trust: expected names of modules, such as"):
         pyrovae.load(run, trust=trust)
     assert len(trusted()) == 0
 

@@ -1,4 +1,4 @@
-"""What a model looks like: what it generates, reconstructs and encodes, and its program."""
+"""Figures of a model: its samples, reconstructions and codes, and its program."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ networkx = LazyModule("networkx")
 
 
 def draw(programs: Programs, split: Split, seed: int = 0) -> dict[str, Figure]:
-    """The figures of a model by their names, on held-out data. The seed is of the noise in them.
+    """The figures of a model by name, on held-out data. The seed is for the noise in them.
 
-    Of a model with latents that all rows share (`BayesianVAE`) they are those of the model `at` their means.
+    For a model with latents that all rows share (`BayesianVAE`) they show the model `at` the mean of these latents.
     """
     at = traits(programs).at
     programs = programs if at is None else at()
@@ -52,7 +52,7 @@ def draw(programs: Programs, split: Split, seed: int = 0) -> dict[str, Figure]:
 
 
 def _rows(programs: Programs, split: Split, n: int) -> tuple[Tensor, ...]:
-    """The programs' arguments for n rows at random; where labels are used and known, of those that have theirs."""
+    """The programs' arguments for n random rows; if labels are used and known, rows with labels."""
     some = at_random(len(split), ROWS)
     columns = [column[some] for column in split.columns[: len(wanted(programs).names)]]
     _, part = next(by_kind(programs, split[some], *columns))
@@ -60,7 +60,7 @@ def _rows(programs: Programs, split: Split, n: int) -> tuple[Tensor, ...]:
 
 
 def _generated(programs: Programs, n: int, given: dict[str, Any] | None = None, **labels: Any) -> dict[str, Any]:
-    """The sites of the model run for n new rows, with these latents."""
+    """The sites of the model run for n new rows, with these given latents."""
     model = poutine.condition(pair(programs)[0], given or {})
     return poutine.trace(model).get_trace(n=n, **labels).nodes
 
@@ -90,7 +90,7 @@ def _image_figures(programs: Programs, split: Split) -> dict[str, Figure]:
 
 
 def _completions(programs: Programs, split: Split) -> Figure:
-    """What is seen of images s, and what they may be: E[x|z, s] at draws of the prior, beside the truth."""
+    """The seen part s of images, and possible completions: E[x|z, s] at draws of the prior, with the truth."""
     (x,) = _rows(programs, split, 10)
     unseen: Any = traits(programs).likelihood
     with pyro.plate("completions", 8, dim=-2):
@@ -112,7 +112,7 @@ def _interpolation(programs: Programs, x: Tensor, ends: dict[str, Tensor]) -> Fi
 
 
 def _labelled(programs: Programs, args: tuple[Tensor, ...], ends: dict[str, Tensor]) -> dict[str, Figure]:
-    """Each class at the same latents: those of new draws, and those of images, whose style the classes take on."""
+    """Each class at the same latents: latents of new draws, and latents of images, whose style the classes adopt."""
     x, y = args
     if not isinstance(traits(programs).label, OneHotCategorical):
         return {}
@@ -146,7 +146,7 @@ def _vector_figures(programs: Programs, split: Split) -> dict[str, Figure]:
 
 
 def _codes(programs: Programs, split: Split) -> dict[str, Tensor]:
-    """E_q[z|x] of each latent site that is no class, for the rows in their places."""
+    """E_q[z|x] of each latent site that is not a class, for the rows in their order."""
     codes: dict[str, list[Tensor]] = {}
     places: list[Tensor] = []
     for number, block in enumerate(blocks(split, ROWS, wanted(programs))):
@@ -160,12 +160,12 @@ def _codes(programs: Programs, split: Split) -> dict[str, Tensor]:
 
 
 def _labels(split: Split) -> Tensor | None:
-    """One number for each row, by which to colour it."""
+    """One number for each row that determines its colour."""
     return split.y if isinstance(split.y, Tensor) and split.y.ndim == 1 else None
 
 
 def _latents(programs: Programs, split: Split, codes: dict[str, Tensor], side: int = 20) -> dict[str, Figure]:
-    """The codes of each latent site; with two latents, beside the plane of them decoded."""
+    """The codes of each latent site; with two latents, also the decoded plane."""
     return {
         "latents" if len(codes) == 1 else f"latents-{name}": _plane(programs, split, name, each, _labels(split), side)
         for name, each in codes.items()
@@ -173,7 +173,7 @@ def _latents(programs: Programs, split: Split, codes: dict[str, Tensor], side: i
 
 
 def _clusters(programs: Programs, split: Split, codes: dict[str, Tensor]) -> dict[str, Figure]:
-    """The codes by cluster and by label; of images what each cluster generates, and those it is surest of."""
+    """The codes by cluster and by label; for images also what each cluster generates, and its most certain images."""
     share, labels = responsibilities(programs, split), _labels(split)
     by = {r"cluster $\mathrm{argmax}_y\, q(y|x)$": _as_matched(share.argmax(1), labels).numpy()}
     by |= {} if labels is None else {"label": labels.numpy()}
@@ -185,7 +185,7 @@ def _clusters(programs: Programs, split: Split, codes: dict[str, Tensor]) -> dic
 
 
 def _as_matched(clusters: Tensor, labels: Tensor | None) -> Tensor:
-    """Clusters by the label that each matches, so that both have one colour; those that match none come after."""
+    """Clusters numbered by the labels that they match, so that both have the same colour; unmatched ones come last."""
     if labels is None or labels.is_floating_point() or len(labels[known(labels)].unique()) < 2:
         return clusters
     matching = agreement(clusters, labels)["matching"]
@@ -224,7 +224,7 @@ def _plane(programs: Programs, split: Split, name: str, codes: Tensor, labels: T
 
 
 def _program(programs: Programs, split: Split) -> Figure:
-    """Both programs as they run on rows without labels, where the guide can do without: y is then a latent."""
+    """The graph of both programs, run on rows without labels if the guide allows it: then y is a latent."""
     model, guide = pair(programs)
     args = _rows(programs, split, 2)[: 1 if classifies(programs) else None]
     given = dict(zip("xy", args, strict=False))
@@ -235,21 +235,21 @@ def _program(programs: Programs, split: Split) -> Figure:
     edges = _edges(model, args)
     try:
         inferred = _edges(inferring, args)
-    except ValueError:  # of a flow without an inverse, which knows its own sample only as it drew it
+    except ValueError:  # a flow without an inverse can score its sample only as it was drawn
         inferred = [(x, z) for x in given for z in sites(traces(model, guide, 1, *args)[0], False)]
     graph = networkx.DiGraph(edges)
-    graph.add_nodes_from(given)  # where there are no latents, all there is
+    graph.add_nodes_from(given)  # without latents the graph would be empty
     levels = {site: level for level, sites in enumerate(networkx.topological_generations(graph)) for site in sites}
     return plots.program_graph(levels, edges, inferred, list(given), "N")
 
 
 def _edges(program: Program, args: tuple[Tensor, ...]) -> list[tuple[str, str]]:
-    """(parent, child) of the sites of a program."""
+    """(parent, child) pairs of the sites of a program."""
     relations = get_model_relations(program, args, include_deterministic=True)["sample_sample"]
     return [(parent, child) for child, parents in relations.items() for parent in parents if parent != child]
 
 
 def _is_real(programs: Programs) -> bool:
-    """Whether z may be any real vector, as far as a prior says."""
+    """Whether z may be any real vector, according to the prior."""
     prior = traits(programs).prior
     return prior is None or prior.space == Prior.space

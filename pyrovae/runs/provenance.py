@@ -1,4 +1,4 @@
-"""What a result was made with."""
+"""The environment in which a result was made."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ import torch
 
 
 def surroundings() -> dict[str, Any]:
-    """What a result was made with: versions, commit, machine, threads."""
+    """The environment of a result: versions, commit, machine, threads."""
     packages = ("pyrovae", "torch", "torchvision", "pyro-ppl", "numpy")
     return {
         "python": platform.python_version(),
@@ -24,10 +24,10 @@ def surroundings() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Of the package's own checkout, with "-dirty" where code or recipes differ; what runs wrote does not count.
+    """The commit of the package's own checkout, with "-dirty" if code or recipes differ; output of runs does not count.
 
-    None where the package is installed without its history. The working directory is not asked: it may be a stranger's
-    run, and the settings of a repository can run programs.
+    None if the package is installed without its history. The working directory is not used: it may be a stranger's run,
+    and the settings of a repository can run programs.
     """
     try:
         if not _git("ls-files", "--", "__init__.py"):
@@ -40,11 +40,11 @@ def _commit() -> str | None:
 
 
 PACKAGE = Path(__file__).parents[1]
-# Settings that would start a program of a repository's choice.
+# Settings with which a repository could start programs.
 QUIET = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
 
 
 def _git(*words: str) -> str:
-    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}  # status then writes no index, after which a hook would run
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}  # so that status writes no index, which would trigger a hook
     command = ["git", "-C", str(PACKAGE), *QUIET, *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=10, env=environment).stdout.strip()

@@ -1,4 +1,4 @@
-"""The second stage: the weights of a run go in, evaluation.json and the scores of each datum come out."""
+"""The second stage: from the weights of a run to evaluation.json and the scores of each datum."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from pyrovae.runs.ties import check_tie, check_weights, tie, weights_digest
 from pyrovae.runs.training import check_data_of, load
 from pyrovae.runs.trust import flags
 
-# What is kept of each datum, and what scores are of: they are those of evaluation.json where it agrees in all of it.
+# The scores that are kept for each datum, and the fields in which they must agree with evaluation.json.
 SCORES = ("elbo", "reconstruction", "kl", "log_likelihood", "monte_carlo_error")
 SCORED = ("weights_sha256", "data", "data_sha256", "split", "binarize", "rows", "particles", "seed", "measure")
 
@@ -37,18 +37,18 @@ def evaluate(
     rows: int = 200,
     trust: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """evaluation.json: the numbers of `pyrovae.evaluate` for a run's best weights, and what they are numbers of.
+    """Write evaluation.json: the results of `pyrovae.evaluate` for a run's best weights, and how they were computed.
 
-    Interrupted, it goes on where it was when the same is asked again.
+    After an interruption, the same call continues where it stopped.
 
     Args:
         path: the run's directory.
         particles: importance samples; 0 is the recipe's number.
-        split: test, valid or train; empty is the first of them that the data have.
-        seed: of the noise.
-        parts, rows: of an `examine`, whose numbers stand under "examination" and whose figures join the others. Parts
-            examined before stay where weights, data, split, binarisation and seed are the same; else they and their
-            figures go.
+        split: test, valid or train; empty is the first of these that exists.
+        seed: seed of the noise.
+        parts, rows: options of an `examine`. Its numbers are stored under "examination", and its figures with the
+            others. Earlier parts stay if weights, data, split, binarisation and seed are the same; otherwise they and
+            their figures are removed.
         trust: as in `load`.
     """
     files.check_no_link(path / "figures")
@@ -91,22 +91,22 @@ def evaluate(
         results["command"] += f" --examine {','.join(parts)} --rows {rows}"
         for found, figures in examining(model, part, splits.train if name != "train" else None, parts, rows, seed):
             results["examination"] = results.get("examination", {}) | found.numbers
-            files.write_json(path / "evaluation.json", results)  # after each part: the next may fail
+            files.write_json(path / "evaluation.json", results)  # after each part, because the next may fail
             plots.write_figures(path / "figures", figures)
     return results
 
 
 def evaluation(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `evaluate` wrote: evaluation.json, and the SCORES of each datum, none where an earlier version made it.
+    """Read the results of `evaluate`: evaluation.json, and the SCORES of each datum (none from an earlier version).
 
     Raises:
-        ValueError: there is no evaluation; one of the files is damaged, or they are of two evaluations, of another
-            recipe than run.toml, or of other weights than best.safetensors.
+        ValueError: there is no evaluation; a file is damaged, or the files belong to two evaluations, to another recipe
+            than run.toml, or to other weights than best.safetensors.
     """
     try:
         found = json.loads(files.read_text(path / "evaluation.json"))
     except FileNotFoundError:
-        raise ValueError(f"{path}: expected a run that is evaluated, found no evaluation.json") from None
+        raise ValueError(f"{path}: expected an evaluated run, found no evaluation.json") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path / 'evaluation.json'}: expected JSON, found a damaged file ({error})") from None
     if not isinstance(found, dict):
@@ -126,8 +126,7 @@ def evaluation(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _examined(path: Path, results: dict[str, Any]) -> dict[str, Any]:
-    """The examination that stands beside the results in evaluation.json, if it is of the same; if not, no figure of it
-    stays."""
+    """The earlier examination in evaluation.json, if it has the same weights and data; else remove its figures."""
     old = {"data_sha256": results["data_sha256"]} | _earlier(path / "evaluation.json")
     if old.get("weights_sha256") == files.sha256(path / "best.safetensors"):  # as earlier versions wrote it
         old["weights_sha256"] = results["weights_sha256"]
@@ -142,7 +141,7 @@ def _examined(path: Path, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _earlier(path: Path) -> dict[str, Any]:
-    """What is in an evaluation.json; nothing where it is damaged, or says what none can say."""
+    """The content of evaluation.json; {} if it is damaged or invalid."""
     found = files.read_json(path)
     with suppress(ValueError):
         values.check(path, found, values.EVALUATION)
@@ -151,7 +150,7 @@ def _earlier(path: Path) -> dict[str, Any]:
 
 
 def _bits(results: dict[str, Any], dimensions: int, dequantized: bool) -> dict[str, float] | None:
-    """The log-likelihood in bits per dimension; None where its measure has none."""
+    """The log-likelihood in bits per dimension; None if its measure has none."""
     score = results["log_likelihood"]
     try:
         value = bits_per_dimension(score["value"], dimensions, Measure(**results["measure_fields"]), dequantized)
@@ -161,9 +160,9 @@ def _bits(results: dict[str, Any], dimensions: int, dequantized: bool) -> dict[s
 
 
 def part_of(splits: Splits, name: str = "") -> tuple[str, Split]:
-    """A part of the data and its name; without a name the first of test, valid and train that there is."""
+    """A part of the data and its name; without a name the first of test, valid and train that exists."""
     parts = {each: part for each in ("test", "valid", "train") if (part := getattr(splits, each))}
     name = name or next(iter(parts))
     if checks.member("split", name, ("test", "valid", "train")) not in parts:
-        raise ValueError(f"split: expected one of {', '.join(parts)}, which the data have, found {name!r}")
+        raise ValueError(f"split: expected one of {', '.join(parts)}, found {name!r}")
     return name, parts[name]

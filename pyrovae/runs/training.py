@@ -1,4 +1,4 @@
-"""The first stage: run.toml goes in, weights and curves come out."""
+"""The first stage: from run.toml to weights and curves."""
 
 import shutil
 import warnings
@@ -25,15 +25,15 @@ OUTPUTS = (
     *(METRICS, "best.safetensors", "last.safetensors", "previous.safetensors"),
     *("evaluation.json", "scores.safetensors"),
 )
-# The folders of a run that are written to: a link in their place would lead out of it.
+# The output folders of a run: a link in their place would lead out of it.
 FOLDERS = ("figures", *trackers.TRACKERS)
 
 
 def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
-    """Check all that a training needs before any work: the directory, the recipe, the data, the state to go on from.
+    """Check everything that a training needs before any work: directory, recipe, data, and the state to continue from.
 
     Raises:
-        ValueError: the directory holds another run, or none to resume; a recipe or data that cannot be meant.
+        ValueError: the directory contains another run, or none to resume; the recipe or the data are invalid.
     """
     trackers.check(asked.tracker)
     files.check_folder(path)
@@ -41,12 +41,12 @@ def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
         files.check_no_link(path / name)
     occupied = [name for name in OUTPUTS if (path / name).exists()]
     if occupied and not resume:
-        raise ValueError(f"{path} already holds a run ({occupied[0]}): --resume goes on with it, --name starts another")
+        raise ValueError(f"{path} already holds a run ({occupied[0]}): --resume continues it, --name starts another")
     if resume or _begun(path):
         recipe.check_same(path, vars(recipe.read(path / "run.toml")), vars(asked), "--name starts another run")
     state = _last_state(path, asked) if resume else None
     splits = build.splits(asked)
-    # What "auto" found in the first part is what the second part uses.
+    # A resumed training uses the choices that "auto" made in the first part.
     chosen = asked if state is None else replace(asked, matmul=state[1]["matmul"])
     model = build.model(asked, splits.event_shape, splits.num_classes, len(splits.train))
     training = build.training(chosen, model, splits)
@@ -69,20 +69,20 @@ def prepare(path: Path, asked: Recipe, resume: bool = False) -> Training:
 
 
 def _begun(path: Path) -> bool:
-    """Whether there is something of a run in a folder; what is hidden is a lock, or was left by a killed process."""
+    """Whether a folder contains files of a run; hidden files are locks, or were left by a killed process."""
     return path.exists() and any(not each.name.startswith(".") for each in path.iterdir())
 
 
 def same_data(path: Path, splits: Splits, advice: str, state: Mapping[str, Any] | None = None) -> None:
-    """Raise a ValueError if a run's training data, or those that it was evaluated on, are others by now.
+    """Raise a ValueError if a run's training data, or the data of its evaluation, have changed.
 
-    What an earlier version made says nothing of them.
+    Files of earlier versions do not contain their digests.
 
     Args:
         path: the run's directory.
-        splits: the data as they are now.
-        advice: what else can be done.
-        state: what the state says that the training goes on from.
+        splits: the present data.
+        advice: the alternative, for the message.
+        state: the metadata of the state from which the training continues.
     """
     made, found = (files.read_json(path / name) for name in ("environment.json", "evaluation.json"))
     values.check(path / "environment.json", made, values.ENVIRONMENT)
@@ -100,10 +100,10 @@ def same_data(path: Path, splits: Splits, advice: str, state: Mapping[str, Any] 
 
 
 def check_data_of(path: Path, splits: Splits) -> None:
-    """Raise a ValueError if the rows that the weights of a run were trained on are others by now.
+    """Raise a ValueError if the training rows of a run have changed.
 
-    Numbers of other held-out rows could be of rows that were trained on. Where those that it was evaluated on are
-    others, and its training rows are not, a warning says so.
+    With other training rows, held-out rows may be rows that were trained on. If only the rows of the evaluation have
+    changed, there is a warning.
     """
     trained_on = files.read_about(path / "best.safetensors").get("data_sha256", splits.train.sha256)
     if trained_on != splits.train.sha256:
@@ -119,15 +119,15 @@ def check_data_of(path: Path, splits: Splits) -> None:
 
 
 def train(path: Path, asked: Recipe, training: Training) -> None:
-    """Carry out a prepared training; after every epoch the directory holds all that is needed to go on from there.
+    """Run a prepared training; after every epoch the directory contains everything that is needed to continue.
 
     Raises:
-        StorageError: a file cannot be written; what was written before is kept.
+        StorageError: a file cannot be written; earlier files are kept.
     """
     try:
         _train(path, asked, training)
     except files.StorageError as error:
-        raise files.StorageError(f"{error}; then go on with: pyrovae train {path} --resume") from error
+        raise files.StorageError(f"{error}; then continue with: pyrovae train {path} --resume") from error
 
 
 def _train(path: Path, asked: Recipe, training: Training) -> None:
@@ -146,7 +146,7 @@ def _train(path: Path, asked: Recipe, training: Training) -> None:
 
 
 def _seconds(path: Path) -> dict[str, float]:
-    """How long all epochs took; nothing where the records of some are gone."""
+    """The duration of all epochs; {} if some records are lost."""
     made = records(path)
     return {"training_seconds": sum(record["seconds"] for record in made)} if made and made[0]["epoch"] == 1 else {}
 
@@ -154,7 +154,7 @@ def _seconds(path: Path) -> dict[str, float]:
 def _write_state(path: Path, training: Training, asked: Recipe) -> None:
     tensors, about = training.state()
     last, about = path / "last.safetensors", about | {"metrics": metrics_tie(path)}
-    if _whole(last):  # and will, at every moment: a copy, so that an interruption between the two loses no epoch
+    if _whole(last):  # and stays so: a copy, so that an interruption between the two loses no epoch
         with files.replacing(path / "previous.safetensors") as temporary:
             shutil.copyfile(last, temporary)
     files.write_tensors(last, tensors, about | _place(training) | _made_for(training, asked))
@@ -169,7 +169,7 @@ def _whole(path: Path) -> bool:
 
 
 def _made_for(training: Training, asked: Recipe) -> dict[str, Any]:
-    """What a model is built from, and what else weights are of."""
+    """The arguments from which the model was built, and other facts about its weights."""
     return {
         "epoch": training.epoch,
         "event_shape": training.programs.event_shape,
@@ -186,7 +186,7 @@ def _data(training: Training) -> Split:
 
 
 def _last_state(path: Path, asked: Recipe) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest state that is whole, of this recipe and these records; None if no epoch was finished."""
+    """The newest undamaged state, which must match this recipe and these records; None if no epoch was finished."""
     present = [path / name for name in ("last.safetensors", "previous.safetensors") if (path / name).exists()]
     damaged = []
     for candidate in present:
@@ -197,7 +197,7 @@ def _last_state(path: Path, asked: Recipe) -> tuple[dict[str, Tensor], dict[str,
             damaged.append(str(error))
             continue
         for message in damaged:
-            warnings.warn(f"{message}; going on from {candidate.name}, one epoch earlier", stacklevel=3)
+            warnings.warn(f"{message}; continuing from {candidate.name}, one epoch earlier", stacklevel=3)
         check_tie(candidate, state[1], asked)
         check_metrics(path, state[1])
         return state
@@ -207,7 +207,7 @@ def _last_state(path: Path, asked: Recipe) -> tuple[dict[str, Tensor], dict[str,
 
 
 def _place(training: Training) -> dict[str, Any]:
-    """What else the bits of a training depend on."""
+    """Other facts on which the exact result of a training depends."""
     return {
         "threads": torch.get_num_threads(),
         "device": str(placement(training.programs)[0]),
@@ -221,7 +221,7 @@ def _same_place(path: Path, about: dict[str, Any], training: Training) -> None:
     for name, now in _place(training).items():
         if about[name] != now:
             warnings.warn(
-                f"{path} was trained with {name} {about[name]}, now {now}: it goes on, but not to the same bits",
+                f"{path} was trained with {name} {about[name]}, now {now}: the result will not be bit-identical",
                 stacklevel=3,
             )
 
@@ -248,11 +248,11 @@ def load(path: str | Path, weights: str = "best", trust: Sequence[str] = ()) -> 
     Args:
         path: the run's directory.
         weights: "best" (by validation loss) or "last".
-        trust: modules whose code it may run, by their exact names: those of its parts "module:Class". Without them a
-            run is data, and none of its code is run.
+        trust: exact names of modules whose code may run, for parts "module:Class". By default a run is only data, and
+            no code of it is run.
 
     Raises:
-        ValueError: not a run, one whose weights are missing or damaged, or one that needs a module to be trusted.
+        ValueError: it is not a run; its weights are missing or damaged; it needs a module that is not trusted.
     """
     checks.member("weights", weights, ("best", "last"))
     path = Path(path)
@@ -274,7 +274,7 @@ def load(path: str | Path, weights: str = "best", trust: Sequence[str] = ()) -> 
 
 
 def _sizes(file: Path, about: Any) -> tuple[tuple[int, ...], int | None, int | None]:
-    """What `_made_for` wrote that a model is built from: event_shape, num_classes, training_rows."""
+    """The arguments of the model that `_made_for` wrote: event_shape, num_classes, training_rows."""
     about = about if isinstance(about, dict) else {}
     try:
         shape = checks.shape("event_shape", about.get("event_shape"))
@@ -286,7 +286,7 @@ def _sizes(file: Path, about: Any) -> tuple[tuple[int, ...], int | None, int | N
 
 
 def effort(path: Path) -> dict[str, float]:
-    """What a training took, as far as its files say: its seconds, threads and steps, and the programs' parameters."""
+    """The cost of a training, as far as its files say: seconds, threads, steps, and the number of parameters."""
     made = files.read_json(path / "environment.json")
     values.check(path / "environment.json", made, values.ENVIRONMENT)
     said = {"seconds": made.get("training_seconds")} | {name: made.get(name) for name in ("threads", "parameters")}
@@ -295,10 +295,10 @@ def effort(path: Path) -> dict[str, float]:
 
 
 def metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a training, one an epoch; none where there is no metrics.jsonl.
+    """The records of a training, one for each epoch; none if there is no metrics.jsonl.
 
     Raises:
-        ValueError: some of those that the last state was written after are lost or altered.
+        ValueError: records that existed when the last state was written are lost or altered.
     """
     if (path / METRICS).exists() and (about := files.read_about(path / "last.safetensors")):
         check_metrics(path, about)

@@ -1,6 +1,6 @@
-"""Whose code may run. A name in a file is data; only the call at hand can trust a module, by its exact name.
+"""Decides whose code may run. A name in a file is data; only the current call can trust a module, by its exact name.
 
-Nothing in a folder grants trust, nor its owner, nor PYTHONPATH: a run may come from a stranger.
+Nothing in a folder grants trust, nor its owner, nor PYTHONPATH, because a run may come from a stranger.
 """
 
 import importlib
@@ -19,15 +19,15 @@ _TRUSTED: ContextVar[frozenset[str]] = ContextVar("trusted", default=frozenset()
 
 @contextmanager
 def trusting(modules: Iterable[str]) -> Iterator[None]:
-    """Inside, a name "module:Class" may stand for a part of one of these modules, too: importing it runs its code.
+    """Inside, a name "module:Class" may also refer to a part of one of these modules; importing it runs its code.
 
     Raises:
-        ValueError: what is no name of a module, or one text in place of several.
+        ValueError: something is not the name of a module, or a single text is given instead of several.
     """
     several = isinstance(modules, Iterable) and not isinstance(modules, str)
     names = list(modules) if several else []
     if not several or not all(map(_is_name, names)):
-        raise ValueError(f"trust: expected names of modules, as ('my_module',), found {modules!r}")
+        raise ValueError(f"trust: expected names of modules, such as ('my_module',), found {modules!r}")
     token = _TRUSTED.set(_TRUSTED.get().union(names))
     try:
         yield
@@ -40,26 +40,26 @@ def _is_name(name: object) -> bool:
 
 
 def trusted() -> list[str]:
-    """The modules that are trusted at present."""
+    """The modules that are trusted now."""
     return sorted(_TRUSTED.get())
 
 
 def modules_of(texts: Iterable[Any]) -> list[str]:
-    """The modules of those texts that name a part outside of pyrovae, "module:Class" or "module:Class(option=1)"."""
+    """The modules in the texts that name a part outside of pyrovae, "module:Class" or "module:Class(option=1)"."""
     heads = [text.partition("(")[0].strip() for text in texts if isinstance(text, str)]
     return list(dict.fromkeys(head.partition(":")[0] for head in heads if ":" in head))
 
 
 def flags(modules: Iterable[str]) -> list[str]:
-    """The words of a command line that trust these modules."""
+    """The command-line arguments that trust these modules."""
     return [word for module in modules for word in ("--trust", module)]
 
 
 def imported(module: str) -> ModuleType:
-    """A trusted module: installed, or a file in the working directory.
+    """Import a trusted module: an installed one, or a file in the working directory.
 
-    The working directory itself is on no path meanwhile. What a trusted module imports is looked for there only if it
-    is trusted, too: else a file named like an optional requirement of an installed package would run.
+    Meanwhile the working directory is not on the path. Modules that a trusted module imports are found there only if
+    they are trusted, too; otherwise a file named like an optional dependency of an installed package would run.
     """
     assert module in _TRUSTED.get(), module
     importlib.invalidate_caches()
@@ -74,7 +74,7 @@ def imported(module: str) -> ModuleType:
 
 
 class _WorkingDirectory:
-    """Finds trusted modules, the packages that hold them, and nothing else in the working directory."""
+    """Finds trusted modules and the packages that contain them in the working directory, and nothing else."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:

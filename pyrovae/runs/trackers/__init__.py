@@ -1,6 +1,6 @@
-"""Trackers: programs that show the curves of a training, beside metrics.jsonl. Each is a package of its own, an extra.
+"""Trackers: programs that show the curves of a training, in addition to metrics.jsonl. Each needs its own package.
 
-A tracker is a module here with a function `curves(folder, first)`; its name is that of the package and of the folder.
+A tracker is a module here with a function `curves(folder, first)`; it has the name of the package and of the folder.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,19 +19,19 @@ Add = Callable[[int, Mapping[str, float]], None]
 
 
 def check(name: str) -> None:
-    """Raise a ValueError unless a tracker is known and its package is installed; "" is none."""
+    """Raise a ValueError unless the tracker is known and its package is installed; "" is no tracker."""
     if name and find_spec(checks.member("tracker", name, TRACKERS)) is None:
         raise ValueError(f"tracker: expected the package {name}, found none; pip install 'pyrovae[{name}]'")
 
 
 @contextmanager
 def curves(name: str, path: Path, first: int) -> Iterator[Add]:
-    """A function of an epoch and its numbers that hands them to a run's tracker, if it has one.
+    """A function that passes an epoch and its numbers to a run's tracker, if it has one.
 
     Args:
-        name: the tracker; "" is none.
+        name: the tracker; "" for none.
         path: the run's directory.
-        first: the epoch from which the curves go on; what an interrupted training had beyond it is dropped.
+        first: the epoch at which the curves continue; later points of an interrupted training are dropped.
     """
     if not name:
         yield lambda epoch, numbers: None

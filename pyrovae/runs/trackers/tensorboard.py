@@ -1,4 +1,4 @@
-"""The curves of a training, as TensorBoard reads them."""
+"""The curves of a training for TensorBoard."""
 
 import os
 import time
@@ -16,10 +16,10 @@ from pyrovae import files
 
 @contextmanager
 def curves(folder: Path, first: int) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """A function of an epoch and its numbers that adds them to the curves in `folder`.
+    """A function that adds an epoch and its numbers to the curves in `folder`.
 
-    Curves of earlier files end before the epoch `first`. torch's SummaryWriter writes from a thread of its own, which
-    on a full disk prints a traceback; this one writes at once, and raises a StorageError.
+    Curves of earlier files end before the epoch `first`. torch's SummaryWriter writes from a thread, which prints a
+    traceback if the disk is full; this writer writes immediately, and raises a StorageError.
     """
     with files.storing(folder):
         folder.mkdir(exist_ok=True)
