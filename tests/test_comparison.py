@@ -110,7 +110,7 @@ def test_a_model_with_uncertain_weights_is_ranked_among_the_others(capsys):
         assert shown[:2] == [f"{row[score]['value']:.2f}" for score in ("elbo", "log_likelihood")]
 
 
-BOUND = "log p(x) by 100 importance samples, a lower bound in the mean, which a nearer guide tightens"
+BOUND = "log p(x) by 100 importance samples, a lower bound on average, tighter for a guide closer to the posterior"
 
 
 def results(root, name, log_p, measure, scores=None, **other):
@@ -277,7 +277,7 @@ def test_unlike_seeds_are_ranked_by_those_that_all_share(tmp_path):
     assert "b has the highest bound on log p(x); the next, a, is behind by 0.6" in page.text
     assert "no lead is claimed with 1 seed, compare at least 3" in page.text
     for text in (table, page.text):
-        assert "ot all have the same seeds: the order, and how far behind, is by those that all share: 0" in text
+        assert "he rows have different seeds: the order and the differences use the common ones: 0" in text
 
 
 def test_where_no_seed_is_shared_there_is_no_order(tmp_path):
@@ -287,7 +287,7 @@ def test_where_no_seed_is_shared_there_is_no_order(tmp_path):
     both = found(tmp_path, asked)
     assert [(row["place"], row.get("behind")) for row in both.rows] == [(None, None)] * 2
     text = read(both.html()).text
-    assert "Not all have the same seeds, and none is shared by all: this is no order" in text
+    assert "The rows have different seeds, and none in common: there is no order" in text
     assert "highest" not in text
     assert list(numbers_of(str(both))) == ["`a`", "`b`"]
 
@@ -685,7 +685,7 @@ def test_the_same_margin_is_in_every_form(tmp_path, spread, clear):
     (_, of_csv) = csv.DictReader((tmp_path / "compare.csv").read_text().splitlines())
     assert of_json["margin"] == float(of_csv["behind_margin"]) == pytest.approx(margin, rel=1e-4)
     for text in (str(both), page.text):
-        assert "ehind the best: mean difference ± its 95 % margin over the data and 3 seeds; it allows for" in text
+        assert "ehind the best: mean difference ± its 95 % margin over the data and 3 seeds; it accounts for" in text
 
 
 def test_what_is_written_by_others_is_text_in_the_page(tmp_path):

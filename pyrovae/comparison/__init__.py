@@ -1,6 +1,6 @@
-"""Comparisons: a grid of runs, one table for each measure, and a page that shows all of it.
+"""Comparisons: a grid of runs, one table for each measure, and a page that shows everything.
 
-compare.toml     the grid, which `pyrovae compare ROOT` carries out or goes on with
+compare.toml     the grid, which `pyrovae compare ROOT` runs or continues
 compare.md       the tables that it prints
 compare.json     their rows, with all numbers; compare.csv: the same, flat
 report.html      the tables, curves, pictures and recipes on one page
@@ -23,20 +23,26 @@ from pyrovae.runs.trust import trusting
 
 
 def compare(root: str | Path, *, jobs: int = 0, trust: Sequence[str] = (), **options: Any) -> "Comparison":
-    """Carry out a grid of runs in parallel processes, or what is left of it, and compare what they found.
+    """Run a grid, or the rest of it, in parallel processes, and compare the results.
 
-    `print` shows the result as one table for each measure; ROOT/report.html as a page. In a root with a compare.toml
-    that is the grid: options beside it must agree.
+    `print` shows the result as one table for each measure; ROOT/report.html is a page. If the root contains a
+    compare.toml, that is the grid, and further options must agree with it.
 
     Args:
         root: folder of the runs.
-        jobs: runs at a time; 0 is as many as there are cores.
-        trust: modules whose code a compare.toml may name, "module:Class"; what the options name is trusted.
-        options: axes (`guides=["diagonal-normal", "iaf"]`, see `grid.AXES`); what does not vary, as in a run.toml
-            (`data="digits"`); `seeds`, runs of each combination; `gaps`, rows of which the guide's gaps are told.
+        jobs: number of runs at a time; 0 is one for each core.
+        trust: modules whose code a compare.toml may use, "module:Class"; modules in `options` are trusted.
+        options: axes (`guides=["diagonal-normal", "iaf"]`, see `grid.AXES`); constant options, as in a run.toml
+            (`data="digits"`); `seeds`, the number of runs of each combination; `gaps`, the number of rows for which the
+            guide's gaps are computed.
 
     Raises:
-        ValueError: before any run, where these cannot be meant. A run that fails raises nothing: it stands in `failed`.
+        ValueError: before any run, if the options are invalid. A run that fails raises no error: it is listed in
+            `failed`.
+
+    Example:
+        >>> import pyrovae
+        >>> print(pyrovae.compare("runs/compare/guides", guides=["diagonal-normal", "iaf"], seeds=3))  # doctest: +SKIP
     """
     root = Path(root)
     with trusting(trust), trusting(grid.modules(options)):
@@ -47,12 +53,12 @@ def compare(root: str | Path, *, jobs: int = 0, trust: Sequence[str] = (), **opt
 
 
 def at_a_time(asked: Grid, jobs: int = 0) -> int:
-    """How many runs; 0 stands for as many as there are cores for."""
+    """The number of runs at a time; 0 stands for one for each core."""
     return checks.integer("jobs", jobs, 0) or max(1, (os.cpu_count() or 1) // max(1, asked.start.threads))
 
 
 def carry_out(root: Path, asked: Grid, split: str, jobs: int) -> "Comparison":
-    """The runs, as `grid.carry_out` has them, and what they found."""
+    """Carry out the runs, as in `grid.carry_out`, and collect their results."""
     cells = asked.cells()
     grid.check_runs(root, cells)
     with files.claimed(root):
@@ -64,7 +70,7 @@ def carry_out(root: Path, asked: Grid, split: str, jobs: int) -> "Comparison":
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a grid of runs found: a row for each choice of which a run is finished, and which runs failed, and why."""
+    """The results of a grid: a row for each choice with a finished run, and the failed runs with the reasons."""
 
     root: Path
     grid: Grid
@@ -79,7 +85,7 @@ class Comparison:
         return str(self)
 
     def write(self) -> None:
-        """compare.md, compare.json, compare.csv and report.html in the root, each whole or as it was before."""
+        """Write compare.md, compare.json, compare.csv and report.html to the root; each is complete or unchanged."""
         files.write_bytes(self.root / "compare.md", f"{self}\n".encode())
         files.write_json(self.root / "compare.json", self.rows)
         files.write_bytes(self.root / "compare.csv", as_csv(self.rows).encode())
@@ -92,17 +98,17 @@ class Comparison:
     def difference(
         self, one: str | Sequence[str], other: str | Sequence[str], score: str = "log_likelihood"
     ) -> dict[str, float]:
-        """Mean of score(one) - score(other) over the same data, with its error and margin: see `ranking.paired`.
+        """Mean of score(one) - score(other) over the same data, with its error and margin: see `scores.paired`.
 
-        The margin is right for two choices that were named before the results were seen; the margins of the table
-        allow for the choice of the best.
+        The margin is valid for two choices that were named before the results were seen; the margins of the table
+        account for the choice of the best.
 
         Args:
-            one, other: choices: a value of each axis.
+            one, other: choices: a value for each axis.
             score: "log_likelihood" or "elbo".
 
         Raises:
-            ValueError: they are of unlike measure, data, split or binarisation, or have no seed in common.
+            ValueError: they differ in measure, data, split or binarisation, or have no seed in common.
         """
         checks.member("score", score, ("log_likelihood", "elbo"))
         by_label = {label(self.grid, row): row for row in self.rows}

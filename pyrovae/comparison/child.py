@@ -1,4 +1,4 @@
-"""`python -m pyrovae.comparison.child WORDS`: the command line in a child process, which ends when its parent does."""
+"""`python -m pyrovae.comparison.child WORDS`: the command line in a child process that ends with its parent."""
 
 import os
 import runpy
@@ -6,9 +6,9 @@ from threading import Thread
 
 
 def end_with_parent() -> None:
-    """Wait for the end of standard input, whose other end the parent holds, and end this process.
+    """Wait for the end of standard input, whose other end the parent holds, and end this process immediately.
 
-    At once, as if it were killed: a run loses no more than the epoch that it is in.
+    As with a kill, a run loses at most its current epoch.
     """
     while os.read(0, 1024):
         pass

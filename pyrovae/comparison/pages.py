@@ -1,4 +1,4 @@
-"""Pages that stand alone: HTML with its pictures inside, which needs no network and no other file."""
+"""Self-contained HTML pages with embedded pictures, which need no network and no other file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ jinja2 = LazyModule("jinja2")
 
 def render(template: Path, **content: Any) -> str:
     """The page of a template file."""
-    # A value of a recipe may hold < and quotes.
+    # Escaped, because a value of a recipe may contain < and quotes.
     options = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     return jinja2.Environment(**options).from_string(template.read_text()).render(content)
 
 
 def drawing(figure: Figure) -> str:
-    """A figure as a data URI in SVG, the same for the same figure."""
+    """A figure as a data URI in SVG, identical for identical figures."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": ""}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -34,9 +34,9 @@ def drawing(figure: Figure) -> str:
 
 
 def picture(path: Path, width: int = 900) -> str:
-    """A picture file as a data URI in PNG, of at most so many pixels a row and 128 colours."""
+    """A picture file as a data URI in PNG, at most `width` pixels wide and with 128 colours."""
     try:
-        with Image.open(path, formats=["PNG"]) as found:  # of other formats one starts a program, Ghostscript
+        with Image.open(path, formats=["PNG"]) as found:  # for another format Pillow would start Ghostscript
             image = found.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: expected a picture in PNG, found a damaged file ({error})") from None

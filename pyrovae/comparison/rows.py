@@ -1,4 +1,4 @@
-"""Rows of a comparison: what the finished runs of each choice say, over their seeds."""
+"""Rows of a comparison: the results of the finished runs of each choice, over their seeds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,17 +16,17 @@ from pyrovae.runs import effort, evaluation
 from pyrovae.scores import paired
 
 Row = dict[str, Any]
-# How far the best is behind itself.
+# The row of the best: it is 0 behind itself.
 NOTHING = {"value": 0.0, "standard_error": math.nan, "margin": math.nan}
 
 
 def label(asked: Grid, row: Mapping[str, Any]) -> str:
-    """A choice by its values."""
+    """The name of a choice: its values."""
     return ", ".join(str(row[option]) for option in asked.varied())
 
 
 def collect(root: Path, asked: Grid, split: str) -> list[Row]:
-    """One row for each choice: its numbers' mean over the seeds that are done, with standard error, and of what."""
+    """One row for each choice: the means of its numbers over the finished seeds, with standard errors and origin."""
     rows: list[Row] = []
     cells = asked.cells()
     for choice in dict.fromkeys(cell.choice for cell in cells):
@@ -40,10 +40,10 @@ def collect(root: Path, asked: Grid, split: str) -> list[Row]:
 
 
 def _rank(root: Path, rows: Sequence[Row]) -> None:
-    """The place of each, how far it is behind the best, and by which seeds: those that all have, with their scores.
+    """Add the rank of each row, its distance from the best, and the seeds used: those that all rows have, with scores.
 
-    Where an old run kept none, all seeds, if all have the same; else there is no order. Means over unlike seeds could
-    say the opposite of the paired difference.
+    If an old run has no scores, all seeds are used if they are the same for all rows; otherwise there is no order,
+    because means over different seeds could contradict the paired difference.
     """
     scores = [_by_seed(root, row, "log_likelihood") for row in rows]
     shared = [seed for seed in (scores[0] if scores else ()) if all(seed in each for each in scores)]
@@ -60,19 +60,19 @@ def _rank(root: Path, rows: Sequence[Row]) -> None:
 
 
 def ranking(rows: Sequence[Row]) -> list[list[Row]]:
-    """What may be compared together, in lists, the first place first; what has none last, as it came."""
+    """Groups of rows that may be compared, the best first; rows without a rank are last, in their order."""
     return [sorted(kind, key=lambda row: row.get("place") or math.inf) for kind in alike(rows)]
 
 
 def ranked_by(kind: Sequence[Mapping[str, Any]]) -> str:
-    """By which seeds an order is, where not all rows have the same."""
+    """The seeds that determine the order, if not all rows have the same."""
     ranked = [row for row in kind if is_score(row)]
     if all(row["ranked_by"] == row["seed_numbers"] for row in ranked):
         return ""
     if not (seeds := ranked[0]["ranked_by"]):
-        return "not all have the same seeds, and none is shared by all: this is no order"
+        return "the rows have different seeds, and none in common: there is no order"
     shared = ", ".join(map(str, seeds))
-    return f"not all have the same seeds: the order, and how far behind, is by those that all share: {shared}"
+    return f"the rows have different seeds: the order and the differences use the common ones: {shared}"
 
 
 def _numbers(root: Path, found: Mapping[Cell, Mapping[str, Any]]) -> Row:
@@ -94,7 +94,7 @@ def _numbers(root: Path, found: Mapping[Cell, Mapping[str, Any]]) -> Row:
 
 
 def _gaps(diagnoses: Sequence[Mapping[str, Any]]) -> Row:
-    """Of each gap the mean over the seeds; its error is that over the rows, which all seeds share, and over seeds."""
+    """The mean of each gap over the seeds; its error combines those over the rows and over the seeds."""
     row: Row = {"gap_rows": max((each.get("rows", 0) for each in diagnoses), default=0)}
     for name in ("amortisation_gap", "approximation_gap"):
         found = [each["gaps"][name] for each in diagnoses if "gaps" in each]
@@ -107,7 +107,7 @@ def _gaps(diagnoses: Sequence[Mapping[str, Any]]) -> Row:
 
 
 def _over_seeds(values: Sequence[float | None]) -> dict[str, float] | None:
-    """Mean and standard error; what JSON has no number for is no number."""
+    """Mean and standard error; a null in JSON counts as NaN."""
     numbers = [math.nan if value is None else value for value in values]
     if not numbers:
         return None
@@ -116,7 +116,7 @@ def _over_seeds(values: Sequence[float | None]) -> dict[str, float] | None:
 
 
 def paired_difference(root: Path, one: Row, other: Row, score: str) -> dict[str, float] | None:
-    """Of the seeds that both have, datum by datum; None where there is none, or an old run kept no scores."""
+    """The paired difference for the common seeds; None if there are none, or an old run has no scores."""
     left, right = (_by_seed(root, row, score) for row in (one, other))
     shared = [seed for seed in left if seed in right]
     return paired(torch.stack([left[seed] - right[seed] for seed in shared])) if shared else None

@@ -1,4 +1,4 @@
-"""Tables of a comparison: in Markdown, one for each measure, and as CSV."""
+"""Tables of a comparison: Markdown, one for each measure, and CSV."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from pyrovae.runs.report import shown, table
 
 
 class Column(NamedTuple):
-    """A number of a row: its name there, how a table calls it, and how many digits follow the point."""
+    """A number of a row: its key, its title in a table, and its number of decimals."""
 
     name: str
     head: str
@@ -36,14 +36,14 @@ COLUMNS = (
     Column("seconds", "seconds", 1),
     Column("seeds", "seeds", 0),
 )
-# Fewer seeds than this do not tell how far trainings of one choice lie apart.
+# With fewer seeds than this, the spread between trainings of one choice is unknown.
 LEAST_SEEDS = 3
-# Columns that a table leaves out where all rows have the same.
+# Columns that a table omits if all rows have the same value.
 ALIKE_IS_NOTHING = ("active_units", "parameters", "steps", "seeds")
 
 
 def tables(rows: Sequence[Row]) -> Iterator[str]:
-    """A table in Markdown for all that may be compared, the first place first: a table for each measure."""
+    """Markdown tables, one for each measure, with the best row first."""
     for chosen in ranking(rows):
         (heads, alike), varied = columns(chosen), [option for option in AXES.values() if option in chosen[0]]
         lines = [[f"`{row[option]}`" for option in varied] + [text(row, each) for each in heads] for row in chosen]
@@ -54,7 +54,7 @@ def tables(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def text(row: Mapping[str, Any], column: Column) -> str:
-    """A number with its standard error, or with its 95 % margin where it has one."""
+    """A number with its standard error, or with its 95 % margin if it has one."""
     number = row.get(column.name)
     if isinstance(number, Mapping) and "margin" in number:
         number = {"value": number["value"], "standard_error": number["margin"]}
@@ -62,36 +62,36 @@ def text(row: Mapping[str, Any], column: Column) -> str:
 
 
 def margin_text(chosen: Sequence[Mapping[str, Any]]) -> str:
-    """What the ± of "behind the best" is."""
+    """The meaning of ± in "behind the best"."""
     ranked = [row for row in chosen if row.get("behind")]
     if not ranked[1:]:
         return ""
     seeds = len(ranked[0]["ranked_by"])
-    of = f"the data and {seeds} seeds" if seeds > 1 else "the data alone, since there is one seed"
-    few = f"; with fewer than {LEAST_SEEDS} seeds no lead is claimed" if seeds < LEAST_SEEDS else ""
+    of = f"the data and {seeds} seeds" if seeds > 1 else "the data alone, because there is one seed"
+    few = f"; with fewer than {LEAST_SEEDS} seeds no winner is claimed" if seeds < LEAST_SEEDS else ""
     return (
-        f"behind the best: mean difference ± its 95 % margin over {of}; it allows for the choice of the best of "
+        f"behind the best: mean difference ± its 95 % margin over {of}; it accounts for the choice of the best of "
         f"{len(ranked)} (Tukey's studentised range){few}"
     )
 
 
 def alike_text(alike: Mapping[str, str]) -> str:
-    """What all rows share, and a table so leaves out."""
-    return f"alike in all: {', '.join(f'{head} {text}' for head, text in alike.items())}" if alike else ""
+    """The columns with the same value in all rows, which a table omits."""
+    return f"the same for all: {', '.join(f'{head} {text}' for head, text in alike.items())}" if alike else ""
 
 
 def caption(rows: Sequence[Row], chosen: Sequence[Mapping[str, Any]]) -> str:
-    """What the numbers of one kind are of, with what other kinds have otherwise, and what is estimated, and how."""
+    """What the numbers of one table refer to, where tables differ, and how log p(x) was estimated."""
     differ = [field for field in ("data", "binarize", "rows") if len({row[field] for row in rows}) > 1]
     told = "".join(f", {field} {chosen[0][field]}" for field in differ)
-    bound = f"; log p(x) by {chosen[0]['particles']} importance samples, a lower bound in the mean, "
-    bound = bound + "which a nearer guide tightens" if is_score(chosen[0]) else ""
-    gaps = f"; gaps of {chosen[0]['gap_rows']} rows, at random" if chosen[0].get("gap_rows") else ""
+    bound = f"; log p(x) by {chosen[0]['particles']} importance samples, a lower bound on average, "
+    bound = bound + "tighter for a guide closer to the posterior" if is_score(chosen[0]) else ""
+    gaps = f"; gaps of {chosen[0]['gap_rows']} random rows" if chosen[0].get("gap_rows") else ""
     return f"{chosen[0]['split']} data{told}, nats per datum: {chosen[0]['measure']}{gaps}{bound}"
 
 
 def columns(chosen: Sequence[Row]) -> tuple[list[Column], dict[str, str]]:
-    """Those that some row has a number for; apart what is alike in all and no score."""
+    """The columns for which some row has a number; separately, the columns with the same value in all rows."""
     there = [each for each in COLUMNS if any(row.get(each.name) for row in chosen)]
     texts = {each: {text(row, each) for row in chosen} for each in there}
     alike = [each for each in there if each.name in ALIKE_IS_NOTHING and len(texts[each]) == 1 and chosen[1:]]
@@ -99,7 +99,7 @@ def columns(chosen: Sequence[Row]) -> tuple[list[Column], dict[str, str]]:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """A line a row; a number with an error is two columns, NAME and NAME_error, with a margin three."""
+    """One line for each row; a number with an error has two columns, NAME and NAME_error, with a margin three."""
     flat = [dict(chain.from_iterable(_flat(name, value) for name, value in row.items())) for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(chain.from_iterable(flat))), lineterminator="\n")
