@@ -1,8 +1,8 @@
-"""A grid of ordinary runs: what varies, and what does not. compare.toml holds it; parallel processes carry it out.
+"""A grid of ordinary runs, with varied and constant options. compare.toml stores it; parallel processes run it.
 
 ROOT/compare.toml            the grid
-ROOT/VALUE+...+seed-0/       a run of it
-ROOT/VALUE+...+seed-0.log    what that run printed
+ROOT/VALUE+...+seed-0/       a run of the grid
+ROOT/VALUE+...+seed-0.log    the output of that run
 """
 
 import math
@@ -34,8 +34,8 @@ from pyrovae.runs.trust import flags, modules_of, trusted
 
 FILE = "compare.toml"
 MOST_SEEDS, MOST_RUNS = 1000, 10**5
-POLL = 0.5  # seconds between looks at a run that another process works in
-# The options that a comparison may vary, by the plural that lists them.
+POLL = 0.5  # seconds between checks of a run that another process is working on
+# The options that a comparison may vary, keyed by the plural that lists them.
 AXES = {
     "models": "model",
     "priors": "prior",
@@ -52,7 +52,7 @@ AXES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a grid: its directory's name, its recipe, and which choice of the axes it is a seed of."""
+    """One run of a grid: the name of its directory, its recipe, and its choice of the axes' values."""
 
     name: str
     choice: tuple[str, ...]
@@ -61,13 +61,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """Every combination of some options' values, each with seeds start.seed, start.seed + 1, ...
+    """Every combination of some options' values, each with the seeds start.seed, start.seed + 1, ...
 
     Args:
         axes: an option's plural (AXES) to its values, as text.
         start: the options that do not vary.
-        seeds: how many runs of each combination.
-        gaps: of so many rows of the data the gaps of the guide are told; 0 asks for none.
+        seeds: number of runs of each combination.
+        gaps: number of rows of the data for which the guide's gaps are computed; 0 for none.
     """
 
     axes: Mapping[str, Sequence[str]]
@@ -90,16 +90,16 @@ class Grid:
             raise ValueError(f"expected at most {MOST_RUNS} runs, found {count}")
 
     def options(self) -> dict[str, Any]:
-        """All of it, by the names of the options."""
+        """All options of the grid by name."""
         fixed = {name: value for name, value in vars(self.start).items() if name not in self.varied()}
         return {**self.axes, "seeds": self.seeds, "gaps": self.gaps, **fixed}
 
     def varied(self) -> list[str]:
-        """The options that the axes are of."""
+        """The options that the axes vary."""
         return [AXES[axis] for axis in self.axes]
 
     def cells(self) -> list[Cell]:
-        """The runs; each recipe is checked."""
+        """The runs, with checked recipes."""
         cells = []
         for values in product(*self.axes.values()):
             chosen = recipe.from_options(
@@ -122,9 +122,9 @@ def _read(option: str, text: str) -> Any:
 
 
 def from_options(values: Mapping[str, Any], start: Grid | None = None) -> Grid:
-    """The grid of these options, and the others as in `start`: axes, as lists or as text, `seeds`, `gaps`, a recipe's.
+    """A grid with these options, and the others as in `start`: axes (lists or text), `seeds`, `gaps`, recipe options.
 
-    Each run has one thread where nothing else is asked: there are several at a time.
+    By default each run has one thread, because several run at a time.
     """
     for name in values:
         checks.member("option", name, [*AXES, "seeds", "gaps", *(each.name for each in fields(Recipe))])
@@ -139,7 +139,7 @@ def from_options(values: Mapping[str, Any], start: Grid | None = None) -> Grid:
 
 
 def _values(axis: str, given: Any) -> list[str]:
-    """The values as text, numbers in one way of writing: 1 and 1.0 are the same."""
+    """The values as text; equal numbers, such as 1 and 1.0, become the same text."""
     if isinstance(given, str):
         try:
             given = names.split(given)
@@ -154,36 +154,36 @@ def _values(axis: str, given: Any) -> list[str]:
 
 
 def modules(options: Mapping[str, Any]) -> list[str]:
-    """The modules outside of pyrovae that these options name parts of: who gives them trusts those."""
+    """The modules outside of pyrovae whose parts these options name; naming them on a command line trusts them."""
     axes = [_values(axis, options[axis]) for axis, option in AXES.items() if option in recipe.PARTS and axis in options]
     return modules_of([*chain.from_iterable(axes), *(options.get(part) for part in recipe.PARTS)])
 
 
 def read(path: Path) -> Grid:
-    """A compare.toml; ValueError names the file, and what is wrong in it."""
+    """Read a compare.toml; a ValueError names the file, and what is wrong in it."""
     with recipe.in_toml(path) as values:
         return located(from_options(values), path.parent)
 
 
 def located(grid: Grid, folder: Path) -> Grid:
-    """The grid with its paths made absolute, from where they were relative to."""
+    """The grid with absolute paths, instead of paths relative to the folder."""
     return replace(grid, start=recipe.locate(grid.start, folder))
 
 
 def write(grid: Grid, path: Path) -> None:
-    """compare.toml: the axes, and every other option with its line of help; paths relative to its folder."""
+    """Write compare.toml: the axes, and every other option with its help text; paths are relative to its folder."""
     command = " ".join(["pyrovae compare", path.parent.name, *flags(modules(grid.options()))])
-    head = f"# `{command}`, from the folder above, carries this out or goes on with it."
+    head = f"# `{command}`, from the folder above, runs this comparison or continues it."
     axes = {axis: [_read(AXES[axis], value) for value in values] for axis, values in grid.axes.items()}
     varied = tomli_w.dumps(axes | {"seeds": grid.seeds, "gaps": grid.gaps}).rstrip()
     recipe.write_toml(path, [head, varied, *recipe.lines(grid.start, path.parent, grid.varied())])
 
 
 def asked(root: Path, options: Mapping[str, Any]) -> Grid:
-    """The grid in the root's compare.toml, or that of the options where there is none; both agree where both are.
+    """The grid in the root's compare.toml, or that of the options if there is none; if there are both, they must agree.
 
     Raises:
-        ValueError: options that cannot be meant, or are not those of the compare.toml.
+        ValueError: the options are invalid, or differ from those of the compare.toml.
     """
     if not (root / FILE).exists():
         if not AXES.keys() & options.keys():
@@ -198,7 +198,7 @@ def asked(root: Path, options: Mapping[str, Any]) -> Grid:
 
 
 def check(cells: Sequence[Cell]) -> str:
-    """Raise a ValueError if a combination makes no sense, before any is run; which part of the data judges them."""
+    """Raise a ValueError if a combination is invalid, before any run; returns the part of the data for evaluation."""
     whole = build.splits(replace(cells[0].recipe, num_labels=0.0))
     for cell in {cell.choice: cell for cell in cells}.values():
         try:
@@ -215,7 +215,7 @@ def check(cells: Sequence[Cell]) -> str:
 
 
 def check_runs(root: Path, cells: Sequence[Cell]) -> None:
-    """Raise a ValueError if a run that is there already is of another recipe, or of data that are others by now."""
+    """Raise a ValueError if an existing run has another recipe, or its data have changed."""
     advice = "--root starts another comparison"
     for cell in cells:
         files.check_no_link(root / cell.name)
@@ -230,15 +230,15 @@ def check_runs(root: Path, cells: Sequence[Cell]) -> None:
 
 
 def carry_out(root: Path, cells: Sequence[Cell], split: str, jobs: int, gaps: int = 0) -> dict[str, str]:
-    """Carry out the runs, checked before, that are not finished yet, `jobs` at a time; those that failed, and why.
+    """Run the unfinished runs, which were checked before, `jobs` at a time; returns the failed ones, with the reasons.
 
-    Each is `pyrovae train` in a process of its own, whose output is in NAME.log, and which trusts the modules that this
-    one does. An interrupted one goes on where it stopped, with `pyrovae plot` where figures alone are left; one that
-    fails stops no other. One that another process works in is waited for.
+    Each is `pyrovae train` in its own process, with its output in NAME.log and the same trusted modules. An interrupted
+    run continues where it stopped, with `pyrovae plot` if only figures are missing. A run that fails does not stop the
+    others. A run that another process is working on is waited for.
     """
     root.mkdir(parents=True, exist_ok=True)
     left = [cell for cell in cells if not (finished(root, cell, split, gaps) and drawn(root / cell.name))]
-    trust, stop = flags(trusted()), Event()  # here: a thread of the pool has a context of its own
+    trust, stop = flags(trusted()), Event()  # read here, because a thread of the pool has its own context
     with ThreadPoolExecutor(jobs) as pool:
         try:
             done = pool.map(lambda cell: _carry_out(root, cell, split, gaps, trust, stop), left)
@@ -249,7 +249,7 @@ def carry_out(root: Path, cells: Sequence[Cell], split: str, jobs: int, gaps: in
 
 
 def _carry_out(root: Path, cell: Cell, split: str, gaps: int, trust: Sequence[str], stop: Event) -> str:
-    """What is left of one run; why it failed, if it did."""
+    """Complete one run; returns the reason if it failed."""
     (root / cell.name).mkdir(exist_ok=True)
     if not _free(root / cell.name, stop):
         return "interrupted"
@@ -259,9 +259,9 @@ def _carry_out(root: Path, cell: Cell, split: str, gaps: int, trust: Sequence[st
 
 
 def _free(path: Path, stop: Event) -> bool:
-    """Wait until no other process works in a run's folder; False where the wait is stopped.
+    """Wait until no other process works in a run's folder; False if the wait is stopped.
 
-    It may be a run that someone carries out by hand, or the child of a comparison that was killed, which is ending.
+    Such a process is a run that someone started by hand, or a child of a killed comparison, which is about to end.
     """
     while files.in_use(path):
         if stop.wait(POLL):
@@ -270,7 +270,7 @@ def _free(path: Path, stop: Event) -> bool:
 
 
 def _train(root: Path, cell: Cell, gaps: int, trust: Sequence[str]) -> str:
-    """One run, to its figures; why it failed, if it did."""
+    """Train, evaluate and plot one run; returns the reason if it failed."""
     path = root / cell.name
     if not (path / "run.toml").exists():
         recipe.write(cell.recipe, path / "run.toml")
@@ -279,7 +279,7 @@ def _train(root: Path, cell: Cell, gaps: int, trust: Sequence[str]) -> str:
 
 
 def _plot(root: Path, cell: Cell, trust: Sequence[str]) -> str:
-    """The figures of a run that has its numbers; why they failed, if they did."""
+    """Draw the figures of an evaluated run; returns the reason if it failed."""
     return _run(root, cell, ["plot", str(root / cell.name), *trust], "a")
 
 
@@ -288,10 +288,10 @@ def _run(root: Path, cell: Cell, words: Sequence[str], mode: str = "w") -> str:
 
 
 def command(words: Sequence[str], log: Path, threads: int = 0, mode: str = "w") -> str:
-    """`pyrovae WORDS` in a process of its own, which prints to `log`; why it failed, if it did.
+    """`pyrovae WORDS` in its own process, with its output in `log`; returns the reason if it failed.
 
-    It must not take the cores of its neighbours: it gets so many threads, where that is not 0. It imports nothing from
-    the working directory, which may be a stranger's.
+    If `threads` is not 0, the process uses this many, so that it does not take the cores of others. It imports nothing
+    from the working directory, which may be a stranger's.
     """
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | _search_path()
     files.check_file(log)
@@ -302,15 +302,15 @@ def command(words: Sequence[str], log: Path, threads: int = 0, mode: str = "w") 
 
 
 def _search_path() -> dict[str, str]:
-    """What keeps the working directory off the path of a new Python: an empty entry of PYTHONPATH stands for it."""
+    """Environment that keeps the working directory off the path of a new Python: no empty entry in PYTHONPATH."""
     entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(entries)}
 
 
 @contextmanager
 def _lifeline() -> Iterator[int]:
-    """What a child reads the end of when this process ends, however it ends: a pipe in which nothing is written."""
-    reading, writing = os.pipe()  # which no other child inherits
+    """A pipe whose end a child reads when this process ends, in any way; nothing is written to it."""
+    reading, writing = os.pipe()  # no other child inherits it
     try:
         yield reading
     finally:
@@ -323,18 +323,20 @@ def _begun(path: Path) -> bool:
 
 
 def _reason(status: int, log: Path) -> str:
-    """Why a run failed: the last line that it printed, or the signal that ended it; empty where it did not fail."""
+    """The reason why a run failed: the last line of its output, or the signal that ended it; "" if it did not fail."""
     if status <= 0:
         return f"ended by signal {-status}" if status else ""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
-    return next((line.removeprefix("pyrovae: ") for line in reversed(lines) if line), f"status {status}, in silence")
+    return next(
+        (line.removeprefix("pyrovae: ") for line in reversed(lines) if line), f"status {status}, without output"
+    )
 
 
 def finished(root: Path, cell: Cell, split: str, gaps: int = 0) -> dict[str, Any] | None:
-    """An evaluated run's numbers, if they are those that its grid asks for: by hand one may have asked for others."""
+    """The numbers of an evaluated run, if they match the grid's options; an evaluation by hand may have others."""
     try:
         found, _ = evaluation(root / cell.name)
-    except ValueError:  # none yet, or a damaged one, which is made again
+    except ValueError:  # none yet, or damaged: then it is evaluated again
         return None
     asked = {"split": split, "particles": cell.recipe.particles, "seed": 0}
     same = all(found.get(name) == value for name, value in asked.items())
@@ -342,7 +344,7 @@ def finished(root: Path, cell: Cell, split: str, gaps: int = 0) -> dict[str, Any
 
 
 def _told(found: Mapping[str, Any], gaps: int) -> bool:
-    """Whether the gaps of so many rows are there, or why the programs allow none."""
+    """Whether the gaps for this many rows are there, or the reason why the programs allow none."""
     diagnosis = found.get("examination", {}).get("diagnosis", {})
-    # Earlier versions took the first rows, and did not say of how many.
+    # Earlier versions used the first rows, and did not store how many there were.
     return "refused" in diagnosis or ("of_rows" in diagnosis and diagnosis["rows"] == min(gaps, found["rows"]))

@@ -1,4 +1,4 @@
-"""The page of a comparison: tables, curves, pictures, recipes, and what failed."""
+"""The page of a comparison: tables, curves, pictures, recipes, and failed runs."""
 
 import math
 import shlex
@@ -16,7 +16,7 @@ from pyrovae.runs.recipe import Recipe
 from pyrovae.runs.values import records
 
 TEMPLATE = Path(__file__).with_name("page.html")
-# What changes how near a guide comes to the posterior of one and the same model.
+# Options that change how close a guide is to the posterior of the same model.
 NEARNESS = {"guide", "objective", "beta"}
 HIGHEST = "has the highest bound on log p(x)"
 PICTURES = ("samples", "reconstructions", "completions")
@@ -41,7 +41,7 @@ def report(root: Path, asked: Grid, rows: Sequence[Row], failed: Mapping[str, st
 
 
 def command(name: str, asked: Grid) -> str:
-    """What makes the comparison on the command line: the axes, and what differs from the defaults."""
+    """The command line of the comparison: the axes, and the options that differ from the defaults."""
     axes = {axis: ",".join(values) for axis, values in asked.axes.items()}
     counts = {
         name: count for name, count in (("seeds", asked.seeds), ("gaps", asked.gaps)) if count != (name == "seeds")
@@ -52,12 +52,12 @@ def command(name: str, asked: Grid) -> str:
 
 
 def _quoted(word: str) -> str:
-    """A word for a shell; in double quotes where it holds single ones, as options of members do."""
+    """A quoted word for a shell; double quotes if it contains single ones, as options of members do."""
     return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 def _changed(made: Recipe, without: Sequence[str] = ()) -> Row:
-    """Where a recipe is not the default one; of what is on this machine alone, the names."""
+    """The options of a recipe that differ from the defaults; of paths on this machine, only the names."""
     usual = vars(Recipe(threads=1))
     changed = {name: value for name, value in vars(made).items() if value != usual[name] and name not in without}
     changed.pop("data_root", None)
@@ -65,7 +65,7 @@ def _changed(made: Recipe, without: Sequence[str] = ()) -> Row:
 
 
 def _kind(root: Path, asked: Grid, rows: Sequence[Row], kind: Sequence[Row], before: int) -> Row:
-    """A table of the page, after so many rows: each cell is its text, and its number where it has one."""
+    """A table of the page, which follows `before` rows; each cell has its text, and its number if it has one."""
     heads, alike = columns(kind)
     curves = {label(asked, row): _curves(root, row) for row in kind}
     behind = {label(asked, row): row["behind"] for row in kind if row.get("behind")} if kind[1:] else {}
@@ -86,7 +86,7 @@ def _kind(root: Path, asked: Grid, rows: Sequence[Row], kind: Sequence[Row], bef
 
 
 def verdict(asked: Grid, kind: Sequence[Mapping[str, Any]]) -> str:
-    """Which choice is best, and whether the next one is behind it by more than chance explains."""
+    """The best choice, and whether the next one is behind it by more than chance explains."""
     ranked = [row for row in kind if is_score(row)]
     if not ranked[1:]:
         return ""
@@ -108,8 +108,8 @@ def verdict(asked: Grid, kind: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _nearness(asked: Grid) -> str:
-    """A bound is higher by a better model or by a nearer guide: where the guide varies, what tells the two apart."""
-    told = " Part of the difference may be the guide's nearness alone: evaluate --examine interval tells."
+    """A bound is higher for a better model or a closer guide: a hint, if the guide varies, how to separate the two."""
+    told = " Part of the difference may only reflect a tighter bound: evaluate --examine interval shows how much."
     return told if NEARNESS & set(asked.varied()) else ""
 
 
@@ -121,7 +121,7 @@ def _cell(row: Mapping[str, Any], column: Column) -> tuple[str, str, float | Non
 
 
 def _curves(root: Path, row: Mapping[str, Any]) -> list[tuple[list[int], list[float]]]:
-    """Of each run the losses that all its epochs have, on validation data where there are such."""
+    """For each run the losses that all its epochs have: on validation data if there are any."""
     found = []
     for epochs in filter(None, (records(root / name / "metrics.jsonl") for name in row["runs"])):
         loss = "valid_loss" if "valid_loss" in epochs[0] else "loss"
@@ -130,7 +130,7 @@ def _curves(root: Path, row: Mapping[str, Any]) -> list[tuple[list[int], list[fl
 
 
 def _runs(root: Path, asked: Grid, rows: Sequence[Row]) -> Iterator[Row]:
-    """The first run of each choice: its pictures, and its recipe."""
+    """The first run of each choice, with its pictures and its recipe."""
     made = {cell.name: cell.recipe for cell in asked.cells()}
     for path in (root / row["runs"][0] for row in rows):
         drawn = {name: path / "figures" / f"{name}.png" for name in PICTURES}
@@ -143,7 +143,7 @@ def _runs(root: Path, asked: Grid, rows: Sequence[Row]) -> Iterator[Row]:
 
 
 def _versions(paths: Sequence[Path]) -> Row:
-    """What the runs were made with; several where they differ."""
+    """The environments of the runs; several values if they differ."""
     made = [found for path in paths if (found := files.read_json(path / "environment.json"))]
     names = ("pyrovae", "commit", "python", "torch", "pyro-ppl", "system", "processors", "threads", "device")
     return {

@@ -1,12 +1,12 @@
-"""Experiments: questions, each answered with numbers and pictures. In the folder runs/experiments:
+"""Experiments: questions, each answered with numbers and pictures, in the folder runs/experiments.
 
 NAME/experiment.py        begins with the question, in one sentence; `experiment(data, seeds)` answers it
-NAME/DATA/findings.json   its numbers, the settings and the command that made them
-NAME/DATA/findings.md     the same as a page, with the sentences of experiment.py: `write_page` makes it again
-NAME/DATA/figures/        pictures; of an animation, NAME.gif, a frame of it too
+NAME/DATA/findings.json   its numbers, settings and command
+NAME/DATA/findings.md     the page with the numbers and the sentences of experiment.py; `write_page` writes it again
+NAME/DATA/figures/        pictures; for an animation NAME.gif also one frame
 
-Beside `experiment`, the file has BUDGETS (settings by data set), CAPTION (what the first picture shows) and NOTES (a
-text below each table). They are written by hand and true whatever the numbers are; "{name}" stands for a setting.
+The file also defines BUDGETS (settings by data set), CAPTION (what the first picture shows) and NOTES (a text below
+each table). They are written by hand and true for any numbers; "{name}" stands for a setting.
 """
 
 from pyrovae.experiments.errors import rate, rate_error, repeated, spread, with_error, with_test_error

@@ -14,7 +14,7 @@ from pyrovae.scores import paired
 
 
 def repeated(scores: Iterable[Tensor]) -> dict[str, float]:
-    """The mean of scores (N,) of the same data in each repetition, with its standard error: see `ranking.paired`."""
+    """The mean of scores (N,) of the same data in each repetition, with its standard error: see `scores.paired`."""
     return paired(torch.stack(list(scores)))
 
 
@@ -25,17 +25,17 @@ def with_error(scores: Iterable[Tensor], digits: int = 2) -> Number:
 
 
 def spread(values: Sequence[float], digits: int = 2) -> Number:
-    """Mean and standard deviation over repetitions; of one there is none."""
+    """Mean and standard deviation over repetitions; a single repetition has no deviation."""
     return Number(mean(values), stdev(values) if len(values) > 1 else None, digits)
 
 
 def rate(values: Sequence[float], rows: int, digits: int = 3) -> Number:
-    """Accuracies on the same test rows, one a seed, as their mean with `rate_error`."""
+    """The mean of accuracies on the same test rows, one for each seed, with `rate_error`."""
     return Number(mean(values), rate_error(values, rows), digits)
 
 
 def rate_error(values: Sequence[float], rows: int) -> float:
-    """√(s² + p (1 - p) / rows) of accuracies p: s over the seeds, 0 of one; and the binomial error, which all share."""
+    """√(s² + p (1 - p) / rows) for accuracies p: s over the seeds (0 for one), and the binomial error."""
     return _combined(values, [math.sqrt(value * (1 - value) / rows) for value in values])
 
 

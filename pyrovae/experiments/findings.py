@@ -1,4 +1,4 @@
-"""What an experiment finds: numbers with their errors, in lines and tables, and figures."""
+"""The findings of an experiment: numbers with their errors, in lines and tables, and figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# What ± is of `spread`, of `rate` and `with_test_error`, and of `with_error`.
+# The meaning of ± for `spread`, for `rate` and `with_test_error`, and for `with_error`.
 OVER_SEEDS = "the standard deviation over seeds"
 
 
@@ -23,7 +23,7 @@ OVER_BOTH = "the standard error over the images, which all share, and over seeds
 
 
 class Number(NamedTuple):
-    """A value with its error, if it has one, and how many of its decimals are shown."""
+    """A value with its error, if it has one, and its number of decimals."""
 
     value: float
     error: float | None = None
@@ -38,7 +38,7 @@ Cell = str | int | Number | Sequence[int]  # several integers: one for each seed
 
 
 class Table(NamedTuple):
-    """Heads and rows; the first columns, one or so many, name their row."""
+    """Column heads and rows; the first `names` columns name the row."""
 
     heads: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -50,7 +50,7 @@ class Table(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A quantity of several things, in one line: "log p(x), nats: -94.6 (conv), -98.6 (mlp)"."""
+    """One quantity for several items, in one line: "log p(x), nats: -94.6 (conv), -98.6 (mlp)"."""
 
     quantity: str
     values: Mapping[str, Cell]
@@ -68,14 +68,14 @@ def _shown(cell: Cell) -> str:
 
 @dataclass
 class Findings:
-    """What an experiment found.
+    """The findings of an experiment.
 
     Args:
-        lines: its main numbers, the first of which stands in the gallery.
-        tables: all numbers; NOTES of the experiment has a text for each.
-        figures: by name; several are the frames of an animation.
-        settings: what CAPTION and NOTES quote, beside the budget.
-        error: what ± is.
+        lines: the main numbers; the first line is shown in the gallery.
+        tables: all numbers; NOTES of the experiment has a text for each table.
+        figures: by name; a sequence is the frames of an animation.
+        settings: values for CAPTION and NOTES, in addition to the budget.
+        error: the meaning of ±.
     """
 
     lines: Sequence[Line]

@@ -11,7 +11,7 @@ FILE = "experiment.py"
 
 
 def found(root: Path) -> dict[str, str]:
-    """The experiments in a folder: name and sentence. None of them is run."""
+    """The experiments in a folder: name and question. It runs none of them."""
     return {path.parent.name: (ast.get_docstring(ast.parse(path.read_text())) or "").strip() for path in files_of(root)}
 
 

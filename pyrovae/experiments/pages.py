@@ -52,18 +52,18 @@ def _command(stored: Mapping[str, Any], name: str, data: str) -> str:
 
 
 def _picture(name: str, moves: bool) -> str:
-    """In Markdown; one that moves leads to one that stands still."""
+    """A picture in Markdown; an animation links to its still picture."""
     words = name.replace("-", " ")
     return f"[![{words}](figures/{name}.gif)](figures/{name}.png)" if moves else f"![{words}](figures/{name}.png)"
 
 
 def answered(root: Path, data: str) -> list[str]:
-    """The experiments that have findings on these data."""
+    """The experiments with findings on these data."""
     return [path.parts[-3] for path in sorted(root.glob(f"*/{data}/{NUMBERS}"))]
 
 
 def gallery(root: Path, data: str = "mnist", columns: int = 3) -> str:
-    """What was found on these data, as a table in HTML for a page in `root`: pictures, captions, commands."""
+    """The findings on these data as an HTML table for a page in `root`: pictures, captions, commands."""
     cells = [_in_gallery(root, name, data, 100 // columns) for name in answered(root, data)]
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     return "\n".join(["<table>", *("<tr>\n" + "\n".join(row) + "\n</tr>" for row in rows), "</table>"])
@@ -73,7 +73,7 @@ def _in_gallery(root: Path, name: str, data: str, width: int) -> str:
     stored, module, first = numbers(root, name, data), load(root / name / FILE), f"{name}/{data}/figures/"
     figure = stored["figures"][0]
     image = f'<img src="{first}{figure}.{"gif" if figure in stored["moving"] else "png"}" alt="{name}">'
-    if figure in stored["moving"]:  # for readers who have asked for less motion
+    if figure in stored["moving"]:  # for readers who prefer reduced motion
         source = f'<source media="(prefers-reduced-motion: reduce)" srcset="{first}{figure}.png">'
         image = f"<picture>{source}{image}</picture>"
     picture = f'<a href="{name}/{data}/{PAGE}">{image}</a>'

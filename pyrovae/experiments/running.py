@@ -1,4 +1,4 @@
-"""Carrying an experiment out."""
+"""Runs an experiment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyrovae.runs import surroundings
 
 
 def check(root: Path, name: str, data: str, seeds: int) -> ModuleType:
-    """The experiment, or a ValueError that says what is not known of it."""
+    """The experiment, or a ValueError that says which name, data or number of seeds is invalid."""
     checks.member("experiment", name, [path.parent.name for path in files_of(root)])
     module = load(root / name / FILE)
     checks.member("data", data, module.BUDGETS)
@@ -24,13 +24,13 @@ def check(root: Path, name: str, data: str, seeds: int) -> ModuleType:
 
 
 def run(root: Path, name: str, data: str = "digits", seeds: int = 1) -> Path:
-    """Carry one out, and write down what it found; earlier findings on these data give way when all is done.
+    """Run an experiment and write its findings. Earlier findings on these data are replaced at the end.
 
     Args:
         root: the folder of the experiments.
-        name: of the experiment.
-        data: one of those that it has a budget for.
-        seeds: how often what chance decides is repeated.
+        name: name of the experiment.
+        data: one of the data sets in its budgets.
+        seeds: number of repetitions of everything random.
     """
     module, made, begun = check(root, name, data, seeds), surroundings(), time.perf_counter()
     findings: Findings = module.experiment(data, seeds)

@@ -14,7 +14,7 @@ NUMBERS, PAGE = "findings.json", "findings.md"
 
 
 def stored(findings: Findings) -> dict[str, Any]:
-    """As findings.json holds them."""
+    """The findings as values for findings.json."""
     return {
         "error": findings.error,
         "settings": dict(findings.settings),
@@ -25,7 +25,7 @@ def stored(findings: Findings) -> dict[str, Any]:
 
 
 def _data(cells: Any) -> Any:
-    """Cells for JSON: a number is a dict of its fields; an infinity or NaN, which JSON lacks, is a text."""
+    """Cells for JSON: a number becomes a dict of its fields; infinity or NaN, which JSON lacks, becomes text."""
     if isinstance(cells, Number):
         value, error = (_plain(x) for x in (cells.value, cells.error))
         return {"value": value, "error": error, "digits": cells.digits}
@@ -48,7 +48,7 @@ def _cells(data: Any) -> Any:
 
 
 def numbers(root: Path, name: str, data: str) -> dict[str, Any]:
-    """What findings.json holds, with `lines` and `tables` of numbers."""
+    """The content of findings.json, with `lines` and `tables` of numbers."""
     return read(root / name / data / NUMBERS)
 
 

@@ -1,6 +1,6 @@
-"""From numbers to figures. Each function takes arrays and returns a matplotlib Figure; nothing here knows a model.
+"""From numbers to figures. Each function takes arrays and returns a matplotlib Figure; none uses a model.
 
-They are listed in `__init__.pyi`.
+`__init__.pyi` lists them.
 """
 
 import lazy_loader

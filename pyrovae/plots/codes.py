@@ -1,4 +1,4 @@
-"""Latents: codes, planes of them, and posteriors."""
+"""Plots of latents: codes, planes of codes, and posteriors."""
 
 from collections.abc import Sequence
 
@@ -17,9 +17,10 @@ from pyrovae.plots.style import COLOURS, styled, symbol
 def latent_plane(
     codes: np.ndarray, labels: np.ndarray | None, decoded: np.ndarray | None, extent: float = 3, site: str = "z"
 ) -> Figure:
-    """Codes (N, 2) of a site coloured by label; beside them images decoded on a square grid over [-extent, extent]^2.
+    """Codes (N, 2) of a site, coloured by label, next to images decoded on a square grid over [-extent, extent]^2.
 
-    `decoded` is (side, side, C, H, W), the first axis from z2 = extent down, the second from z1 = -extent up.
+    `decoded` is (side, side, C, H, W): the first axis goes down from z2 = extent, the second to the right from z1 =
+    -extent.
     """
     figure = Figure(figsize=(3.6 if decoded is None else 7, 3.3))
     axes = figure.subplots(1, 1 if decoded is None else 2, squeeze=False)[0]
@@ -34,7 +35,7 @@ def latent_plane(
 def latent_planes(
     of: dict[str, tuple[np.ndarray, np.ndarray]], labels: np.ndarray, extent: float = 3, x: str = "", y: str = ""
 ) -> Figure:
-    """Side by side for each title (codes, decoded), as in `latent_plane`: the plane decoded, the codes below it."""
+    """Panels (codes, decoded) as in `latent_plane`, side by side for each title: the decoded plane above the codes."""
     nonempty("of", of)
     figure = Figure(figsize=(3.4 * len(of) + 0.4, 6.6))
     grid = figure.subplots(2, len(of), squeeze=False)
@@ -49,10 +50,10 @@ def latent_planes(
 
 @styled
 def latent_pca(codes: np.ndarray, labels: np.ndarray | None, site: str = "z") -> Figure:
-    """Codes (N, d) of a site on two principal components, coloured by label; axes say how much variance they carry."""
+    """Codes (N, d) of a site on two principal components, coloured by label; axes show the share of variance."""
     shaped("codes", codes, N=1, d=2)
     centred = codes - codes.mean(0)
-    # One row alone has a single direction: given twice, it has two.
+    # A single row has only one direction; repeating it gives two.
     _, singular, directions = np.linalg.svd(centred if len(codes) > 1 else centred.repeat(2, 0), full_matrices=False)
     share = singular**2 / ((singular**2).sum() or 1)
     names = [f"principal component {i + 1} of ${symbol(site)}$ ({share[i]:.0%} of variance)" for i in range(2)]
@@ -70,7 +71,7 @@ def latent_pca(codes: np.ndarray, labels: np.ndarray | None, site: str = "z") ->
 
 @styled
 def maps(points: dict[str, np.ndarray], classes: np.ndarray) -> Figure:
-    """Maps of the same data side by side, points (N, 2) under each title, coloured by classes (N,); no scales."""
+    """Maps of the same data side by side: points (N, 2) under each title, coloured by classes (N,), without scales."""
     nonempty("points", points)
     figure = Figure(figsize=(3.3 * len(points) + 0.4, 3.4))
     for axes, (title, each) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):
@@ -84,7 +85,7 @@ def maps(points: dict[str, np.ndarray], classes: np.ndarray) -> Figure:
 def colourings(points: np.ndarray, by: dict[str, np.ndarray], x: str = "", y: str = "") -> Figure:
     """The same points (N, 2) in panels side by side, each coloured by classes (N,) under a title.
 
-    x and y name the axes; where they are nothing by themselves (t-SNE) they have neither names nor numbers.
+    x and y name the axes; axes without meaning (t-SNE) have neither names nor numbers.
     """
     nonempty("by", by)
     figure = Figure(figsize=(3.5 * len(by) + 0.2, 3.3))
@@ -99,10 +100,10 @@ def colourings(points: np.ndarray, by: dict[str, np.ndarray], x: str = "", y: st
 def posterior_plane(
     posterior: np.ndarray, guide: np.ndarray, density: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 ) -> Figure:
-    """Draws of p(z|x) (n, 2) beside draws of q(z|x) (m, 2) on the same axes, and the guide's density over both.
+    """Draws from p(z|x) (n, 2) next to draws from q(z|x) (m, 2) on the same axes, and the guide's density over both.
 
-    `density` is (z1, z2, q): q on the grid of z1 (a,) and z2 (b,), of shape (b, a), drawn as the lines where it is
-    1/2, 1/10 and 1/100 of its highest value.
+    `density` is (z1, z2, q): q on the grid of z1 (a,) and z2 (b,), with shape (b, a), drawn as contours at 1/2, 1/10
+    and 1/100 of its highest value.
     """
     figure = Figure(figsize=(7, 3.3))
     grid = figure.subplots(1, 2, sharex=True, sharey=True)
@@ -121,14 +122,14 @@ def posterior_plane(
 def posteriors(
     images: np.ndarray, z: np.ndarray, p: np.ndarray, guides: dict[str, tuple[np.ndarray, Sequence[str]]]
 ) -> Figure:
-    """A row for each datum: its image, then for each guide the density p(z|x) in blue, and over it the guide's lines.
+    """A row for each datum: its image, then for each guide the density p(z|x) in blue, and the guide's contours.
 
     Args:
         images: (n, C, H, W).
         z: the grid along both axes. (a,)
-        p: the true posterior on it, up to a factor; the first axis is z2. (n, a, a)
-        guides: of each q on the same grid (n, a, a), drawn where it is 1/2, 1/10 and 1/100 of its highest value, and a
-            note for each datum.
+        p: the true posterior on the grid, up to a factor; the first axis is z2. (n, a, a)
+        guides: for each guide q on the same grid (n, a, a), drawn as contours at 1/2, 1/10 and 1/100 of its highest
+            value, and a note for each datum.
     """
     shaped("images", images, n=1, C=1, H=1, W=1)
     nonempty("guides", guides)
@@ -168,20 +169,20 @@ def _scatter(axes: Axes, codes: np.ndarray, labels: np.ndarray | None, x: str, y
     axes.set_aspect("equal", adjustable="datalim")
     if 1 < len(classes) <= 20:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=3, handletextpad=0.1)
-        for label in classes:  # beside its colour, which not all readers can tell from the others
+        for label in classes:  # a text next to its colour, which some readers cannot distinguish
             place = np.median(codes[labels == label], 0)
             name = axes.text(place[0], place[1], str(label), ha="center", va="center", weight="bold")
             name.set_path_effects([Stroke(linewidth=2.5, foreground="white"), Normal()])
 
 
 def _one_legend(figure: Figure) -> None:
-    """Panels of the same classes need but the last one's legend."""
+    """Keep only the last legend of panels with the same classes."""
     for axes in figure.axes[:-1]:
         if legend := axes.get_legend():
             legend.remove()
 
 
 def _parts(site: str) -> list[str]:
-    """The names of a site's first two latents: $z_{1}$ of z, $z_{2,1}$ of z2."""
+    """The names of a site's first two latents: $z_{1}$ for z, $z_{2,1}$ for z2."""
     stem, index = (site[0], f"{site[1:]},") if site[1:].isdigit() else (symbol(site), "")
     return [f"${stem}_{{{index}{number}}}$" for number in (1, 2)]

@@ -1,4 +1,4 @@
-"""Figures on disk, still or moving."""
+"""Writes figures to disk, still or animated."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from pyrovae.plots.style import STYLE
 
 
 def write_figures(folder: Path, figures: Mapping[str, Figure | Sequence[Figure]]) -> list[Path]:
-    """Each as folder/NAME.png, whole or not at all; several are the frames of NAME.gif, and NAME.png the middle one."""
+    """Write each figure to folder/NAME.png; a sequence becomes the animation NAME.gif, its middle frame NAME.png."""
     several = {name: [drawn] if isinstance(drawn, Figure) else list(drawn) for name, drawn in sorted(figures.items())}
     for name, frames in several.items():
         nonempty(name, frames)
@@ -35,9 +35,9 @@ def write_figures(folder: Path, figures: Mapping[str, Figure | Sequence[Figure]]
 
 
 def gif(frames: Sequence[Figure], dpi: int = 100, milliseconds: int = 80, held: int = 1200) -> bytes:
-    """An endless animation whose last frame is held; all frames share one palette, so that nothing flickers.
+    """An endless animation that holds its last frame. All frames share one palette, so that nothing flickers.
 
-    A frame that is given n times in a row stays n times as long, and is kept once.
+    A frame that is repeated n times is shown n times as long, and stored once.
     """
     nonempty("frames", frames)
     pictures, durations = [], []
@@ -62,9 +62,9 @@ def gif(frames: Sequence[Figure], dpi: int = 100, milliseconds: int = 80, held: 
 
 
 def _palette(picture: Image.Image) -> np.ndarray:
-    """64 greys, and 64 colours near to all that occur: not to the frequent ones, or a few dots would lose theirs.
+    """64 greys, and 64 colours close to all that occur. Frequency does not count, so that a few dots keep their colour.
 
-    Greys of their own, because images of grey values would be tinted by the colours near them.
+    The greys are separate, because nearby colours would tint images of grey values.
     """
     found = picture.quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).getpalette() or []
     greys = np.arange(64).repeat(3) * 255 // 63

@@ -13,7 +13,7 @@ from pyrovae.plots.style import STYLE, styled
 
 
 def tile(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
-    """Images (n, C, H, W), values clipped to [0, 1], as one RGB picture with `columns` in a row, white between them."""
+    """Images (n, C, H, W), clipped to [0, 1], as one RGB picture with `columns` images in a row and white gaps."""
     n, c, h, w = shaped("images", images, n=1, C=1, H=1, W=1)
     images = np.clip(np.asarray(images, dtype=float), 0, 1)
     rows = -(-n // columns)
@@ -52,22 +52,22 @@ def image_rows(rows: dict[str, np.ndarray]) -> Figure:
 
 @styled
 def image_table(panels: dict[str, np.ndarray], left: float = 0.05, across: float = 6.4) -> Figure:
-    """Panels side by side, each (n, m, C, H, W): n rows of m images under a title. Row i belongs together.
+    """Panels side by side, each (n, m, C, H, W): n rows of m images under a title. The i-th rows belong together.
 
-    `across` inches wide, or more where a title is wider than its images; `left` inches are white beside the first
-    panel.
+    The figure is `across` inches wide, or wider if a title is wider than its images; `left` inches next to the first
+    panel are white.
     """
     n, _, _, h, w = _first(panels.values(), n=1, m=1, C=1, H=1, W=1)
     counts = [images.shape[1] for images in panels.values()]
     pixels = [m * (w + 1) - 1 for m in counts]
-    inch = across / (sum(pixels) + 0.4 * w * len(pixels))  # of one pixel
+    inch = across / (sum(pixels) + 0.4 * w * len(pixels))  # the size of one pixel
     widths = [max(each * inch, _inches(title)) for title, each in zip(panels, pixels, strict=True)]
     gap, right, top = 0.4 * w * inch, 0.05, 0.3
     width, height = left + sum(widths) + gap * (len(widths) - 1) + right, (n * (h + 1) - 1) * inch + top + right
     space = {"left": left / width, "right": 1 - right / width, "bottom": right / height, "top": 1 - top / height}
     space["wspace"] = gap * len(widths) / sum(widths)
     figure = Figure(figsize=(width, height))
-    figure.set_layout_engine("none")  # the constrained one cuts titles
+    figure.set_layout_engine("none")  # the constrained layout cuts off titles
     grid = figure.subplots(1, len(widths), width_ratios=widths, gridspec_kw=space, squeeze=False)[0]
     for axes, (title, images), m in zip(grid, panels.items(), counts, strict=True):
         show(axes, images.reshape(n * m, *images.shape[2:]), m, title)
@@ -76,7 +76,7 @@ def image_table(panels: dict[str, np.ndarray], left: float = 0.05, across: float
 
 @styled
 def named_table(names: Sequence[str], panels: dict[str, np.ndarray], across: float = 6.4) -> Figure:
-    """An `image_table` with a name to the left of each row, of one line or more."""
+    """An `image_table` with a name to the left of each row, in one or more lines."""
     nonempty("names", names)
     figure = image_table(panels, 0.05 + max(_inches(line) for name in names for line in name.split("\n")), across)
     height, axes = next(iter(panels.values())).shape[-2] + 1, figure.axes[0]
@@ -87,14 +87,14 @@ def named_table(names: Sequence[str], panels: dict[str, np.ndarray], across: flo
 
 
 def neighbours(samples: np.ndarray, nearest: np.ndarray, distances: np.ndarray) -> Figure:
-    """Samples (n, C, H, W), each beside the m training images (n, m, C, H, W) nearest to it, at a distance (n,)."""
+    """Samples (n, C, H, W), each next to the m nearest training images (n, m, C, H, W), at a distance (n,)."""
     names = [f"distance {distance:.2f}" for distance in distances]
     return named_table(names, {"sample": np.asarray(samples)[:, None], "nearest training images": nearest})
 
 
 @styled
 def image_sheet(images: np.ndarray, columns: int, title: str = "") -> Figure:
-    """Images (n, C, H, W) under a title, `columns` in a row, each of their pixels one or more whole ones at dpi 100."""
+    """Images (n, C, H, W) under a title, `columns` in a row; each pixel is one or more whole pixels at dpi 100."""
     height, width = tile(images, columns).shape[:2]
     scale, top = max(1, round(110 / width)), 20
     figure = Figure(figsize=(scale * width / 100, (scale * height + top) / 100))
@@ -106,9 +106,9 @@ def image_sheet(images: np.ndarray, columns: int, title: str = "") -> Figure:
 
 @styled
 def image_matrix(rows: dict[str, dict[str, np.ndarray]], columns: int, title: str = "") -> Figure:
-    """Grids of images (n, C, H, W), `columns` in each row of theirs, each under its title and beside its row's name.
+    """Grids of images (n, C, H, W), `columns` in a row, each under its title and next to the name of its row.
 
-    Each of their pixels is one or more whole ones at dpi 100.
+    At dpi 100 each pixel is drawn as one or more whole pixels.
     """
     every = [images for panels in rows.values() for images in panels.values()]
     _first(every, n=1, C=1, H=1, W=1)
@@ -132,12 +132,12 @@ def image_matrix(rows: dict[str, dict[str, np.ndarray]], columns: int, title: st
 
 
 def _first(panels: Collection[np.ndarray], **least: int) -> tuple[int, ...]:
-    """The shape of the first of some panels, all of which have these axes."""
+    """The shape of the first panel; all panels must have these axes."""
     nonempty("panels", panels)
     shapes = [shaped("images", images, **least) for images in panels]
     return shapes[0]
 
 
 def _inches(title: str) -> float:
-    """The width of a title, with some white around it."""
+    """The width of a title, with a margin."""
     return TextPath((0, 0), title, size=STYLE["axes.titlesize"]).get_extents().width / 72 + 0.1 if title else 0.0

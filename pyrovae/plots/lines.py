@@ -1,4 +1,4 @@
-"""Curves, points and bars."""
+"""Plots of curves, points and bars."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,9 +14,9 @@ from pyrovae.plots.style import COLOURS, styled
 
 @styled
 def loss_curves(records: Sequence[dict[str, Any]], of: tuple[str, str] = ("", "")) -> Figure:
-    """Training and validation loss over epochs, in nats per datum; beta below them where it changes.
+    """Training and validation loss over epochs, in nats per datum; below them beta, if it changes.
 
-    The first tenth may be above the top. `of` says what data each is of, where the two are no losses of one kind.
+    The first tenth may lie above the top. `of` names the data of each loss, if the two losses are of different kinds.
     """
     nonempty("records", records)
     epochs = [record["epoch"] for record in records]
@@ -44,9 +44,9 @@ def loss_curves(records: Sequence[dict[str, Any]], of: tuple[str, str] = ("", ""
 
 @styled
 def training_curves(runs: dict[str, Sequence[tuple[Sequence[int], Sequence[float]]]], first: int = 0) -> Figure:
-    """For each label its runs, (epochs, losses): a colour a label, a line a run; the first tenth may be above the top.
+    """For each label its runs, (epochs, losses): a colour per label, a line per run; the first tenth may be above the top.
 
-    The first label has the colour of that number; after the last colour they begin again, with dashes.
+    `first` is the colour number of the first label; after the last colour they repeat, with dashes.
     """
     nonempty("runs", [run for several in runs.values() for run in several])
     lines = -(-len(runs) // (2 if max(map(len, runs)) < 28 else 1))
@@ -74,8 +74,8 @@ def curves(
 ) -> Figure:
     """For each label (x, y) or (x, y, errors): a line through the points, each with its error to either side.
 
-    Errors may be None. x and y name the axes; log says which of them are logarithmic: "x", "y" or "xy"; `beside` puts
-    the labels on the right, where lines leave them no room, `below` under a figure for a third of a page.
+    Errors may be None. x and y name the axes; `log` names the logarithmic ones: "x", "y" or "xy"; `beside` puts the
+    labels to the right, if the lines leave no space; `below` puts them under a small figure.
     """
     figure = _narrow(len(lines)) if below else Figure(figsize=(7.4 if beside else 5.4, 3.4))
     axes = figure.subplots()
@@ -94,9 +94,10 @@ def curves(
 
 @styled
 def rings(points: dict[str, tuple[Any, Any]], x: str = "", y: str = "", log: str = "") -> Figure:
-    """For each label (x, y): points that no line joins, for a third of a page; the axes as those of `curves`.
+    """For each label (x, y): points without lines, in a small figure; the axes are as in `curves`.
 
-    The first label has dots, each other one rings around those before it, so that points of one place are all seen.
+    The first label has dots; each further label has rings around the earlier ones, so that coinciding points are
+    visible.
     """
     figure = _narrow(len(points))
     axes = figure.subplots()
@@ -111,7 +112,7 @@ def rings(points: dict[str, tuple[Any, Any]], x: str = "", y: str = "", log: str
 
 @styled
 def curves_apart(lines: dict[str, tuple[Any, Any]], x: str = "", y: str = "", columns: int = 4) -> Figure:
-    """For each title (x, y) a line in a panel of its own, with its own scale: numbers of unlike units."""
+    """For each title (x, y): a line in a separate panel with its own scale, for numbers with different units."""
     nonempty("lines", lines)
     rows = -(-len(lines) // columns)
     figure = Figure(figsize=(1.9 * columns, 1.7 * rows + 0.3))
@@ -131,9 +132,9 @@ def curves_apart(lines: dict[str, tuple[Any, Any]], x: str = "", y: str = "", co
 def rate_distortion(
     points: dict[float, tuple[float, float]], others: dict[str, tuple[float, float]] | None = None
 ) -> Figure:
-    """For each beta (rate, distortion) in nats per datum, coloured by beta; crosses are `others`, by their labels.
+    """For each beta (rate, distortion) in nats per datum, coloured by beta; crosses show `others`, by label.
 
-    Along a grey line the sum of the two, which is -ELBO at beta = 1, is the same.
+    Along a grey line the sum of the two, which is -ELBO at beta = 1, is constant.
     """
     nonempty("points", points)
     figure = Figure(figsize=(5.4, 3.8))
@@ -155,12 +156,12 @@ def rate_distortion(
 
 @styled
 def roc_curves(scores: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """For each label (scores of normal data, scores of anomalies): detections against false alarms, by threshold."""
+    """For each label (scores of normal data, scores of anomalies): detections against false alarms."""
     figure = Figure(figsize=(5.4, 3.4))
     axes = figure.subplots()
     for number, (label, (normal, anomalous)) in enumerate(scores.items()):
         thresholds = np.unique(np.concatenate([normal, anomalous]))
-        # The share above each threshold; from all to none.
+        # The share above each threshold, from all to none.
         alarms, found = (
             np.append(1, 1 - np.searchsorted(np.sort(each), thresholds, side="right") / len(each))
             for each in (normal, anomalous)
@@ -174,7 +175,7 @@ def roc_curves(scores: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
 
 @styled
 def auroc_bars(by_class: dict[str, dict[str, float]], x: str = "class") -> Figure:
-    """A bar for each class, its `value` with two `standard_error` to either side; .5 is chance."""
+    """A bar for each class: its `value`, with two `standard_error` to either side; .5 is chance."""
     nonempty("by_class", by_class)
     values, errors = (np.array([each[key] for each in by_class.values()]) for key in ("value", "standard_error"))
     figure = Figure(figsize=(max(3.0, 0.45 * len(values) + 0.8), 2.6))
@@ -189,9 +190,9 @@ def auroc_bars(by_class: dict[str, dict[str, float]], x: str = "class") -> Figur
 def intervals(
     numbers: dict[str, dict[str, float]], x: str, first: int = 0, size: tuple[float, float] = (5.6, 0.3)
 ) -> Figure:
-    """For each label its `value`, and its `margin` or else two `standard_error` to either side; the first on top.
+    """For each label its `value`, with its `margin` or two `standard_error` to either side; the first is on top.
 
-    Labels have the colours of `training_curves`; size is in inches: of the figure's width, and of a label's height.
+    Labels have the colours of `training_curves`; `size` is the figure's width and a label's height, in inches.
     """
     figure = Figure(figsize=(size[0], 0.8 + size[1] * len(numbers)))
     axes = figure.subplots()
@@ -206,7 +207,7 @@ def intervals(
 
 @styled
 def rows_of_dots(series: dict[str, dict[str, tuple[float, float]]], x: str) -> Figure:
-    """For each series a colour, and in it for each label a value and its error: a row a label, the first on top."""
+    """For each series a colour; for each label a row with a value and its error; the first is on top."""
     nonempty("series", series)
     labels = list(next(iter(series.values())))
     figure = Figure(figsize=(4.2, 1 + 0.3 * len(labels)))
@@ -221,7 +222,7 @@ def rows_of_dots(series: dict[str, dict[str, tuple[float, float]]], x: str) -> F
 
 @styled
 def dots(values: dict[str, Sequence[float]], y: str = "") -> Figure:
-    """For each label a column of dots, its repetitions, and a line at their mean."""
+    """For each label a column of dots, one for each repetition, and a line at their mean."""
     figure = Figure(figsize=(max(3.0, 0.75 * len(values) + 0.8), 2.8))
     axes = figure.subplots()
     for place, each in enumerate(values.values()):
@@ -233,12 +234,12 @@ def dots(values: dict[str, Sequence[float]], y: str = "") -> Figure:
 
 
 def _narrow(labels: int) -> Figure:
-    """Of a third of a page, where its letters can be read, with room for labels below."""
+    """A small figure with readable letters, with room for labels below."""
     return Figure(figsize=(3.6, 2.9 + 0.19 * labels))
 
 
 def _name(axes: Axes, x: str, y: str, log: str) -> None:
-    """The axes' names, and which of them are logarithmic."""
+    """Set the axes' names, and which of them are logarithmic."""
     axes.set(xlabel=x, ylabel=y)
     for name in log:
         axes.set(**{f"{name}scale": "log"})
@@ -246,7 +247,7 @@ def _name(axes: Axes, x: str, y: str, log: str) -> None:
 
 
 def _zoom(axes: Axes, curves: Sequence[Sequence[float]]) -> None:
-    """Show where these curves run, whatever else there is."""
+    """Set the limits to show these curves, whatever else there is."""
     values = np.concatenate([np.asarray(curve, dtype=float) for curve in curves])
     values = values[np.isfinite(values)]
     if len(values) and (room := 0.05 * (values.max() - values.min())):

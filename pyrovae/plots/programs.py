@@ -17,12 +17,12 @@ def program_graph(
     observed: Sequence[str],
     n: int | str,
 ) -> Figure:
-    """The sites of model and guide in their plate: solid arrows generate, dashed ones infer; observed sites are grey.
+    """The sites of model and guide in their plate: solid arrows generate, dashed arrows infer; observed sites are grey.
 
     Args:
-        levels: how far each site stands from the top.
-        edges: (parent, child) in the model.
-        inferred: the same in the guide.
+        levels: the distance of each site from the top.
+        edges: (parent, child) pairs in the model.
+        inferred: (parent, child) pairs in the guide.
         observed: the sites with data.
         n: size of the plate.
     """

@@ -1,4 +1,4 @@
-"""Distributions of numbers: data beside samples, and what diagnoses tell."""
+"""Plots of distributions of numbers: data next to samples, and diagnostics."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,7 +17,7 @@ def marginals(data: np.ndarray, samples: np.ndarray, most: int = 12) -> Figure:
     grid = figure.subplots(rows, min(4, count), squeeze=False).flatten()
     for column, axes in enumerate(grid[:count]):
         both = np.concatenate([data[:, column], samples[:, column]])
-        # Values that occur: between those of one row and one sample there would be neither.
+        # Use values that occur: a value between a single row and a single sample would have neither in its bin.
         low, high = np.quantile(both, 0.005, method="lower"), np.quantile(both, 0.995, method="higher")
         bins = np.linspace(low, high, 31) if high > low else np.array([low - 0.5, low + 0.5])
         for values, label, colour in ((data, "data", COLOURS[0]), (samples, "samples", COLOURS[1])):
@@ -31,7 +31,7 @@ def marginals(data: np.ndarray, samples: np.ndarray, most: int = 12) -> Figure:
 
 @styled
 def agreement(data: np.ndarray, means: np.ndarray) -> Figure:
-    """Reconstructed against true values of vectors (N, D), one dot a value."""
+    """Reconstructed against true values of vectors (N, D), one dot for each value."""
     nonempty("data", data)
     figure = Figure(figsize=(3.6, 3.4))
     axes = figure.subplots()
@@ -44,9 +44,9 @@ def agreement(data: np.ndarray, means: np.ndarray) -> Figure:
 
 @styled
 def pareto_k(k: np.ndarray, usable: float = 0.7) -> Figure:
-    """Pareto k-hat (N,) over the data, a dot a row, with lines at .5 and `usable`; triangles at the edge are infinite.
+    """Pareto k-hat (N,) over the data, a dot for each row, with lines at .5 and `usable`; triangles are infinite values.
 
-    usable: `psis.usable` of as many draws as k-hat is of; where it is below .5 it is the only line.
+    `usable` is `pareto_k.usable` for the number of draws of k-hat; if it is below .5 it is the only line.
     """
     nonempty("k", k)
     figure = Figure(figsize=(5.4, 2.8))
@@ -70,9 +70,9 @@ def pareto_k(k: np.ndarray, usable: float = 0.7) -> Figure:
 
 @styled
 def rank_histograms(counts: dict[str, np.ndarray], most: int = 20) -> Figure:
-    """Rank histograms (latents, bins) by site, of the first latents; the band holds 99 % of uniform bins.
+    """Rank histograms (latents, bins) by site, for the first latents; the band contains 99 % of uniform bins.
 
-    Full at both ends: the guide is too narrow; in the middle: too wide; on one side: biased.
+    Too many ranks at both ends: the guide is too narrow; in the middle: too wide; on one side: biased.
     """
     nonempty("counts", counts)
     for rows in counts.values():
