@@ -731,7 +731,7 @@ def test_as_many_runs_at_a_time_as_there_are_cores(cores, threads, jobs, monkeyp
     ("code", "why"),
     [
         ("print('a'); print('pyrovae: all wrong'); print(); exit(3)", "all wrong"),
-        ("exit(3)", "status 3, no output"),
+        ("exit(3)", "status 3, without output"),
         ("import os; print('far', flush=True); os.kill(os.getpid(), 9)", "ended by signal 9"),
         ("raise RuntimeError('odd')", "RuntimeError: odd"),
         ("print('done')", ""),

@@ -44,7 +44,7 @@ def loss_curves(records: Sequence[dict[str, Any]], of: tuple[str, str] = ("", ""
 
 @styled
 def training_curves(runs: dict[str, Sequence[tuple[Sequence[int], Sequence[float]]]], first: int = 0) -> Figure:
-    """For each label its runs, (epochs, losses): a colour per label, a line per run; the first tenth may be above the top.
+    """For each label its runs, (epochs, losses): a colour per label, a line per run; the first tenth may be cut off.
 
     `first` is the colour number of the first label; after the last colour they repeat, with dashes.
     """

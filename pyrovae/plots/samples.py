@@ -44,7 +44,7 @@ def agreement(data: np.ndarray, means: np.ndarray) -> Figure:
 
 @styled
 def pareto_k(k: np.ndarray, usable: float = 0.7) -> Figure:
-    """Pareto k-hat (N,) over the data, a dot for each row, with lines at .5 and `usable`; triangles are infinite values.
+    """Pareto k-hat (N,) over the data, a dot a row, with lines at .5 and `usable`; triangles are infinite values.
 
     `usable` is `pareto_k.usable` for the number of draws of k-hat; if it is below .5 it is the only line.
     """
