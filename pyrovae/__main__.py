@@ -82,10 +82,11 @@ def _train(
             results = runs.evaluate(target, parts=parts, rows=rows or ROWS)
             _tell(results, parts)
             written = runs.plot(target)
-    print(f"\nThe run is in {target}. Look at {written[0].parent}/ ({', '.join(each.stem for each in written)}),")
     trust = f", trust={tuple(asked.modules())}" if asked.modules() else ""
-    curves = f"at its curves with `{asked.tracker} --logdir {target}`, " if asked.tracker else ""
-    print(f"{curves}or load it: pyrovae.load({str(target)!r}{trust})")
+    print(f"\nThe run is in {target}. Figures: {written[0].parent}/ ({', '.join(each.stem for each in written)}).")
+    if asked.tracker:
+        print(f"Curves: `{asked.tracker} --logdir {target}`.")
+    print(f"The model: pyrovae.load({str(target)!r}{trust})")
 
 
 def _target(

@@ -65,7 +65,7 @@ def finished(tmp_path_factory):
 def test_train_leaves_a_whole_run_and_names_it(capsys):
     assert train("--epochs", 2, "--particles", 3) == 0
     printed = capsys.readouterr()
-    assert "runs/digits-1 holds the run" in printed.out
+    assert "The run is in runs/digits-1. Figures: runs/digits-1/figures/" in printed.out
     assert printed.err == ""
     found = {path.name for path in runs.Path("runs/digits-1").iterdir()}
     assert found == {

@@ -21,9 +21,10 @@ SCHEMA = 1
 MOST = 10**6
 # Threads with which torch may crash the process.
 MOST_THREADS = 1024
-# The options whose values are members, which may also be "module:Class".
+# What the options dtype and compile stand for.
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 COMPILE = {"auto": "auto", "yes": True, "no": False}
+# The options whose values are members, which may also be "module:Class".
 PARTS = ("model", "prior", "likelihood", "guide", "network", "encoder", "decoder", "objective", "optimizer")
 
 
