@@ -42,6 +42,22 @@ def asked(*arguments):
     return main(["compare", *map(str, arguments)])
 
 
+@pytest.fixture
+def _in_process(monkeypatch):
+    """Each run in this process, since one of its own takes seconds to start."""
+
+    def run(command, stdout, **options):
+        with redirect_stdout(stdout), redirect_stderr(stdout):
+            return subprocess.CompletedProcess(command, main(command[3:]))
+
+    monkeypatch.setattr(grid, "subprocess", SimpleNamespace(run=run, STDOUT=None))
+
+
+@pytest.fixture
+def _without_pictures(monkeypatch):
+    monkeypatch.setattr(runs, "draw", lambda *args: {})
+
+
 @pytest.mark.parametrize(
     ("text", "values"),
     [
@@ -64,14 +80,18 @@ def test_a_grid_is_the_product_of_its_axes_and_seeds():
     assert cells[-1].name == "4+mlp_hidden=_5+seed-4"
 
 
-def test_finished_cells_are_kept_and_interrupted_ones_go_on(capsys):
-    assert asked("--betas", "1,2", "--root", "grid", *QUICK) == 0
+@pytest.mark.parametrize("where", ["_in_process", pytest.param("tmp_path", marks=pytest.mark.slow)])
+def test_finished_cells_are_kept_and_interrupted_ones_go_on(where, request, capsys):
+    """In this process, or each in one of its own, two at a time."""
+    request.getfixturevalue(where)
+    words = ["--root", "grid", *QUICK, "--network", "mlp(hidden=[8])"] + ["--jobs", "1"] * (where == "_in_process")
+    assert asked("--betas", "1,2", *words) == 0
     first = capsys.readouterr().out
     assert "nats per datum: mass over binary values" in first
     written = Path("grid/1+seed-0/evaluation.json")
     before = written.stat().st_mtime_ns
     Path("grid/2+seed-0/evaluation.json").unlink()
-    assert asked("--betas", "1,2", "--root", "grid", *QUICK) == 0
+    assert asked("--betas", "1,2", *words) == 0
     assert written.stat().st_mtime_ns == before
     assert Path("grid/2+seed-0/evaluation.json").exists()
     assert first.splitlines()[-4:] == capsys.readouterr().out.splitlines()[-4:]
@@ -79,15 +99,16 @@ def test_finished_cells_are_kept_and_interrupted_ones_go_on(capsys):
     assert [row["beta"] for row in rows] == ["1", "2"]
     value = json.loads(written.read_text())["log_likelihood"]["value"]
     assert rows[0]["log_likelihood"]["value"] == pytest.approx(value, abs=1e-9)
-    assert asked("--betas", "1,2", "--root", "grid", *QUICK, "--epochs", "2") == 2
+    assert asked("--betas", "1,2", *words, "--epochs", "2") == 2
     assert "--epochs: grid was made with 1, found 2; compare.toml in it can be added to" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("_in_process", "_without_pictures")
 def test_runs_on_data_that_were_replaced_are_not_mixed_with_others(capsys):
     """They are refused before any run, and stay as they are."""
     options = ["--data", "x.npy", "--likelihood", "normal", "--batch-size", "20", "--root", "grid", *QUICK[:4]]
     np.save("x.npy", np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32))
-    assert asked("--latent-dims", "2", *options) == 0
+    assert asked("--latent-dims", "2", *options, "--jobs", "1") == 0
     written = Path("grid/2+seed-0/evaluation.json").read_text()
     toml = Path("grid/compare.toml").read_text()
     Path("grid/compare.toml").write_text(toml.replace("    2,\n", "    2,\n    4,\n"))
@@ -395,22 +416,6 @@ def test_a_file_that_cannot_be_meant_is_named(text, message, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert len(list(Path("here").iterdir())) == 1
-
-
-@pytest.fixture
-def _in_process(monkeypatch):
-    """Each run in this process, since one of its own takes seconds to start."""
-
-    def run(command, stdout, **options):
-        with redirect_stdout(stdout), redirect_stderr(stdout):
-            return subprocess.CompletedProcess(command, main(command[3:]))
-
-    monkeypatch.setattr(grid, "subprocess", SimpleNamespace(run=run, STDOUT=None))
-
-
-@pytest.fixture
-def _without_pictures(monkeypatch):
-    monkeypatch.setattr(runs, "draw", lambda *args: {})
 
 
 @pytest.mark.usefixtures("_in_process", "_without_pictures")

@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pyro
@@ -787,6 +787,22 @@ def row_score(trace, dim):
     return total
 
 
+@cache
+def weights_by_hand(name):
+    """`by_hand` of a program, drawn once for all questions, and not from the seed that they begin with."""
+    case = made(name)
+    torch.manual_seed(2)
+    return by_hand(case)
+
+
+@cache
+def losses_of_pyro(name):
+    """A hundred of Pyro's losses, drawn once for both ways to fit, and not from the seed that these begin with."""
+    case = made(name)
+    torch.manual_seed(2)
+    return torch.tensor([case.loss.loss(case.model, case.guide, *case.args) / N for _ in range(100)]).double()
+
+
 def modes(case, training):
     return pyrovae.modes.mode(case.modules, training)
 
@@ -801,11 +817,11 @@ def check_close(value, expected, *errors):
     assert abs(value - expected) < bound, f"{value} is {abs(value - expected) / bound * 5:.1f} errors from {expected}"
 
 
-def check_answers(case, question):
+def check_answers(case, question, weights=None):
     """The bound, and log p(x), are those of particles one by one; log p(x) that of a closed form where there is one."""
     if (answer := asked(case, question)) is None:
         return
-    log_w = by_hand(case)
+    log_w = by_hand(case) if weights is None else weights()
     of_bound = log_w.mean(1).std().item() / K**0.5
     of_log_p = ((log_w - log_mean_exp(log_w)).exp().var(0).sum() / K).sqrt().item() / N
     if question != "gaps":
@@ -833,23 +849,36 @@ def test_svi_takes_the_steps_of_pyro(name):
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
-@pytest.mark.parametrize("question", ["fit", "minibatches"])
-@pytest.mark.parametrize("name", PROGRAMS)
+def asks(*questions):
+    """Each program with the first question, and with one of the others; the rest is left to nox -s slow."""
+    kept = {
+        (name, others) for i, name in enumerate(PROGRAMS) for others in (questions[0], questions[i % len(questions)])
+    }
+    return pytest.mark.parametrize(
+        ("name", "question"),
+        [
+            pytest.param(name, question, marks=[] if (name, question) in kept else pytest.mark.slow)
+            for question in questions
+            for name in PROGRAMS
+        ],
+    )
+
+
+@asks("fit", "minibatches")
 def test_a_fit_has_the_loss_of_pyro(name, question):
     """In nats per datum; that of minibatches has the same mean, where rows are independent."""
     case = made(name)
     losses = asked(case, question)
     if losses is None or (case.coupled and question == "minibatches"):
         return
-    theirs = torch.tensor([case.loss.loss(case.model, case.guide, *case.args) / N for _ in range(100)]).double()
+    theirs = losses_of_pyro(name)
     errors = [each.std().item() / len(each) ** 0.5 for each in (losses, theirs)]
     check_close(losses.mean().item(), theirs.mean().item(), *errors)
 
 
-@pytest.mark.parametrize("question", ALL)
-@pytest.mark.parametrize("name", PROGRAMS)
+@asks(*ALL)
 def test_questions_are_answered_as_by_hand_or_refused_by_name(name, question):
-    check_answers(made(name), question)
+    check_answers(made(name), question, partial(weights_by_hand, name))
 
 
 LEFT = [name for name, make in PROGRAMS.items() if make().warns]

@@ -399,7 +399,7 @@ def test_a_graph_gives_the_loss_and_gradients_of_eager_pyro(name, dtype):
     assert (losses[0] != losses[1]) == (name not in STILL)  # fresh noise, where there is any
 
 
-@cases([("ours, beta rising", torch.float32), ("M2, enumerated", torch.float64)])
+@cases([("ours, beta rising", torch.float32)])
 def test_compiled_it_is_still_the_same(name, dtype):
     losses = compare(name, dtype, True)
     assert (losses[0] != losses[1]) == (name not in STILL)

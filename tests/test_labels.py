@@ -116,8 +116,15 @@ def _known(model=SemiSupervisedVAE, conditional=False):
     return SimpleNamespace(vae=vae, exact=(vae.model, guide), joint=joint, x=x, y=y)
 
 
-@pytest.mark.parametrize("conditional", [False, True])
-@pytest.mark.parametrize("particles", [1, 7])
+@pytest.mark.parametrize(
+    ("particles", "conditional"),
+    [
+        (1, False),
+        (7, True),
+        pytest.param(1, True, marks=pytest.mark.slow),
+        pytest.param(7, False, marks=pytest.mark.slow),
+    ],
+)
 def test_an_exact_guide_gives_the_evidence_of_both_kinds_of_rows(known, particles, conditional):
     """log p(x) of rows without a label, log p(x, y) of the others, each row in its place, for any K."""
     it = known(ConditionalVAE if conditional else SemiSupervisedVAE, conditional)
@@ -467,8 +474,12 @@ DATA = {
 
 @pytest.mark.parametrize(
     ("source", "dtype"),
-    [(source, torch.float64) for source in ("labels", "some missing", "grey, some missing")]
-    + [("some missing", torch.float32)],
+    [
+        ("grey, some missing", torch.float64),
+        ("some missing", torch.float32),
+        pytest.param("labels", torch.float64, marks=pytest.mark.slow),
+        pytest.param("some missing", torch.float64, marks=pytest.mark.slow),
+    ],
 )
 def test_every_path_trains_to_the_same_numbers(source, dtype):
     """Eager and as a graph; batches that do not divide the rows, and a valid part with and without labels."""
@@ -673,8 +684,14 @@ LABELS = {
 }
 
 
-@pytest.mark.parametrize("name", LABELS)
-@pytest.mark.parametrize("model", [ConditionalVAE, SemiSupervisedVAE])
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [(name, SemiSupervisedVAE) for name in LABELS]
+    + [
+        pytest.param(name, ConditionalVAE, marks=[] if name in ("classes", "given numbers") else pytest.mark.slow)
+        for name in LABELS
+    ],
+)
 def test_every_kind_of_label_is_scored_trained_generated_and_may_be_missing(name, model, double):
     options, draw = LABELS[name]
     if name == "given numbers" and model is SemiSupervisedVAE:
@@ -760,9 +777,19 @@ def test_the_learned_prior_of_y_becomes_the_frequencies():
 # ---- worst cases
 
 
-@pytest.mark.parametrize("model", [ConditionalVAE, SemiSupervisedVAE])
-@pytest.mark.parametrize("network", [NET, CONV])
-@pytest.mark.parametrize("beta", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("model", "network", "beta"),
+    [
+        (ConditionalVAE, NET, 1.0),
+        (SemiSupervisedVAE, CONV, 0.0),
+        pytest.param(ConditionalVAE, NET, 0.0, marks=pytest.mark.slow),
+        pytest.param(ConditionalVAE, CONV, 0.0, marks=pytest.mark.slow),
+        pytest.param(ConditionalVAE, CONV, 1.0, marks=pytest.mark.slow),
+        pytest.param(SemiSupervisedVAE, NET, 0.0, marks=pytest.mark.slow),
+        pytest.param(SemiSupervisedVAE, NET, 1.0, marks=pytest.mark.slow),
+        pytest.param(SemiSupervisedVAE, CONV, 1.0, marks=pytest.mark.slow),
+    ],
+)
 def test_images_of_three_channels_that_are_no_squares_train(model, network, beta):
     x, y = (torch.rand(23, 3, 6, 5) < 0.5).double(), classes(23, 9 if model is SemiSupervisedVAE else 0)
     parts = {"encoder": network, "decoder": network} | ({"classifier": network} if model is SemiSupervisedVAE else {})
@@ -821,8 +848,17 @@ def test_both_entries_and_labels_may_be_missing(known):
         made(shape=4, likelihood=likelihood, encoder=net, classifier=NET)
 
 
-@pytest.mark.parametrize("missing", [0, 7, 20])
-@pytest.mark.parametrize("shape", [(1, 4, 5), (6,)])
+@pytest.mark.parametrize(
+    ("shape", "missing"),
+    [
+        ((1, 4, 5), 7),
+        ((6,), 20),
+        pytest.param((6,), 0, marks=pytest.mark.slow),
+        pytest.param((6,), 7, marks=pytest.mark.slow),
+        pytest.param((1, 4, 5), 0, marks=pytest.mark.slow),
+        pytest.param((1, 4, 5), 20, marks=pytest.mark.slow),
+    ],
+)
 def test_it_is_drawn_with_missing_labels_too(missing, shape):
     x, y = (torch.rand(20, *shape) < 0.5).float(), classes(20, missing)[torch.randperm(20)]
     drawn = set(figures.draw(made(shape=shape), Split(x, y)))

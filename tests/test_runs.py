@@ -34,6 +34,12 @@ def _one_thread(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture
+def _without_pictures(monkeypatch):
+    """But for the curves of the loss: what a run draws is seen where its pictures are."""
+    monkeypatch.setattr(runs, "draw", lambda *args: {})
+
+
 def train(*arguments):
     return main(["train", *map(str, arguments)])
 
@@ -115,6 +121,7 @@ def test_a_tracker_whose_package_is_missing_is_named_before_any_work(monkeypatch
     assert "did you mean 'tensorboard'" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("_without_pictures")
 def test_run_toml_is_complete_readable_and_reproduces(finished, tmp_path):
     text = (finished / "run.toml").read_text()
     values = tomllib.loads(text)
@@ -127,6 +134,7 @@ def test_run_toml_is_complete_readable_and_reproduces(finished, tmp_path):
     assert same_run(finished, "again")
 
 
+@pytest.mark.usefixtures("_without_pictures")
 def test_paths_are_written_relative_and_found_again(tmp_path, monkeypatch):
     np.save("x.npy", np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32))
     assert train("--data", "x.npy", "--likelihood", "normal", "--batch-size", 20, "--name", "vectors", *QUICK) == 0
@@ -136,6 +144,7 @@ def test_paths_are_written_relative_and_found_again(tmp_path, monkeypatch):
     assert json.loads(runs.Path("vectors/evaluation.json").read_text())["rows"] == 42
 
 
+@pytest.mark.usefixtures("_without_pictures")
 def test_options_reach_the_model():
     options = [
         "--network", "conv(channels=[4], hidden=7)", "--decoder", "mlp(hidden=[5])", "--activation", "tanh",
@@ -168,6 +177,7 @@ def interrupt_after(monkeypatch, epochs, error=KeyboardInterrupt):
     monkeypatch.setattr(pyrovae.Training, "take_step", failing)
 
 
+@pytest.mark.usefixtures("_without_pictures")
 @pytest.mark.parametrize(
     "epochs", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(3, marks=pytest.mark.slow)]
 )
@@ -267,7 +277,7 @@ main(sys.argv[1:])
 
 def test_ctrl_c_in_a_real_process(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "pyrovae", "train", "--name", "real", "--epochs", "100000"],
+        [sys.executable, "-m", "pyrovae", "train", "--name", "real", "--epochs", "100000", "--compile", "no"],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
         # A shell's background jobs, and so their children, ignore SIGINT.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -283,6 +293,7 @@ def test_ctrl_c_in_a_real_process(tmp_path):
     assert files.read_tensors(state)[1]["epoch"] >= 1
 
 
+@pytest.mark.usefixtures("_without_pictures")
 @pytest.mark.parametrize(
     "damage", [pytest.param("cut", marks=pytest.mark.slow), "flipped", pytest.param("emptied", marks=pytest.mark.slow)]
 )
@@ -322,6 +333,7 @@ def test_a_run_that_blows_up_keeps_its_last_good_state(capsys):
     assert printed.count("\n") == 1
 
 
+@pytest.mark.usefixtures("_without_pictures")
 def test_how_the_steps_run_is_chosen_and_recorded():
     options = ["--dtype", "bfloat16", "--matmul", "auto", "--compile", "no", "--epochs", 2, "--particles", 2]
     assert train("--name", "how", *options) == 0
@@ -357,6 +369,7 @@ def test_the_commit_is_dirty_where_code_differs_and_not_where_findings_do(tmp_pa
     assert runs.surroundings()["commit"] == f"{clean}-dirty"
 
 
+@pytest.mark.usefixtures("_without_pictures")
 def test_a_resumed_run_uses_the_matmul_that_auto_found(monkeypatch):
     monkeypatch.setattr("pyrovae.training.matmul.fastest_matmul", lambda *found: ("medium", 1e-6, 2.0))
     with monkeypatch.context() as patched:
@@ -540,13 +553,15 @@ def test_tensors_come_back_as_they_were(tmp_path):
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 
+@pytest.mark.usefixtures("_without_pictures")
 @pytest.mark.parametrize(
     ("likelihood", "binarize", "has_bits"),
     [("bernoulli", "dynamic", False), ("discretized-logistic", "none", True), ("normal(scale=0.2)", "dequantize", True),
      ("normal(scale=0.2)", "none", False)],
 )  # fmt: skip
 def test_bits_per_dimension_where_the_measure_has_them(likelihood, binarize, has_bits):
-    arguments = ["--likelihood", likelihood, "--binarize", binarize, "--network", "mlp(hidden=[8])", "--seed", 4]
+    arguments = ["--likelihood", likelihood, "--binarize", binarize, "--network", "mlp(hidden=[8])", "--seed", 4,
+                 "--compile", "no"]  # fmt: skip
     assert train("--name", "bits", *QUICK, *arguments) == 0
     results = json.loads(runs.Path("runs/bits/evaluation.json").read_text())
     found, nats = results["bits_per_dimension"], -results["log_likelihood"]["value"]
@@ -557,7 +572,8 @@ def test_bits_per_dimension_where_the_measure_has_them(likelihood, binarize, has
         assert 2 < found["value"] < 12
 
 
-@pytest.mark.parametrize("folder", [".", "library"])
+@pytest.mark.usefixtures("_without_pictures")
+@pytest.mark.parametrize("folder", [".", pytest.param("library", marks=pytest.mark.slow)])
 def test_a_users_own_member_is_found_in_the_working_directory_and_on_the_path(folder, tmp_path, monkeypatch, capsys):
     """The likelihood of the manual, by name, on counts. Typed, it is trusted; read from the run, only by --trust."""
     readme = (runs.Path(__file__).parents[1] / "runs" / "README.md").read_text()
@@ -567,7 +583,8 @@ def test_a_users_own_member_is_found_in_the_working_directory_and_on_the_path(fo
     (tmp_path / folder / "own_members.py").write_text(own)
     monkeypatch.syspath_prepend(str(tmp_path / folder))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / folder))
-    arguments = ["--data", "counts.npy", "--likelihood", "own_members:ZeroInflatedPoisson(gate=-2.0)", *QUICK]
+    arguments = ["--data", "counts.npy", "--likelihood", "own_members:ZeroInflatedPoisson(gate=-2.0)", *QUICK,
+                 "--compile", "no", "--network", "mlp(hidden=[4])"]  # fmt: skip
     assert train("--name", "own", *arguments) == 0
     head, *_ = lines = runs.Path("runs/own/run.toml").read_text().splitlines()
     assert "`pyrovae train own --trust own_members`" in head
@@ -702,6 +719,7 @@ def test_files_of_a_run_that_hold_something_else_are_named(finished):
 VECTORS = ["--likelihood", "normal", "--batch-size", 10, "--network", "mlp(hidden=[4])", "--compile", "no", *QUICK]
 
 
+@pytest.mark.usefixtures("_without_pictures")
 def test_data_of_one_file_name_are_told_apart():
     found = {}
     for name, folder, scale in (("one", "a", 1.0), ("other", "b", 2.0), ("again", "c", 1.0)):
@@ -715,6 +733,7 @@ def test_data_of_one_file_name_are_told_apart():
     assert len(pyrovae.rank({name: found[name] for name in ("one", "again")})) == 2
 
 
+@pytest.mark.usefixtures("_without_pictures")
 def test_a_run_does_not_go_on_with_other_data(monkeypatch, capsys):
     vectors(runs.Path("a/x.npy"), 1.0)
     with monkeypatch.context() as patched:
@@ -729,6 +748,7 @@ def test_a_run_does_not_go_on_with_other_data(monkeypatch, capsys):
     assert train("runs/cut", "--resume") == 0
 
 
+@pytest.mark.usefixtures("_without_pictures")
 def test_an_evaluation_of_other_data_begins_anew(monkeypatch):
     """Neither what an interrupted one has done, nor an examination, is of the data as they are now."""
     vectors(runs.Path("a/x.npy"), 1.0)

@@ -167,10 +167,7 @@ def test_convolutions_resume_to_the_same_bits(digits):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(n, marks=() if n in ("adam", "a nested state", "warm-up", "validation") else pytest.mark.slow)
-        for n in SETTINGS
-    ],
+    [pytest.param(n, marks=() if n in ("a nested state", "warm-up") else pytest.mark.slow) for n in SETTINGS],
 )
 def test_a_resumed_training_is_bitwise_the_uninterrupted_one(digits, name):
     few = replace(digits, train=Split(digits.train.x[:300], binarize="dynamic"))
@@ -256,7 +253,7 @@ def test_a_bad_row_that_is_read_late_is_named(vae, x, compile):
     assert same(vae, before)
 
 
-@pytest.mark.parametrize("compile", ["auto", True])
+@pytest.mark.parametrize("compile", ["auto", pytest.param(True, marks=pytest.mark.slow)])
 def test_every_path_trains_to_the_same_numbers(digits, compile):
     """Resident bytes, binarised on the way, with a ragged last batch: eager, as a graph, compiled."""
 
