@@ -110,6 +110,7 @@ def galleried(root, *words):
     return asked, (root / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_one_of_the_gallery_that_fails_stops_no_other(tmp_path):
     for name, sums in {"bad": "1 / 0", "good": "2.0"}.items():
         (tmp_path / name).mkdir(parents=True)

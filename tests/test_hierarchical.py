@@ -304,7 +304,10 @@ def test_other_parts_train(parts):
     assert pyrovae.evaluate(vae, x, 5)["log_likelihood"]["value"] < 0
 
 
-@pytest.mark.parametrize(("direction", "estimator"), ALLOWED)
+@pytest.mark.parametrize(
+    ("direction", "estimator"),
+    [pytest.param(*case, marks=[] if case == ALLOWED[-1] else pytest.mark.slow) for case in ALLOWED],
+)
 def test_it_learns_the_digits(digits, direction, estimator):
     vae = HierarchicalVAE(digits.event_shape, 10, 5, direction=direction, between=SMALL)
     first, *_, last = pyrovae.fit(vae, digits, epochs=6, objective=ELBO(WarmUp(30), estimator), compile=False)
@@ -316,7 +319,7 @@ def test_it_learns_the_digits(digits, direction, estimator):
 def test_a_copy_is_another_model(direction):
     vae = made(direction=direction)
     twin, other = copy.deepcopy(vae), made(direction=direction)
-    pyrovae.fit(twin, binary(), epochs=2)
+    pyrovae.fit(twin, binary(), epochs=2, compile=False)
     assert not any(torch.equal(a, b) for a, b in zip(vae.parameters(), twin.parameters(), strict=True))
     other.load_state_dict(twin.state_dict())
     x = binary(5)

@@ -11,6 +11,7 @@ from conftest import one_mode
 
 from pyrovae import examine
 from pyrovae.data import Split
+from pyrovae.evaluation import parts
 from pyrovae.evaluation.examine import _weigh
 from pyrovae.runs import report
 
@@ -109,8 +110,8 @@ def beyond(gap):
 
 def examined(name, interval=False):
     with pytest.MonkeyPatch.context() as patch:
-        for option, few in {"PARTICLES": 400, "STEPS": 10, "CHAINS": 4, "TEMPERATURES": 60}.items():
-            patch.setitem(examine.__globals__, option, few)
+        patch.setitem(parts.PARTS, "diagnosis", parts.Diagnosis(particles=400, steps=10))
+        patch.setitem(parts.PARTS, "interval", parts.Interval(chains=4, temperatures=60))
         torch.manual_seed(0)
         control = CONTROLS[name][0]()
         names = ["diagnosis", "law", "calibration"] + ["interval"] * interval

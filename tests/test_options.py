@@ -34,7 +34,7 @@ SEMI = {"model": "semi-supervised-vae", "num_labels": 9.0}
 # Each field: what it is changed to, and what else the base has where that alone would have no effect.
 CHANGES = {
     "data": ("y.npz", {}),
-    "data_root": ("elsewhere", {"data": "mnist"}),
+    "data_root": ("elsewhere", {"data": "mnist", "batch_size": 20000, "particles": 1}),
     "binarize": ("threshold", {}),
     "valid": (0.3, {}),
     "test": (0.3, {}),

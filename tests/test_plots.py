@@ -195,17 +195,23 @@ def test_marginals_hold_a_single_row_and_leave_out_outliers():
 @pytest.mark.parametrize(
     ("shape", "latent_dim", "names"),
     [
-        ((30, 7, 5), 2, {"samples", "reconstructions", "variations", "interpolation", "latents", "loss", "program"}),
+        pytest.param(
+            (30, 7, 5),
+            2,
+            {"samples", "reconstructions", "variations", "interpolation", "latents", "loss", "program"},
+            marks=pytest.mark.slow,
+        ),
         ((30, 3, 8, 6), 3, {"samples", "reconstructions", "variations", "interpolation", "latents", "loss", "program"}),
         ((30, 5), 1, {"samples", "reconstructions", "latents", "loss", "program"}),
         ((5, 4, 4), 3, {"samples", "reconstructions", "variations", "interpolation", "latents", "loss", "program"}),
-        ((5, 4), 3, {"samples", "reconstructions", "latents", "loss", "program"}),
+        pytest.param((5, 4), 3, {"samples", "reconstructions", "latents", "loss", "program"}, marks=pytest.mark.slow),
     ],
 )
 def test_every_kind_of_data_has_its_figures(tmp_path, monkeypatch, shape, latent_dim, names):
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", RNG.random(shape).astype(np.float32))
     options = ["--latent-dim", str(latent_dim), "--likelihood", "normal(scale=0.3)", "--binarize", "none"]
+    options += ["--compile", "no"]
     assert (
         main(
             [

@@ -64,6 +64,7 @@ def test_the_blocks_of_the_manual_run_in_order(tmp_path, monkeypatch):
     assert pyrovae.evaluate((space["model"], space["guide"]), torch.rand(9, 64), 2)["rows"] == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES[3:] if blocks(page)], ids=lambda page: page.parent.name)
 def test_the_blocks_of_other_pages_run_in_order(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -221,7 +221,7 @@ def test_clusters_are_found_in_the_middle_of_a_run_once(monkeypatch, capsys):
 
 
 def test_uncertain_weights_are_a_run_like_any_other(capsys):
-    options = ["--model", "bayesian-vae(scale=1.0)", "--network", "mlp(hidden=[16])"]
+    options = ["--model", "bayesian-vae(scale=1.0)", "--network", "mlp(hidden=[16])", "--compile", "no"]
     assert train("--name", "weights", *options, *QUICK) == 0
     assert "log p(x), 3 importance samples at 10 w " in capsys.readouterr().out
     vae = pyrovae.load("runs/weights")
