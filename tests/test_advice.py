@@ -77,7 +77,7 @@ def test_floats_that_are_bytes_are_named(likelihood):
 
 @pytest.mark.parametrize("network", [Conv, ResNet])
 def test_channels_come_first(network):
-    with pytest.raises(ValueError, match=r"found \(28, 28, 3\); channels come first: x.permute\(0, 3, 1, 2\) makes"):
+    with pytest.raises(ValueError, match=r"found \(28, 28, 3\); channels come first: x.permute\(0, 3, 1, 2\) turns"):
         pyrovae.VAE((28, 28, 3), 2, encoder=network)
     with pytest.raises(ValueError, match=r"at least 4 x 4, found \(1, 3, 3\)$"):
         pyrovae.VAE((1, 3, 3), 2, encoder=network)
