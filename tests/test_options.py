@@ -459,7 +459,7 @@ def test_numbers_that_no_run_can_mean_are_refused(words, message, called, capsys
         ({"autocast": 1}, "autocast: expected True or False, found 1"),
         ({"optimizer": "adam"}, "optimizer: expected a class such as torch.optim.Adam, found 'adam'"),
         ({"optimizer": torch.optim.SGD([torch.ones(1)], 0.1)}, "found an object of class SGD"),
-        ({"lr_schedule": "cosine"}, "lr_schedule: expected a function such as pyrovae.training.rates.cosine, found"),
+        ({"lr_schedule": "cosine"}, "lr_schedule: expected a function such as pyrovae.training.rates.cosine"),
         (
             {"lr_schedule": lambda share: 0.5 - share},
             "lr_schedule at 0.501 of the training: expected a finite number >=",
