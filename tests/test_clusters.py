@@ -288,7 +288,7 @@ def test_clusters_of_one_row_or_of_equal_ones_are_finite():
         (lambda: made(clusters=1), "clusters: expected an integer >= 2, found 1"),
         (lambda: made(spread=0.0, conditional_prior=guides.Mixture), "to start from data, found Mixture.*a spread > 0"),
         (lambda: made(spread=-1.0), "spread: expected a finite number >= 0, found -1.0"),
-        (lambda: made(conditional_prior=guides.PowerSpherical), "guide: expected one on the unit sphere, like the prior"),
+        (lambda: made(conditional_prior=guides.PowerSpherical), "guide: expected one on the unit sphere, like the"),
         (lambda: made().initialise(binary(2)), "x: expected at least clusters = 3 rows, found 2"),
         (lambda: made().initialise(torch.zeros(5, 2)), r"x: expected shape \(N, 4\), found \(5, 2\)"),
         (lambda: made().initialise(torch.full((5, X), 0.5)), "x: expected values in the support"),
