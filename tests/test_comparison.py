@@ -446,7 +446,7 @@ def full(number):
 def test_what_a_comparison_shows_is_what_its_runs_found(capsys, monkeypatch):
     options = {"latent_dims": [1, 2], "epochs": 1, "particles": 3, "network": "mlp(hidden=[8])", "gaps": 50}
     found = pyrovae.compare("dims", jobs=1, **options)
-    assert str(found).count("nats per datum: mass over binary values; gaps of 50 rows, at random") == 1
+    assert str(found).count("nats per datum: mass over binary values; gaps of 50 random rows") == 1
     told = json.loads(Path("dims/compare.json").read_text())
     for row, name in zip(told, ("1+seed-0", "2+seed-0"), strict=True):
         evaluation, scores = runs.evaluation(Path("dims", name))

@@ -49,7 +49,7 @@ class Nowhere(Prior):
     [
         (
             {"likelihood": nn.Identity()},
-            "likelihood: expected a subclass of pyrovae.likelihoods.Likelihood, foundent",
+            "likelihood: expected a subclass of pyrovae.likelihoods.Likelihood",
         ),
         ({"guide": lambda shape: nn.Identity()}, "guide: expected a subclass of pyrovae.guides.GuideFamily, found Id"),
         ({"prior": lambda *shapes: 3}, "prior: expected a subclass of pyrovae.priors.Prior, found int"),
