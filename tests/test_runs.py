@@ -597,7 +597,7 @@ def test_a_users_own_member_is_found_in_the_working_directory_and_on_the_path(fo
     for command in (["train", "runs/own", "--resume"], ["train", "runs/own", "--name", "b"], ["evaluate", "runs/own"],
                     ["plot", "runs/own"]):  # fmt: skip
         assert main(command) == 2
-        assert "say --trust own_members, in Python trust=('own_members',)" in capsys.readouterr().err
+        assert "add --trust own_members, in Python trust=('own_members',)" in capsys.readouterr().err
         assert "own_members" not in sys.modules
         assert main([*command, "--trust", "own_members"]) == 0
         sys.modules.pop("own_members")
