@@ -20,7 +20,9 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 def install(session: nox.Session, *groups: str) -> None:
     """The package itself and these groups of tools; in CI at the versions written down."""
     pinned = ["--constraint", ".ci/constraints.txt"] if os.environ.get("CI") else []
-    session.install(*pinned, "--editable", ".", *nox.project.dependency_groups(PROJECT, *groups))
+    # Compiled once here, as pip does, and not in each process that imports torch.
+    compiled = {"UV_COMPILE_BYTECODE": "1"}
+    session.install(*pinned, "--editable", ".", *nox.project.dependency_groups(PROJECT, *groups), env=compiled)
 
 
 @nox.session

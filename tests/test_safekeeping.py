@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from pyrovae import files, runs
 from pyrovae.__main__ import main
 from pyrovae.comparison import child, grid
-from pyrovae.runs import recipe
+from pyrovae.runs import recipe, ties
 from pyrovae.runs.recipe import Recipe
 from pyrovae.runs.ties import weights_digest
 
@@ -231,7 +231,7 @@ def test_a_recipe_that_is_cut_is_refused():
     for keep in range(3, len(lines), 4):
         path.write_text("".join(lines[:keep]))
         cut = vars(recipe.read(path))
-        whole = vars(asked(beta=1.0)) | {name: cut[name] for name in ("data", "device", "threads", "compile", "matmul")}
+        whole = vars(asked(beta=1.0)) | {name: cut[name] for name in ties.PLACE}
         if cut == whole:  # what is gone says nothing else than no word at all
             assert runs.load("one").latent_shape == (2,)
         else:
