@@ -221,7 +221,7 @@ def test_what_is_no_likelihood_is_not_ranked(tmp_path):
         (["--betas", "1,2", "--patience", "3", "--valid", "0"], "patience: expected validation data to watch"),
         (
             ["--label-counts", "20,5", "--model", "semi-supervised-vae"],
-            "5: labels: expected from 10 (one of each class) to 1258, found 5",
+            "5: num_labels: expected from 10 (one of each class) to 1258, found 5",
         ),
         (["--guides", "iaf,os:path"], "os:path: guide: expected a class or a function, found 'os:path', a module"),
         (["--guides", "iaf,json:dumps"], "json:dumps: expected that it builds a Module, found '[2]'"),

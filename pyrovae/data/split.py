@@ -436,12 +436,13 @@ def with_labels(splits: Splits, keep: float, seed: int = 0) -> Splits:
     """
     y = splits.train.y
     if splits.num_classes is None or not isinstance(y, Tensor):
-        raise ValueError(f"labels: expected data with classes, found none in {splits.name}")
+        raise ValueError(f"num_labels: expected data with classes, found none in {splits.name}")
     y = y.long()
-    count = how_many("labels", keep, len(y))
+    count = how_many("num_labels", keep, len(y))
     if not splits.num_classes <= count <= int(known(y).sum()):
         raise ValueError(
-            f"labels: expected from {splits.num_classes} (one of each class) to {int(known(y).sum())}, found {count}"
+            f"num_labels: expected from {splits.num_classes} (one of each class) to {int(known(y).sum())}, "
+            f"found {count}"
         )
     # Rows in random order, dealt out by turns over the classes: the n-th row of each class comes before every (n+1)-th.
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(y)))
