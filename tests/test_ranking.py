@@ -20,7 +20,8 @@ from pyrovae.programs.importance import log_likelihood
 from pyrovae.scores import paired
 
 BINARY, DENSITY, LEVELS = map(str, (measure.BINARY, measure.UNIT_INTERVAL, measure.grey_levels(256)))
-FIELDS = {str(each): asdict(each) for each in (measure.SOFT_TARGETS, measure.grey_levels(256), measure.grey_levels(16))}
+MEASURES = (measure.SOFT_TARGETS, measure.UNIT_INTERVAL, measure.grey_levels(256), measure.grey_levels(16))
+FIELDS = {str(each): asdict(each) for each in MEASURES}
 
 
 def score(log_p, of=BINARY, bits=None, **other):
@@ -127,6 +128,14 @@ def test_bits_compare_levels_with_densities_of_them():
 def test_what_has_no_common_bits_is_refused(other, message):
     with pytest.raises(ValueError, match=message):
         rank({"a": score(-900.0, LEVELS, 1.75), "b": other}, "bits_per_dimension")
+
+
+def test_levels_of_an_earlier_version_are_not_guessed():
+    """It kept the measure as text alone: 16 levels need fewer bits than 256, and are no better for it."""
+    old = {name: value for name, value in score(-90.0, "mass over 16 levels", 0.7).items() if name != "measure_fields"}
+    with pytest.raises(ValueError, match="expected the same levels, found 256 and 'mass over 16 levels'"):
+        rank({"a": score(-900.0, LEVELS, 1.75), "b": old}, "bits_per_dimension")
+    assert rank({"a": old, "b": old | {"bits_per_dimension": {"value": 0.5}}}, "bits_per_dimension")[0]["value"] == 0.5
 
 
 def test_the_bits_are_those_of_the_codes():

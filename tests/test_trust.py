@@ -306,6 +306,8 @@ def test_a_number_of_threads_that_no_machine_has_is_refused(run):
         ("evaluation.json", {"split": "__class__"}, "unknown split '__class__'"),
         ("evaluation.json", {"rows": -1}, "rows: expected an integer >= 0"),
         ("evaluation.json", {"measure": [1]}, "measure: expected text, found [1]"),
+        ("evaluation.json", {"measure_fields": [1]}, "measure_fields: expected fields and values, found [1]"),
+        ("evaluation.json", {"measure_fields": {"levels": "256"}}, "levels: expected an integer >= 0"),
         ("evaluation.json", {"active_units": {"z": 0.5}}, "active_units.z: expected an integer"),
         ("evaluation.json", {"examination": []}, "examination: expected fields and values"),
         ("evaluation.json", {"examination": {"diagnosis": {"gaps": {"amortisation_gap": 1}}}}, "amortisation_gap: exp"),

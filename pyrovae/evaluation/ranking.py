@@ -118,9 +118,13 @@ def _of(row: Row, field: str) -> Any:
     return _levels(row) if field == "levels" else row.get(field)
 
 
-def _levels(row: Row) -> int:
-    """The number of levels of a row's codes; densities have bits per dimension only for bytes."""
-    return row.get("measure_fields", {}).get("levels") or 256
+def _levels(row: Row) -> int | str | None:
+    """The number of levels of a row's codes; densities have bits per dimension only for bytes.
+
+    A row of an earlier version has no such field: it is like the rows whose measure has the same text.
+    """
+    fields = row.get("measure_fields")
+    return row.get("measure") if fields is None else fields.get("levels") or 256
 
 
 def _is_likelihood(row: Row) -> bool:

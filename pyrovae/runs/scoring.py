@@ -151,9 +151,11 @@ def _earlier(path: Path) -> dict[str, Any]:
 
 def _bits(results: dict[str, Any], dimensions: int, dequantized: bool) -> dict[str, float] | None:
     """The log-likelihood in bits per dimension; None if its measure has none."""
-    score = results["log_likelihood"]
+    score, fields = results["log_likelihood"], results["measure_fields"]
+    if not fields:  # the model does not say what its log p(x) measures
+        return None
     try:
-        value = bits_per_dimension(score["value"], dimensions, Measure(**results["measure_fields"]), dequantized)
+        value = bits_per_dimension(score["value"], dimensions, Measure(**fields), dequantized)
     except ValueError:
         return None
     return {"value": value, "standard_error": score["standard_error"] / (dimensions * math.log(2))}

@@ -76,6 +76,7 @@ EVALUATION: Mapping[str, Check] = {
     **dict.fromkeys(("rows", "particles", "seed"), _count),
     **dict.fromkeys(("elbo", "reconstruction", "kl", "log_likelihood", "bits_per_dimension", "accuracy"), _mean),
     **dict.fromkeys(("active_units", "latents"), _each(_count)),
+    "measure_fields": _fields({**dict.fromkeys(("kind", "over", "note"), _text), "levels": _count}),
     "examination": _fields({"diagnosis": _fields(_DIAGNOSIS)}),
 }
 ENVIRONMENT: Mapping[str, Check] = {
