@@ -211,9 +211,8 @@ _ANSWERS: dict[Any, dict[str, Callable[..., Any]]] = {
         "pyro.util": lambda x: False,  # warn_if_nan asks: is it NaN? The step's own flag reports it
         "pyro.infer.util": lambda x: True,  # Dice asks: are all probabilities > 0? If not, the flag reports it
         "torch.distributions.distribution": lambda x: True,  # are the arguments valid?
-        "pyrovae.programs.traces": lambda x: (
-            True
-        ),  # closed_mean asks: is it finite? If not, the graph's results will differ from the program's
+        # closed_mean asks: is it finite? If not, the graph's results will differ from the program's
+        "pyrovae.programs.traces": lambda x: True,
     },
     Tensor.register_hook: {"pyro.util": lambda x, hook: None},  # warn_if_nan, for a gradient
     F.one_hot: {"": lambda x, n: (x.unsqueeze(-1) == torch.arange(n, device=x.device)).long()},  # is x in range?

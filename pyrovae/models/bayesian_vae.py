@@ -168,7 +168,7 @@ class BayesianVAE(VAE):
         Args:
             data: as in `evaluate`; the result does not depend on the batch size.
             draws: S.
-            particles: z_k ~ q(z|x) for each p(x|w_s), as in `inference.log_likelihood`.
+            particles: z_k ~ q(z|x) for each p(x|w_s), as in `importance.log_likelihood`.
             seed: seed of the noise.
         """
         vaes, log_p = self.at_draws(draws, seed), []

@@ -16,7 +16,7 @@ from pyrovae.likelihoods.scale import Optimal
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, build, connect, same_space
 from pyrovae.programs.handlers import register
-from pyrovae.programs.pair import no_side_effects, placement
+from pyrovae.programs.pair import Program, no_side_effects, placement
 
 Mask = Tensor | Callable[[tuple[int, ...]], Tensor]
 
@@ -54,14 +54,8 @@ class Completing(nn.Module):
 
     event_shape: tuple[int, ...]
     likelihood: Any
-
-    def model(self, x: Tensor | None = None, s: Tensor | None = None) -> Tensor:
-        """x_i ~ p(x|s_i): for the rows of x, with the unseen part observed; or for the rows of s, where it is drawn."""
-        raise NotImplementedError
-
-    def guide(self, x: Tensor) -> Tensor | None:
-        """The latents, if the model has any, for the rows of x."""
-        raise NotImplementedError
+    model: Program
+    guide: Program
 
     def seen(self, x: Tensor | None) -> Tensor:
         """s: x with zeros at the unseen entries."""

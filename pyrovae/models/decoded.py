@@ -11,6 +11,8 @@ from pyrovae.guides import GuideFamily
 from pyrovae.likelihoods import Likelihood
 from pyrovae.networks.connect import Part, build, connect, same_space, takes_missing
 from pyrovae.priors import Prior
+from pyrovae.programs import importance
+from pyrovae.programs.pair import Program
 
 
 class Decoded(nn.Module):
@@ -29,6 +31,8 @@ class Decoded(nn.Module):
     family: GuideFamily
     encoder: nn.Module
     decoder: nn.Module
+    model: Program
+    guide: Program
 
     def build_parts(
         self,
@@ -56,6 +60,10 @@ class Decoded(nn.Module):
         same_space(self.prior, self.family)
         if self.likelihood.missing:
             takes_missing(self.encoder, [self.event_shape, *given])
+
+    def sample(self, n: int) -> Tensor:
+        """n new data x ~ p(x), of shape (n, *event_shape)."""
+        return importance.sample(self, n)
 
     def begin_at_the_mean(self, x: Tensor) -> None:
         """Call `begin_at` with the mean of the training data x (N, *event_shape); use it before training."""

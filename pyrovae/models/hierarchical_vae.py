@@ -16,7 +16,6 @@ from pyrovae.models.decoded import Decoded
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part, build, buildable, connect, same_space, takes_missing
 from pyrovae.priors import Prior, StandardNormal
-from pyrovae.programs import importance
 from pyrovae.programs.handlers import register, rows
 
 
@@ -118,10 +117,6 @@ class HierarchicalVAE(Decoded):
         register(self)
         with pyro.plate("data", len(x)):
             return self.recognition(x, self.p_z)
-
-    def sample(self, n: int) -> Tensor:
-        """n new data x ~ p(x), of shape (n, *event_shape)."""
-        return importance.sample(self, n)
 
 
 def _each_its_own(**parts: Part) -> None:

@@ -12,7 +12,6 @@ from pyrovae.models.decoded import Decoded
 from pyrovae.networks import MLP
 from pyrovae.networks.connect import Part
 from pyrovae.priors import StandardNormal
-from pyrovae.programs import importance
 from pyrovae.programs.handlers import register, rows
 
 
@@ -81,7 +80,3 @@ class VAE(Decoded):
         register(self)
         with pyro.plate("data", len(x)):
             return pyro.sample("z", self.q_z(x))
-
-    def sample(self, n: int) -> Tensor:
-        """n new data x ~ p(x), of shape (n, *event_shape)."""
-        return importance.sample(self, n)

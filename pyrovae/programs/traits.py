@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from pyrovae.guides import GuideFamily
 from pyrovae.likelihoods import Likelihood
 from pyrovae.priors import Prior
 from pyrovae.programs.pair import Programs, modules
@@ -22,7 +21,6 @@ class Traits:
         likelihood: the part that makes p(x|...). Its `measure` is the kind of the scores; its `missing` says whether x
             may have missing values.
         prior: the part that makes p(z).
-        family: the part that makes q(z|x).
         label: the likelihood of a label y that the model draws.
         check: check(x) raises a ValueError unless x (N, *event_shape) are data of the model.
         encode_labels: encode_labels(y) converts labels as stored in the data, such as classes (N,), to the site y,
@@ -48,7 +46,6 @@ class Traits:
 
     likelihood: Likelihood | None = None
     prior: Prior | None = None
-    family: GuideFamily | None = None
     label: Likelihood | None = None
     check: Callable[[Tensor], None] | None = None
     encode_labels: Callable[[Tensor], Tensor] | None = None

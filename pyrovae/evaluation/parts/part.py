@@ -112,12 +112,12 @@ def _filled(text: str, numbers: dict[str, Any]) -> str:
     )
 
 
-def _number(numbers: Any) -> str:
+def _number(number: Any) -> str:
     """A number and its error; integers are aligned with the digits before the point."""
-    if not isinstance(numbers, dict):
-        return value(numbers)
-    error = numbers.get("standard_error", numbers.get("monte_carlo_error"))
-    return value(numbers["value"]) + ("" if error is None or error != error else f" +- {value(error).strip()}")
+    if not isinstance(number, dict):
+        return value(number)
+    error = number.get("standard_error", number.get("monte_carlo_error"))
+    return value(number["value"]) + ("" if error is None or error != error else f" +- {value(error).strip()}")
 
 
 def value(number: Any) -> str:
